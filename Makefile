@@ -1,0 +1,42 @@
+# Couplet: one-word commands. `make run` and `make test` need only Python >= 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+STAMP = $(VENV)/.installed
+
+.PHONY: setup run test test-slow test-gpu check bench golden clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Couplet needs Python >= 3.11, found " + sys.version.split()[0] + "; name another with make PYTHON=python3.11")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+run: setup            ## train the tiny model: tune, reinforce, evaluate
+	$(PY) launch.py
+
+test: setup           ## quick tests and the tests that share one Ray
+	$(PY) -m pytest -m "not slow and not gpu"
+
+test-slow: setup      ## soaks, several seeds, every ZeRO stage, a second user
+	$(PY) -m pytest -m "slow"
+
+test-gpu: setup       ## the tests that need a CUDA device
+	$(PY) -m pytest -m "gpu"
+
+check: setup          ## formatter, linter, types, the import table
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_import_table.py
+
+bench: setup          ## ratios measured interleaved on this machine
+	$(PY) -m benchmarks
+
+golden: setup         ## regenerate tests/golden (explain a change in the commit)
+	$(PY) -m tests.golden
+
+clean:
+	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache
