@@ -1,0 +1,1 @@
+"""Configuration: the validated schema, its loader and the recipes."""

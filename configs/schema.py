@@ -1,0 +1,516 @@
+"""One frozen, validated configuration tree; every default is written here, once.
+
+A component receives its own slice, never the tree. A value that cannot work is refused at construction with a
+`ConfigError` that names the field, the value and the mend; rules that join two sections stand in `RunConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+class ConfigError(ValueError):
+    """A configuration the user must mend. The message names the field, its value and what would be accepted."""
+
+
+def require(condition: bool, where: str, value: object, mend: str) -> None:
+    """Raise `ConfigError` naming field `where`, its `value` and the `mend` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{where} = {value!r}: {mend}")
+
+
+def _positive(where: str, **values: float) -> None:
+    for name, value in values.items():
+        require(value > 0, f"{where}.{name}", value, "must be greater than 0")
+
+
+def _share(where: str, **values: float) -> None:
+    for name, value in values.items():
+        require(0.0 <= value <= 1.0, f"{where}.{name}", value, "must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """The diffusion decoder. `top_p = 1.0` and `top_k = None` mean off."""
+
+    order: Literal["origin", "maskgit_plus", "topk_margin", "entropy"] = "entropy"
+    steps: int = 256
+    completion_length: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    alg_temp: float | None = None
+    rank_on: Literal["filtered", "unfiltered"] = "filtered"
+    eps: float = 1e-3
+    # Declared approximations: each changes the distribution, is off by default and is recorded on the trajectory.
+    early_stop: bool = False
+    block_length: int | None = None
+    cache: Literal["none", "prefix", "dual"] = "none"
+    cache_refresh: int | None = None  # forwards of a block per full one; null = one full forward per block
+    confidence_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive("sampler", steps=self.steps, completion_length=self.completion_length, eps=self.eps)
+        require(self.eps < 1, "sampler.eps", self.eps, "must be below 1")
+        require(self.temperature >= 0, "sampler.temperature", self.temperature, "must be 0 (greedy) or above")
+        require(0 < self.top_p <= 1, "sampler.top_p", self.top_p, "must lie in (0, 1]; 1.0 turns it off")
+        if self.top_k is not None:
+            require(self.top_k >= 1, "sampler.top_k", self.top_k, "must be at least 1; null turns it off")
+        if self.alg_temp is not None:
+            require(self.alg_temp >= 0, "sampler.alg_temp", self.alg_temp, "must be 0 (strict order) or above")
+        if self.block_length is not None:
+            require(
+                self.block_length > 0 and self.completion_length % self.block_length == 0,
+                "sampler.block_length",
+                self.block_length,
+                f"must divide sampler.completion_length = {self.completion_length}",
+            )
+        require(
+            self.cache == "none" or self.block_length is not None,
+            "sampler.cache",
+            self.cache,
+            "a key/value cache works per block: set sampler.block_length too, or cache: none",
+        )
+        if self.cache_refresh is not None:
+            _positive("sampler", cache_refresh=self.cache_refresh)
+        blocks = 1 if self.block_length is None else self.completion_length // self.block_length
+        require(
+            self.steps % blocks == 0,
+            "sampler.steps",
+            self.steps,
+            f"must be divisible by the number of blocks, {blocks}",
+        )
+        require(
+            self.confidence_threshold is None or self.order != "origin",
+            "sampler.confidence_threshold",
+            self.confidence_threshold,
+            "needs an order that ranks positions; origin reveals at random",
+        )
+        if self.confidence_threshold is not None:
+            _share("sampler", confidence_threshold=self.confidence_threshold)
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """How log-probabilities of a completion are estimated (docs/algorithm.md, section on estimators)."""
+
+    name: Literal["coupled", "full_mask", "decoupled"] = "coupled"
+    pairs: int = 1  # lambda: mask pairs per completion
+    t_min: float = 0.2
+    t_max: float = 0.8
+    weighting: Literal["inverse_t", "half_inverse_t", "none"] = "inverse_t"
+    t_scope: Literal["sequence", "group"] = "sequence"
+    match_temperature: bool = False  # divide the logits by the sampling temperature
+    chunk_rows: int = 2048  # rows of logits held at a time
+
+    def __post_init__(self) -> None:
+        require(self.pairs >= 1, "estimator.pairs", self.pairs, "must be at least 1; name: full_mask uses no pair")
+        require(0 < self.t_min < self.t_max < 1, "estimator.t_min", self.t_min, "needs 0 < t_min < t_max < 1")
+        _positive("estimator", chunk_rows=self.chunk_rows)
+
+    @property
+    def active_pairs(self) -> int:
+        """Mask pairs in use: 0 for `full_mask`."""
+        return 0 if self.name == "full_mask" else self.pairs
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Coupled-GRPO's clipped objective with a KL penalty to a slowly following reference."""
+
+    inner_updates: int = 2  # mu: optimiser updates per learner step, each over the whole batch
+    clip_low: float = 0.5
+    clip_high: float = 0.5
+    kl_weight: float = 0.01  # beta; 0 keeps no reference model
+    kl_clamp: float | None = 5.0
+    advantage: Literal["group_mean", "leave_one_out"] = "leave_one_out"
+    scale_by_std: bool = False
+    zero_signal: Literal["drop", "keep"] = "drop"
+    normalise: Literal["tokens", "per_sequence"] = "tokens"
+    ratio: Literal["current", "behaviour", "proximal"] = "behaviour"
+    proximal_cap: float = 2.0
+    reference_every: int = 64  # optimiser updates between moves of the reference
+    reference_alpha: float = 0.6  # ref <- (1 - alpha) ref + alpha policy; 1.0 copies
+
+    def __post_init__(self) -> None:
+        _positive("objective", inner_updates=self.inner_updates, proximal_cap=self.proximal_cap)
+        _positive("objective", reference_every=self.reference_every)
+        require(0 < self.clip_low <= 1, "objective.clip_low", self.clip_low, "must lie in (0, 1]")
+        require(self.clip_high > 0, "objective.clip_high", self.clip_high, "must be greater than 0")
+        require(self.kl_weight >= 0, "objective.kl_weight", self.kl_weight, "must be 0 or above")
+        _share("objective", reference_alpha=self.reference_alpha)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and a decay to a floor."""
+
+    lr: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    grad_norm: float = 0.2
+    warmup_ratio: float = 1e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    decay_start: float = 0.0  # share of the updates before the decay begins
+    min_lr_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        _positive("optimizer", lr=self.lr, eps=self.eps, grad_norm=self.grad_norm)
+        require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "both must lie in [0, 1)")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must be 0 or above")
+        _share(
+            "optimizer", warmup_ratio=self.warmup_ratio, min_lr_ratio=self.min_lr_ratio, decay_start=self.decay_start
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Where the policy comes from: a Hugging Face folder, or an adaptation recipe that makes (and caches) one."""
+
+    path: str | None = None
+    recipe: str | None = None  # an adapt recipe, e.g. tiny_adapt.yaml; its last stage is the start
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    end_tokens: tuple[str, ...] = ("<|im_end|>",)
+
+    def __post_init__(self) -> None:
+        require(len(self.end_tokens) > 0, "model.end_tokens", self.end_tokens, "needs at least one end token")
+
+
+@dataclass(frozen=True)
+class ProblemsConfig:
+    """Problem sets: a file written by `prepare`, or `katas:SPLIT` for the generated family."""
+
+    train: str = "katas:rl"
+    evaluate: str = "katas:heldout"
+    seed: int = 0  # of the generated families and of the order of problems
+    limit: int | None = None  # first problems of the training set only
+    max_prompt_tokens: int = 200
+    long_prompts: Literal["drop", "truncate_left"] = "drop"
+
+    def __post_init__(self) -> None:
+        _positive("problems", max_prompt_tokens=self.max_prompt_tokens)
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Admission to the replay queue: how far generation may run ahead of learning."""
+
+    groups_per_step: int = 8  # P: prompts of one learner step
+    completions: int = 8  # G: completions per prompt
+    max_staleness: int = 1  # learner steps a trained sample may lag behind
+    refill: bool = False  # a zero-signal group gives its credit back, so each step learns from P groups
+    max_attempts: int = 5  # re-issues of one group before it is quarantined
+
+    def __post_init__(self) -> None:
+        _positive("replay", groups_per_step=self.groups_per_step)
+        _positive("replay", max_attempts=self.max_attempts)
+        require(self.completions >= 2, "replay.completions", self.completions, "a baseline needs at least 2")
+        require(self.max_staleness >= 0, "replay.max_staleness", self.max_staleness, "must be 0 (synchronous) or above")
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """Broadcast of new weights to the rollout actors."""
+
+    broadcast_every: int = 1  # learner steps
+    bucket_mb: int = 256
+    verify: bool = True  # rollout actors check the manifest's checksum before the swap
+    timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        _positive("weights", broadcast_every=self.broadcast_every, bucket_mb=self.bucket_mb, timeout=self.timeout)
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Learner ranks and their engine."""
+
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    ranks: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: int = 1
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "optimizer", "all"] = "none"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_groups: int = 1  # prompt groups per forward/backward
+    micro_completions: int | None = None  # completions of a group per forward/backward; null = all of them
+    gradient_checkpointing: bool = False
+    timeout: float = 1800.0  # of one collective and of one learner step
+
+    def __post_init__(self) -> None:
+        _positive("learner", ranks=self.ranks, threads=self.threads, micro_groups=self.micro_groups)
+        _positive("learner", timeout=self.timeout)
+        if self.micro_completions is not None:
+            _positive("learner", micro_completions=self.micro_completions)
+        require(
+            self.offload == "none" or (self.engine == "deepspeed" and self.zero_stage >= 1),
+            "learner.offload",
+            self.offload,
+            "needs engine: deepspeed and zero_stage 1 or above",
+        )
+        require(
+            self.offload != "all" or self.zero_stage == 3, "learner.offload", self.offload, "'all' needs zero_stage: 3"
+        )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Rollout actors."""
+
+    actors: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: int = 1
+    groups_per_call: int = 1  # prompt groups decoded in one batch
+    microbatch_rows: int = 256  # completions per forward
+    max_restarts: int = -1
+    timeout: float = 1800.0  # of one generate call
+
+    def __post_init__(self) -> None:
+        _positive("rollout", actors=self.actors, threads=self.threads, groups_per_call=self.groups_per_call)
+        _positive("rollout", microbatch_rows=self.microbatch_rows, timeout=self.timeout)
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """Where and under which limits model-written code runs (docs/sandbox.md)."""
+
+    tier: Literal["auto", "namespace", "landlock", "seccomp", "rlimits", "e2b"] = "auto"
+    allow_unsafe: bool = False  # needed for tier rlimits
+    cpu_seconds: float = 2.0  # CPU time of one test
+    wall_factor: float = 4.0  # wall-clock limit = wall_factor * cpu_seconds
+    memory_mb: int = 512
+    file_mb: int = 8
+    processes: int = 32
+    open_files: int = 64
+    reply_kb: int = 1024
+    max_timeouts: int = 2  # after that many timeouts the remaining tests are skipped
+    fresh_process_per_test: bool = False
+    strict: bool = False  # a test that can only be judged weakly fails
+    packages: tuple[str, ...] = ()  # site packages the programs may import, e.g. numpy
+    e2b_template: str | None = None
+    e2b_pool: int = 4
+    e2b_programs: int = 64  # programs before a cloud sandbox is recycled
+
+    def __post_init__(self) -> None:
+        _positive(
+            "sandbox",
+            cpu_seconds=self.cpu_seconds,
+            memory_mb=self.memory_mb,
+            file_mb=self.file_mb,
+            processes=self.processes,
+            open_files=self.open_files,
+            reply_kb=self.reply_kb,
+            max_timeouts=self.max_timeouts,
+            e2b_pool=self.e2b_pool,
+            e2b_programs=self.e2b_programs,
+        )
+        require(self.wall_factor >= 1, "sandbox.wall_factor", self.wall_factor, "must be at least 1")
+        require(
+            self.tier != "rlimits" or self.allow_unsafe,
+            "sandbox.tier",
+            self.tier,
+            "runs model-written code without isolation; say sandbox.allow_unsafe: true to accept that",
+        )
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Reward actors and what they pay for."""
+
+    actors: int = 1
+    cpus: float = 1.0
+    functions: dict[str, float] = field(default_factory=lambda: {"code": 2.0, "code_format": 0.5})
+    pass_rate: Literal["partial", "all_or_nothing"] = "partial"
+    hidden_share: float = 0.0  # share of each problem's tests kept for the verdict only, never for the reward
+    strict_format: bool = False
+    cache_entries: int = 100_000
+    retries: int = 3  # of an infrastructure fault, each on another worker where there is one
+    max_fault_share: float = 0.05  # the run stops when more samples than this are lost to infrastructure faults
+    timeout: float = 600.0  # of one score call
+
+    def __post_init__(self) -> None:
+        _positive("reward", actors=self.actors, timeout=self.timeout)
+        require(len(self.functions) > 0, "reward.functions", self.functions, "name at least one reward function")
+        require(self.retries >= 0, "reward.retries", self.retries, "must be 0 or above")
+        require(self.cache_entries >= 0, "reward.cache_entries", self.cache_entries, "must be 0 (off) or above")
+        _share("reward", hidden_share=self.hidden_share, max_fault_share=self.max_fault_share)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation before, during and after training."""
+
+    every: int = 0  # learner steps between evaluations; 0 = before and after only
+    limit: int | None = None
+    samples: int = 8  # per problem at `temperature`, for pass@1 and pass@samples
+    temperature: float = 1.0
+    greedy_temperature: float = 0.2  # the low temperature of pass@1
+    greedy_samples: int = 1
+    ar_ness_k: int = 1
+    ar_ness_temperatures: tuple[float, ...] = (0.2, 1.2)
+    ar_ness_problems: int = 32
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        _positive("evaluation", samples=self.samples, greedy_samples=self.greedy_samples, ar_ness_k=self.ar_ness_k)
+        require(self.every >= 0, "evaluation.every", self.every, "must be 0 or above")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints of the learner, the ledger and the seeds."""
+
+    every: int = 50  # learner steps; 0 = at the end only
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "checkpoint.every", self.every, "must be 0 or above")
+        _positive("checkpoint", keep=self.keep)
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """The Ray cluster: an address to attach to, or a local one started for the run."""
+
+    address: str | None = None
+    dashboard: bool = True
+    num_cpus: int | None = None
+    object_store_mb: int = 512
+    connect_timeout: float = 30.0
+    call_timeout: float = 300.0  # of control calls (status, credits, acknowledgements)
+
+    def __post_init__(self) -> None:
+        _positive("ray", object_store_mb=self.object_store_mb, connect_timeout=self.connect_timeout)
+
+
+@dataclass(frozen=True)
+class ShapeConfig:
+    """The shape of a model built from random weights."""
+
+    hidden: int = 128
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 4
+    ffn: int = 320
+    tie_embeddings: bool = True
+    max_positions: int = 512
+    rope_theta: float = 1e6
+    embedding_std: float = 0.05
+
+    def __post_init__(self) -> None:
+        _positive("shape", hidden=self.hidden, layers=self.layers, heads=self.heads, ffn=self.ffn)
+        require(self.hidden % self.heads == 0, "shape.heads", self.heads, f"must divide shape.hidden = {self.hidden}")
+        require(
+            self.heads % self.kv_heads == 0, "shape.kv_heads", self.kv_heads, f"must divide shape.heads = {self.heads}"
+        )
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One supervised stage: autoregressive pre-training, adaptation, mid-training or instruction tuning."""
+
+    name: str = "instruct"
+    objective: Literal["autoregressive", "pretrain", "instruct"] = "instruct"
+    corpus: str = "katas:tune"  # katas:SPLIT[-messy], a JSONL/Parquet file, a folder of text, or hub:NAME
+    text_column: str = "text"
+    prompt_column: str = "prompt"
+    answer_column: str = "answer"
+    system: str | None = None  # instruct: system message of the chat prompts
+    steps: int = 1000
+    batch: int = 32
+    micro_rows: int | None = None  # rows per forward/backward; null = all rows of the rank
+    length: int = 64  # tokens of a packed sequence, or of prompt + canvas
+    canvas: int = 32  # instruct: tokens of the answer with its filler
+    anneal_steps: int = 0  # 0 switches from causal to full attention at once
+    t_min: float = 1e-3
+    stratified_t: bool = False  # low-discrepancy t across the batch
+    validate_every: int = 0
+    validation_examples: int = 64
+    patience: int = 0  # validations without improvement before the stage stops; 0 = never
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-3, grad_norm=1.0))
+
+    def __post_init__(self) -> None:
+        where = f"stages.{self.name}"
+        _positive(where, steps=self.steps, batch=self.batch, length=self.length, t_min=self.t_min)
+        require(self.t_min < 1, f"{where}.t_min", self.t_min, "must be below 1")
+        if self.micro_rows is not None:
+            _positive(where, micro_rows=self.micro_rows)
+        require(
+            self.objective != "instruct" or 0 < self.canvas <= self.length,
+            f"{where}.canvas",
+            self.canvas,
+            f"must lie in 1..length = {self.length}",
+        )
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """`adapt`: the supervised stages that lead from random or autoregressive weights to a diffusion policy."""
+
+    name: str = "adapt"
+    seed: int = 0
+    runs_dir: str = "runs"
+    start: str | None = None  # a Hugging Face folder (Qwen2 or Dream); null builds `shape` with random weights
+    shape: ShapeConfig = field(default_factory=ShapeConfig)
+    tokenizer: str | None = None  # a folder; null = the start's own, or the tiny one trained on the kata corpus
+    stages: tuple[StageConfig, ...] = (StageConfig(),)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        require(len(self.stages) > 0, "stages", self.stages, "needs at least one stage")
+        names = [stage.name for stage in self.stages]
+        require(len(set(names)) == len(names), "stages", names, "stage names must differ")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """`train`: one coupled-GRPO run."""
+
+    name: str = "run"
+    seed: int = 0
+    steps: int = 100  # learner steps
+    runs_dir: str = "runs"
+    tracker: Literal["none", "wandb", "mlflow"] = "none"  # besides metrics.jsonl and TensorBoard
+    model: ModelConfig = field(default_factory=ModelConfig)
+    problems: ProblemsConfig = field(default_factory=ProblemsConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        _positive("run", steps=self.steps)
+        require(
+            self.replay.groups_per_step % self.learner.ranks == 0,
+            "replay.groups_per_step",
+            self.replay.groups_per_step,
+            f"must be divisible by learner.ranks = {self.learner.ranks}, so that every rank runs the same forwards",
+        )
+        require(
+            self.replay.max_staleness >= self.weights.broadcast_every - 1,
+            "replay.max_staleness",
+            self.replay.max_staleness,
+            f"must be at least weights.broadcast_every - 1 = {self.weights.broadcast_every - 1}",
+        )
+        require(
+            self.objective.ratio != "current" or self.replay.max_staleness == 0,
+            "objective.ratio",
+            self.objective.ratio,
+            "ignores staleness: use behaviour or proximal, or replay.max_staleness: 0",
+        )
