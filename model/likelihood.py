@@ -1,0 +1,287 @@
+"""Estimators of the log-probability a diffusion policy gives to each token of a completion.
+
+The exact likelihood of a masked-diffusion model is out of reach, so each token is scored while it is masked, under a
+few views of the canvas (DiffuCoder, arXiv 2506.20639, equation 8):
+
+    logp_k = ( logp0_k + sum_j [ 1(k in m1_j) w1_j logp1_jk + 1(k in m2_j) w2_j logp2_jk ] ) / (pairs + 1)
+
+view 0 masks the whole completion; views 1_j and 2_j mask the two halves of pair j. View 0 is the same input for all
+completions of a prompt, so one forward serves the group. Logits exist on the needed rows only: the loss positions of
+view 0, and the masked loss positions of each other view.
+
+Shapes: P prompts, G completions per prompt, C canvas positions, L prompt + canvas, J inner updates, S view rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.schema import EstimatorConfig
+from model.masking import coupled_masks, decoupled_masks, mask_ratios
+
+Policy = Any
+"""A `DiffusionPolicy`, or anything that wraps one and forwards its attributes (a DeepSpeed engine)."""
+
+Views = list[tuple[Tensor, Tensor]]
+"""One (mask bool [B, C], weight float32 [B]) per view besides view 0."""
+
+
+def coupled(completion_BC: Tensor, seeds_B: Sequence[int], ratio_seeds_B: Sequence[int], cfg: EstimatorConfig) -> Views:
+    """Pairs of complementary masks: each pair predicts every token exactly once."""
+    return _paired(coupled_masks, completion_BC, seeds_B, ratio_seeds_B, cfg)
+
+
+def decoupled(
+    completion_BC: Tensor, seeds_B: Sequence[int], ratio_seeds_B: Sequence[int], cfg: EstimatorConfig
+) -> Views:
+    """Pairs of independent masks at rates t and 1 - t; never renormalised where a token is in both or in neither."""
+    return _paired(decoupled_masks, completion_BC, seeds_B, ratio_seeds_B, cfg)
+
+
+def full_mask(
+    completion_BC: Tensor, seeds_B: Sequence[int], ratio_seeds_B: Sequence[int], cfg: EstimatorConfig
+) -> Views:
+    """View 0 alone (d1 without its prompt masking)."""
+    return []
+
+
+ESTIMATORS: dict[str, Callable[[Tensor, Sequence[int], Sequence[int], EstimatorConfig], Views]] = {
+    "coupled": coupled,
+    "full_mask": full_mask,
+    "decoupled": decoupled,
+}
+
+
+def view_weights(ratio_B: Tensor, weighting: str) -> tuple[Tensor, Tensor]:
+    """Weights of the two views of a pair at diffusion time t: 1/t and 1/(1-t), half of these, or 1 and 1."""
+    if weighting == "none":
+        return torch.ones_like(ratio_B), torch.ones_like(ratio_B)
+    scale = {"inverse_t": 1.0, "half_inverse_t": 0.5}[weighting]
+    return scale / ratio_B, scale / (1.0 - ratio_B)
+
+
+def _paired(
+    masks_of: Callable[[Tensor, Tensor, Sequence[int], int], tuple[Tensor, Tensor]],
+    completion_BC: Tensor,
+    seeds_B: Sequence[int],
+    ratio_seeds_B: Sequence[int],
+    cfg: EstimatorConfig,
+) -> Views:
+    views: Views = []
+    for pair in range(cfg.pairs):
+        ratio_B = mask_ratios(ratio_seeds_B, cfg.t_min, cfg.t_max, pair)
+        views += zip(masks_of(completion_BC, ratio_B, seeds_B, pair), view_weights(ratio_B, cfg.weighting))
+    return views
+
+
+@dataclass(frozen=True)
+class GroupTokens:
+    """P prompt groups of G completions each, as tensors on one device.
+
+    Prompts of unequal length are padded on the left; `prompt_mask_PQ` is False there (Q = longest prompt).
+    """
+
+    prompt_PQ: Tensor
+    prompt_mask_PQ: Tensor
+    tokens_PGC: Tensor
+    loss_mask_PGC: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[Any],
+        tokens_PGC: Any,
+        loss_mask_PGC: Any,
+        pad_id: int,
+        device: torch.device | str = "cpu",
+    ) -> GroupTokens:
+        """From arrays or tensors: `prompts` one sequence of ids per group, the rest [P, G, C]."""
+        if np.shape(tokens_PGC) != np.shape(loss_mask_PGC) or len(np.shape(tokens_PGC)) != 3:
+            raise ValueError(f"tokens {np.shape(tokens_PGC)} and loss mask {np.shape(loss_mask_PGC)} must be [P, G, C]")
+        if len(prompts) != np.shape(tokens_PGC)[0]:
+            raise ValueError(f"{len(prompts)} prompts for {np.shape(tokens_PGC)[0]} groups of completions")
+        longest = max(len(prompt) for prompt in prompts)
+        prompt_PQ = np.full((len(prompts), longest), pad_id, dtype=np.int64)
+        prompt_mask_PQ = np.zeros((len(prompts), longest), dtype=bool)
+        for row, prompt in enumerate(prompts):
+            prompt_PQ[row, longest - len(prompt) :] = prompt
+            prompt_mask_PQ[row, longest - len(prompt) :] = True
+        return cls(
+            torch.from_numpy(prompt_PQ).to(device),
+            torch.from_numpy(prompt_mask_PQ).to(device),
+            torch.from_numpy(np.array(tokens_PGC, dtype=np.int64)).to(device),
+            torch.from_numpy(np.array(loss_mask_PGC, dtype=bool)).to(device),
+        )
+
+    @property
+    def attention_PL(self) -> Tensor | None:
+        """bool [P, L], or None where no prompt is padded."""
+        if bool(self.prompt_mask_PQ.all()):
+            return None
+        return torch.nn.functional.pad(self.prompt_mask_PQ, (0, self.tokens_PGC.shape[2]), value=True)
+
+
+def group_logprobs(
+    policy: Policy,
+    prompt_tokens: Any,
+    tokens_GC: Any,
+    loss_mask_GC: Any,
+    seeds_G: Sequence[int],
+    estimator: EstimatorConfig,
+    group_seed: int,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Estimated log-probabilities of one group's completions, under one draw of masks.
+
+    Args:
+        policy: a `DiffusionPolicy` or a wrapper of one; called once for view 0 and once for all other views.
+        prompt_tokens: ids of the prompt.
+        tokens_GC: ids of the whole canvas, tail and filler included.
+        loss_mask_GC: bool, up to and including the first end token.
+        seeds_G: mask seeds of this inner update, one per completion.
+        estimator: which views, and their weights.
+        group_seed: seed of the diffusion time where `estimator.t_scope` is ``group``.
+        temperature: the sampling temperature; used where `estimator.match_temperature` is set.
+
+    Returns:
+        float32 [G, C], zero outside the loss mask; differentiable.
+    """
+    return inner_logprobs(
+        policy, prompt_tokens, tokens_GC, loss_mask_GC, [seeds_G], estimator, [group_seed], temperature
+    )[0]
+
+
+def inner_logprobs(
+    policy: Policy,
+    prompt_tokens: Any,
+    tokens_GC: Any,
+    loss_mask_GC: Any,
+    seeds_JG: Sequence[Sequence[int]],
+    estimator: EstimatorConfig,
+    group_seeds_J: Sequence[int],
+    temperature: float = 1.0,
+) -> Tensor:
+    """`group_logprobs` for J inner updates under the same weights, sharing view 0: float32 [J, G, C]."""
+    batch = GroupTokens.of(
+        [prompt_tokens],
+        np.asarray(tokens_GC)[None],
+        np.asarray(loss_mask_GC)[None],
+        policy.token_ids.pad,
+        _device(policy),
+    )
+    seeds_JPG = [[list(seeds_G)] for seeds_G in seeds_JG]
+    return batch_logprobs(policy, batch, seeds_JPG, [[seed] for seed in group_seeds_J], estimator, temperature)[:, 0]
+
+
+def batch_logprobs(
+    policy: Policy,
+    batch: GroupTokens,
+    seeds_JPG: Sequence[Sequence[Sequence[int]]],
+    group_seeds_JP: Sequence[Sequence[int]],
+    estimator: EstimatorConfig,
+    temperature: float = 1.0,
+) -> Tensor:
+    """`inner_logprobs` for P groups at once: float32 [J, P, G, C], zero outside the loss mask.
+
+    Two calls of the policy (one for `full_mask`), whatever J, P and G are, so that all ranks run as many.
+    """
+    scale = temperature if estimator.match_temperature else 1.0
+    if scale <= 0:
+        raise ValueError(f"temperature = {temperature}: estimator.match_temperature needs a temperature above 0")
+    total_PGC = _full_mask_logprobs(policy, batch, scale, estimator.chunk_rows)
+    total_JPGC = total_PGC.expand(len(seeds_JPG), *total_PGC.shape)
+    views = _all_views(batch, seeds_JPG, group_seeds_JP, estimator)
+    if views:
+        masks = torch.stack([mask for mask, _ in views], dim=1)
+        weights = torch.stack([weight for _, weight in views], dim=1)
+        logp = _view_logprobs(policy, batch, masks, scale, estimator.chunk_rows)
+        total_JPGC = total_JPGC + (weights[..., None] * logp).sum(dim=1)
+    return total_JPGC / (estimator.active_pairs + 1)
+
+
+def _all_views(
+    batch: GroupTokens,
+    seeds_JPG: Sequence[Sequence[Sequence[int]]],
+    group_seeds_JP: Sequence[Sequence[int]],
+    estimator: EstimatorConfig,
+) -> Views:
+    """The views besides view 0: masks bool [J, P, G, C], weights float32 [J, P, G]."""
+    prompts, completions, canvas = batch.tokens_PGC.shape
+    count = len(seeds_JPG)
+    seeds = [seed for seeds_PG in seeds_JPG for seeds_G in seeds_PG for seed in seeds_G]
+    if len(seeds) != count * prompts * completions or [len(seeds_P) for seeds_P in group_seeds_JP] != [prompts] * count:
+        raise ValueError(f"mask seeds must be [{count}, {prompts}, {completions}] and group seeds [{count}, {prompts}]")
+    if estimator.t_scope == "group":
+        ratio_seeds = [seed for seeds_P in group_seeds_JP for seed in seeds_P for _ in range(completions)]
+    else:
+        ratio_seeds = seeds
+    everything = torch.ones(len(seeds), canvas, dtype=torch.bool)
+    shape = (count, prompts, completions)
+    device = batch.tokens_PGC.device
+    return [
+        (mask.reshape(*shape, canvas).to(device), weight.reshape(shape).to(device))
+        for mask, weight in ESTIMATORS[estimator.name](everything, seeds, ratio_seeds, estimator)
+    ]
+
+
+def _full_mask_logprobs(policy: Policy, batch: GroupTokens, temperature: float, chunk_rows: int) -> Tensor:
+    """View 0, one row per prompt: each needed row of logits serves the G tokens that stand there. [P, G, C]."""
+    prompts, _, canvas = batch.tokens_PGC.shape
+    masked_PC = torch.full((prompts, canvas), policy.token_ids.mask, device=batch.tokens_PGC.device)
+    select_PC = _at_least_one(batch.loss_mask_PGC.any(dim=1))
+    tokens_PCG = batch.tokens_PGC.transpose(1, 2)
+    prompt_length = batch.prompt_PQ.shape[1]
+    logp_NG = policy(
+        torch.cat([batch.prompt_PQ, masked_PC], dim=1),
+        batch.attention_PL,
+        select_BL=torch.nn.functional.pad(select_PC, (prompt_length, 0)),
+        targets_BL=torch.nn.functional.pad(tokens_PCG, (0, 0, prompt_length, 0)),
+        temperature=temperature,
+        chunk_rows=chunk_rows,
+    )
+    logp_PCG = logp_NG.new_zeros(tokens_PCG.shape)
+    logp_PCG[select_PC] = logp_NG
+    return logp_PCG.transpose(1, 2) * batch.loss_mask_PGC
+
+
+def _view_logprobs(policy: Policy, batch: GroupTokens, masks: Tensor, temperature: float, chunk_rows: int) -> Tensor:
+    """All views of all groups in one call; rows that need nothing are left out. Like `masks` [J, V, P, G, C]."""
+    select = masks & batch.loss_mask_PGC
+    tokens_SC = batch.tokens_PGC.expand(masks.shape).reshape(-1, masks.shape[-1])
+    needed_SC = _at_least_one(select.reshape(tokens_SC.shape))
+    keep_S = needed_SC.any(dim=1)
+    group = torch.arange(batch.tokens_PGC.shape[0], device=masks.device)[:, None].expand(masks.shape[:-1])
+    group_s, tokens_sC = group.reshape(-1)[keep_S], tokens_SC[keep_S]
+    canvas_sC = tokens_sC.masked_fill(masks.reshape(tokens_SC.shape)[keep_S], policy.token_ids.mask)
+    attention_PL = batch.attention_PL
+    prompt_length = batch.prompt_PQ.shape[1]
+    logp_N = policy(
+        torch.cat([batch.prompt_PQ[group_s], canvas_sC], dim=1),
+        None if attention_PL is None else attention_PL[group_s],
+        select_BL=torch.nn.functional.pad(needed_SC[keep_S], (prompt_length, 0)),
+        targets_BL=torch.nn.functional.pad(tokens_sC, (prompt_length, 0)),
+        temperature=temperature,
+        chunk_rows=chunk_rows,
+    )
+    logp_SC = logp_N.new_zeros(tokens_SC.shape)
+    logp_SC[needed_SC] = logp_N
+    return logp_SC.reshape(masks.shape) * select
+
+
+def _at_least_one(select: Tensor) -> Tensor:
+    """`select`, or its first entry alone where it selects nothing: a padding batch still runs every layer."""
+    if bool(select.any()):
+        return select
+    one = torch.zeros_like(select)
+    one.view(-1)[0] = True
+    return one
+
+
+def _device(policy: Policy) -> torch.device:
+    return next(policy.parameters()).device

@@ -1,0 +1,303 @@
+"""The policy: a masked-diffusion language model that predicts every token of a canvas at once.
+
+Hidden states leave this file already shifted: row i belongs to token i (`model.dream.shift_source`).
+
+Shapes: B rows, L length, H hidden size, V vocabulary, N selected rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema import ShapeConfig
+from model.dream import DreamConfig, DreamModel, Head, RotaryTable, check_attention, shift_source
+from model.folder import model_config, read_config, read_weights, write_folder
+from model.tokens import (
+    DEFAULT_END_TOKENS,
+    MASK_NAME,
+    TokenIds,
+    new_tokens,
+    read_token_names,
+    resolve_token_ids,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class DiffusionPolicy(nn.Module):
+    """A Dream-shaped model with its head and its special token ids.
+
+    Attributes:
+        config: the architecture.
+        token_ids: mask, pad, bos, eos, filler and end ids.
+        tokenizer_folder: where `save_pretrained` copies tokenizer files from; None where there are none.
+        added_tokens: tokens this policy has beyond the tokenizer files of `tokenizer_folder`.
+    """
+
+    def __init__(self, config: DreamConfig, token_ids: TokenIds, attention: str = "sdpa") -> None:
+        super().__init__()
+        config._attn_implementation = check_attention(attention)
+        config.mask_token_id, config.filler_token_id = token_ids.mask, token_ids.filler
+        config.pad_token_id, config.bos_token_id, config.eos_token_id = token_ids.pad, token_ids.bos, token_ids.eos
+        config.end_token_ids = list(token_ids.end)
+        self.config = config
+        self.token_ids = token_ids
+        self.tokenizer_folder: Path | None = None
+        self.added_tokens: dict[str, int] = {}
+        self.model = DreamModel(config)
+        self.lm_head = Head(config.hidden_size, config.vocab_size)
+        self._tie()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "cpu",
+        attention: str = "sdpa",
+        end_tokens: Sequence[str] = DEFAULT_END_TOKENS,
+        *,
+        add_tokens: bool = False,
+        tokenizer_folder: str | Path | None = None,
+    ) -> DiffusionPolicy:
+        """Load a Hugging Face folder of `model_type` "Dream", or "qwen2" as a start for adaptation.
+
+        Args:
+            path: folder with config.json and safetensors; tokenizer files are optional.
+            dtype: "auto" keeps the stored type; "float32", "bfloat16", "float16" or a torch type.
+            device: where the weights go.
+            attention: a key of `model.dream.ATTENTION_PACKAGES`.
+            end_tokens: names of the tokens that end an answer.
+            add_tokens: give a folder without a mask (and filler) token new ones; the embeddings grow if they must.
+                The mask starts as the mean embedding, the filler as the eos.
+            tokenizer_folder: with `add_tokens`: the tokens of this longer tokenizer become the policy's, new ones likewise.
+
+        Raises:
+            ValueError: anything that is missing, broken, misshapen or unknown, by name.
+        """
+        folder = Path(path)
+        fields = read_config(folder)
+        words = folder if tokenizer_folder is None else Path(tokenizer_folder)
+        names, own = read_token_names(words), read_token_names(folder)
+        added = {} if words == folder else {name: index for name, index in names.items() if name not in own}
+        added |= new_tokens(fields, names) if add_tokens else {}
+        vocab_size = max([fields["vocab_size"], *(index + 1 for index in added.values())])
+        token_ids = resolve_token_ids(fields | {"vocab_size": vocab_size}, names | added, end_tokens, str(folder))
+        with torch.device("meta"):
+            policy = cls(model_config(fields), token_ids, attention)
+        policy._load(folder, _dtype(dtype), torch.device(device))
+        policy.tokenizer_folder = words if names else None
+        if added:
+            policy.added_tokens = added
+            policy._make_room(vocab_size)
+        return policy
+
+    @classmethod
+    def from_shape(
+        cls,
+        shape: ShapeConfig,
+        vocab_size: int,
+        token_ids: TokenIds,
+        seed: int,
+        *,
+        dtype: str | torch.dtype = "float32",
+        device: str | torch.device = "cpu",
+        attention: str = "sdpa",
+        tokenizer_folder: str | Path | None = None,
+    ) -> DiffusionPolicy:
+        """A policy with random weights: normal with deviation 1/sqrt(fan in), embeddings with `shape.embedding_std`.
+
+        Device "meta" builds the shape without weights. Weights depend on `seed` and on the kind of device.
+        """
+        config = DreamConfig(
+            vocab_size=vocab_size,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.ffn,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            max_position_embeddings=shape.max_positions,
+            rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+            tie_word_embeddings=shape.tie_embeddings,
+        )
+        device = torch.device(device)
+        with torch.device("meta"):
+            policy = cls(config, token_ids, attention).to(_dtype(dtype) or torch.float32)
+        policy.tokenizer_folder = None if tokenizer_folder is None else Path(tokenizer_folder)
+        if device.type != "meta":
+            policy.to_empty(device=device)
+            policy._tie()
+            policy.model.rotary_emb = RotaryTable(config).to(device)
+            policy._initialise(seed, shape.embedding_std)
+        return policy
+
+    @torch.no_grad()
+    def save_pretrained(
+        self, path: str | Path, *, state: Mapping[str, Tensor] | None = None, max_shard_bytes: int = 5 * 10**9
+    ) -> None:
+        """Write a Hugging Face folder (Dream's layout, safetensors, tokenizer files); atomic.
+
+        Args:
+            path: the folder; an older one is replaced.
+            state: weights by name instead of this module's own (an engine that shards parameters gathers them).
+            max_shard_bytes: larger models are written in shards with an index.
+        """
+        tensors = dict(self.named_parameters()) if state is None else {name: state[name] for name in self.weight_names}
+        write_folder(
+            Path(path), self.config, self.token_ids, tensors, self.tokenizer_folder, max_shard_bytes, self.added_tokens
+        )
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """Names of the parameters, a tied head counted once."""
+        return tuple(name for name, _ in self.named_parameters())
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The output head, [V, H]."""
+        return self.lm_head.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm_head.weight.device
+
+    def checkpoint_gradients(self, enabled: bool = True) -> None:
+        """Trade computation for memory: keep only the input of each layer for the backward pass (in training mode)."""
+        self.model.checkpoint_gradients = enabled
+
+    def hidden_at(
+        self,
+        rows: Tensor,
+        tokens_BL: Tensor,
+        attention_BL: Tensor | None = None,
+        visible_BLL: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states that predict the tokens at some positions; the last layer computes no others.
+
+        Args:
+            rows: int64 flat positions b · L + i. [N] gives [N, H]; [B, n], where row b holds positions of sequence b,
+                gives [B, n, H] and is leaner.
+            tokens_BL, attention_BL, visible_BLL: as in `hidden`.
+        """
+        source = shift_source(rows, attention_BL, tokens_BL.shape[1])
+        return self.model(tokens_BL, attention_BL, visible_BLL, rows=source)
+
+    def hidden(
+        self, tokens_BL: Tensor, attention_BL: Tensor | None = None, visible_BLL: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states [B, L, H]; row i predicts token i.
+
+        Args:
+            tokens_BL: int64.
+            attention_BL: bool or 0/1, False at pads; None where there is no pad (leaner).
+            visible_BLL: bool, query × key: further restriction (documents of a packed sequence, causal attention).
+        """
+        _check(tokens_BL, attention_BL, visible_BLL)
+        rows_BL = torch.arange(tokens_BL.numel(), device=tokens_BL.device).view(tokens_BL.shape)
+        source_BL = shift_source(rows_BL, attention_BL, tokens_BL.shape[1])
+        return self.model(tokens_BL, attention_BL, visible_BLL).flatten(0, 1)[source_BL]
+
+    def head(self, hidden_NH: Tensor) -> Tensor:
+        """Logits [..., V] of hidden rows, in the model's type."""
+        return self.lm_head(hidden_NH)
+
+    def logits(self, tokens_BL: Tensor, attention_BL: Tensor | None = None) -> Tensor:
+        """Logits [B, L, V]; row i is the distribution of token i."""
+        return self.head(self.hidden(tokens_BL, attention_BL))
+
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        attention_BL: Tensor | None = None,
+        visible_BLL: Tensor | None = None,
+        *,
+        select_BL: Tensor,
+        targets_BL: Tensor,
+        temperature: float = 1.0,
+        chunk_rows: int = 2048,
+    ) -> Tensor:
+        """Log-probabilities of target tokens at selected rows, in one module call (an engine's hooks need that).
+
+        Args:
+            tokens_BL: what the model reads.
+            attention_BL, visible_BLL: as in `hidden`.
+            select_BL: bool, the rows that are needed.
+            targets_BL: int64 [B, L], or [B, L, K] for K targets that share a row.
+            temperature: divides the logits.
+            chunk_rows: rows of logits held at a time.
+
+        Returns:
+            float32 [N] or [N, K], in row-major order of `select_BL`.
+        """
+        _check(tokens_BL, attention_BL, visible_BLL)
+        rows_N = select_BL.flatten().nonzero().squeeze(1)
+        hidden_NH = self.hidden_at(rows_N, tokens_BL, attention_BL, visible_BLL)
+        targets = targets_BL.flatten(0, 1).index_select(0, rows_N)
+        return self.lm_head(hidden_NH, targets, chunk_rows, temperature)
+
+    def _tie(self) -> None:
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    @torch.no_grad()
+    def _load(self, folder: Path, dtype: torch.dtype | None, device: torch.device) -> None:
+        expected = {name: parameter.shape for name, parameter in self.named_parameters()}
+        for name, tensor in read_weights(folder, expected, str(device), self.config.tie_word_embeddings):
+            owner = self.get_submodule(name.rpartition(".")[0])
+            setattr(owner, name.rpartition(".")[2], nn.Parameter(tensor.to(dtype or tensor.dtype)))
+        self._tie()
+        self.model.rotary_emb = RotaryTable(self.config).to(device)
+
+    @torch.no_grad()
+    def _initialise(self, seed: int, embedding_std: float) -> None:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                embedding = name.endswith("embed_tokens.weight")
+                parameter.normal_(0.0, embedding_std if embedding else parameter.shape[1] ** -0.5, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.fill_(1.0)
+
+    @torch.no_grad()
+    def _make_room(self, vocab_size: int) -> None:
+        """Grow embeddings and head to `vocab_size` rows and give `added_tokens` their first rows."""
+        tables: list[nn.Module] = [self.model.embed_tokens]
+        if not self.config.tie_word_embeddings:
+            tables.append(self.lm_head)
+        for table in tables:
+            old = table.get_parameter("weight").detach()
+            new = old.new_empty(vocab_size, old.shape[1])
+            mean = old.float().mean(0).to(old.dtype)
+            new[: len(old)] = old
+            new[len(old) :] = mean
+            for name, index in self.added_tokens.items():
+                new[index] = mean if name == MASK_NAME else old[self.token_ids.eos]
+            table.weight = nn.Parameter(new)
+        self._tie()
+        self.config.vocab_size = vocab_size
+        self.model.vocab_size = vocab_size
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ValueError(f"dtype = {dtype!r}: choose one of auto, {', '.join(DTYPES)}")
+    return DTYPES.get(dtype)
+
+
+def _check(tokens_BL: Tensor, attention_BL: Tensor | None, visible_BLL: Tensor | None) -> None:
+    shape = tuple(tokens_BL.shape)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"tokens {shape}: need [B, L] with at least one token")
+    if attention_BL is not None and attention_BL.shape != shape:
+        raise ValueError(f"attention {tuple(attention_BL.shape)}: must have the shape {shape} of the tokens")
+    if visible_BLL is not None and visible_BLL.shape != (*shape, shape[1]):
+        raise ValueError(f"visible {tuple(visible_BLL.shape)}: must be [B, L, L] for tokens {shape}")
