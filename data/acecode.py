@@ -1,0 +1,129 @@
+"""AceCode-87K as DiffuCoder trained on it: a difficulty level, doubled prompts, a test case in the question.
+
+The rules are those of DiffuCoder's released data script, restated. The pass rates of `RATED_MODELS` are pooled per
+problem; problems without any are dropped before the thresholds are taken (`data.levels`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from data.formats import SYSTEM, RowError, tested_function
+from data.levels import Level, choose
+from data.problem import Problem
+
+RATED_MODELS = ("qwen_coder_2.5", "llama3_instruct")
+
+
+class NothingRated(ValueError):
+    """No problem is left to choose from."""
+
+
+@dataclass(frozen=True)
+class SlimRow:
+    """What the rules need of a row: its many inferences reduced to pass rates and one signature."""
+
+    row_id: str
+    origin: str
+    question: str
+    tests: tuple[str, ...]
+    rates: tuple[float, ...]
+    signature: str | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Problems chosen, what was dropped and why, and the thresholds used."""
+
+    problems: list[Problem]
+    read: int
+    dropped: Counter[str]
+    thresholds: dict[str, float]
+    doubled: int
+
+
+def slim_row(row: dict[str, Any]) -> SlimRow:
+    """A row of the published file, reduced. RowError where a column is missing."""
+    missing = [name for name in ("id", "question", "test_cases", "inferences") if row.get(name) is None]
+    if missing:
+        raise RowError(f"missing column {', '.join(map(repr, missing))} of AceCode (found {', '.join(row)})")
+    inferences = row["inferences"]
+    return SlimRow(
+        row_id=str(row["id"]),
+        origin=row.get("source") or "",
+        question=row["question"],
+        tests=tuple(row["test_cases"]),
+        rates=tuple(float(i["pass_rate"]) for i in inferences if i["model_name"] in RATED_MODELS),
+        signature=_signature(inferences),
+    )
+
+
+def _signature(inferences: list[dict[str, Any]]) -> str | None:
+    """The head of the first inference of maximal pass rate over all models, where it opens with a function."""
+    if not inferences:
+        return None
+    rates = [float(inference["pass_rate"]) for inference in inferences]
+    head: str = inferences[rates.index(max(rates))]["completion"].split(":\n")[0].strip()
+    return head if head.startswith("def ") else None
+
+
+def select(rows: Iterable[SlimRow], level: Level = "hard", double: bool = True) -> Selection:
+    """The problems of one difficulty level, in file order, each followed by its doubled form where it has one.
+
+    Problems without a rating are dropped first, but kept by level `all`; problems without tests last, after the
+    thresholds. NothingRated where no problem is rated.
+    """
+    dropped: Counter[str] = Counter()
+    candidates = []
+    read = 0
+    for row in rows:
+        read += 1
+        if not row.rates and level != "all":
+            dropped["no pass rate"] += 1
+        else:
+            candidates.append(row)
+    if not candidates:
+        models = " or ".join(RATED_MODELS)
+        raise NothingRated(f"no problem with a pass rate of {models} among {read}: dropped {dict(dropped)}")
+    choice = choose([row.rates for row in candidates], level)
+    problems: list[Problem] = []
+    doubled = 0
+    for row, kept in zip(candidates, choice.keep_N):
+        if not kept:
+            continue
+        if not row.tests:
+            dropped["no tests"] += 1
+            continue
+        problems.append(_problem(row, row.question, row.row_id))
+        if double and row.signature and "you" not in row.question.lower():
+            problems.append(_problem(row, completion_question(row.signature, row.question), f"{row.row_id}/complete"))
+            doubled += 1
+    return Selection(problems, read, dropped + choice.dropped, choice.thresholds, doubled)
+
+
+def completion_question(signature: str, question: str) -> str:
+    """The question as the docstring of a function to be completed."""
+    docstring = f'    """\n    {question}\n    """'
+    return f"Please complete the following problem:\n```\n{signature}:\n{docstring}\n```\n"
+
+
+def _problem(row: SlimRow, question: str, problem_id: str) -> Problem:
+    if "\n```\n" not in question:
+        question += "\nTest cases: " + row.tests[0]
+    return Problem(
+        problem_id=problem_id,
+        question=question,
+        tests=row.tests,
+        entry_point=_called(row.tests[0]),
+        source="acecode",
+        metadata={"system": SYSTEM, "origin": row.origin},
+    )
+
+
+def _called(test: str) -> str | None:
+    """Name of the function a test calls: AceCode's tests are `assert name(...) == ...`."""
+    name = test.removeprefix("assert ").lstrip("( ").split("(", 1)[0].strip()
+    return tested_function(f"def {name}(): pass", (test,)) if name.isidentifier() else None

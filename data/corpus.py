@@ -1,0 +1,213 @@
+"""Corpora of the supervised stages: documents packed end to end, or prompts with their answers on a canvas.
+
+Both kinds of batches come from a shuffled stream and continue exactly from a saved state. The global batch does not
+depend on the number of ranks: rank r takes its rows r::ranks, so a state saved by four ranks continues on two. For that
+every rank reads and tokenises the whole stream, which limits a job to what one core tokenises.
+
+Shapes: B rows of this rank, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from data.sources import SourceError, open_source
+from data.stream import Part, Stream, column
+from data.tokenizer import CHAT_END, FILLER, PAD, Tokenizer
+
+
+def texts(source: str, text_column: str = "text") -> Iterator[str]:
+    """Every document of a source, in order."""
+    for shard in open_source(source):
+        for place, row in shard.read(0):
+            yield column(place, row, text_column)
+
+
+def pairs(source: str, prompt_column: str = "prompt", answer_column: str = "answer") -> Iterator[tuple[str, str]]:
+    """Every (prompt, answer) of a source, in order."""
+    for shard in open_source(source):
+        for place, row in shard.read(0):
+            yield column(place, row, prompt_column), column(place, row, answer_column)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Rows of documents laid end to end. `document_BL` numbers the documents of each row from 0, ends included."""
+
+    tokens_BL: np.ndarray  # int32
+    document_BL: np.ndarray  # int32
+
+
+@dataclass(frozen=True)
+class InstructBatch:
+    """Left-padded prompts, each followed by a canvas: the answer, the end token, then the filler."""
+
+    tokens_BL: np.ndarray  # int32
+    attention_BL: np.ndarray  # bool: false on the padding
+    answer_BL: np.ndarray  # bool: the canvas, all of it to be corrupted and learned
+
+
+def _check_ranks(batch: int, rank: int, ranks: int) -> None:
+    if ranks < 1 or not 0 <= rank < ranks:
+        raise ValueError(f"rank = {rank} of ranks = {ranks}: needs 0 <= rank < ranks")
+    if batch < 1 or batch % ranks:
+        raise ValueError(f"batch = {batch}: must be a multiple of ranks = {ranks}, so that every rank gets equal rows")
+
+
+def _check_same(state: dict[str, Any], expected: dict[str, Any]) -> None:
+    if state["made_from"] != expected:
+        raise ValueError(f"the saved position belongs to {state['made_from']}, not to {expected}: begin anew")
+
+
+class PackedBatches:
+    """Endless (or `epochs` long) packed batches of a text source.
+
+    Documents, each closed by `end_token`, are laid end to end and cut into rows of `length` tokens; a document cut by
+    the end of a row continues in the next. `batch` counts the rows of all ranks. The incomplete last batch of a finite
+    stream is left out.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        tokenizer: Tokenizer,
+        *,
+        length: int,
+        batch: int,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        text_column: str = "text",
+        end_token: str = PAD,
+        buffer: int = 10_000,
+        epochs: int | None = None,
+        part: Part = "all",
+        validation_share: float = 0.02,
+    ) -> None:
+        _check_ranks(batch, rank, ranks)
+        self._tokenizer, self._length, self._batch = tokenizer, length, batch
+        self._rank, self._ranks = rank, ranks
+        self._end = tokenizer.id(end_token)
+        self._stream = Stream(source, (text_column,), seed, buffer, epochs, part, validation_share)
+        self._carry: list[int] = []  # tokens read but not yet given
+        self._made_from = {"source": source, "seed": seed, "batch": batch, "length": length, "part": part}
+        self.counts = {"documents": 0, "tokens": 0}
+
+    def __iter__(self) -> PackedBatches:
+        return self
+
+    def __next__(self) -> PackedBatch:
+        needed = self._batch * self._length
+        while len(self._carry) < needed:
+            (text,) = next(self._stream)
+            self._carry.extend((*self._tokenizer.encode(text), self._end))
+            self.counts["documents"] += 1
+        rows = np.array(self._carry[:needed], dtype=np.int32).reshape(self._batch, self._length)
+        del self._carry[:needed]
+        self.counts["tokens"] += needed
+        tokens_BL = rows[self._rank :: self._ranks]
+        ends_BL = tokens_BL == self._end
+        return PackedBatch(tokens_BL, (np.cumsum(ends_BL, axis=1) - ends_BL).astype(np.int32))
+
+    def state(self) -> dict[str, Any]:
+        """Where the next batch begins; plain JSON values, the same on every rank."""
+        position = {"stream": self._stream.state(), "carry": list(self._carry), "counts": dict(self.counts)}
+        return {**position, "made_from": self._made_from}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. ValueError where it was taken from another source, seed or batch shape."""
+        _check_same(state, self._made_from)
+        self._stream.restore(state["stream"])
+        self._carry, self.counts = list(state["carry"]), dict(state["counts"])
+
+
+class InstructBatches:
+    """Endless (or `epochs` long) batches of prompts with their answers.
+
+    A row is the chat prompt, left-padded to `length - canvas`, and a canvas of `canvas` tokens: the answer, the end
+    token, then the filler. `batch` counts the rows of all ranks. Examples whose prompt or answer is too long are
+    dropped and counted in `counts`. The incomplete last batch of a finite stream is left out.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        tokenizer: Tokenizer,
+        *,
+        length: int,
+        canvas: int,
+        batch: int,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        prompt_column: str = "prompt",
+        answer_column: str = "answer",
+        system: str | None = None,
+        end_token: str = CHAT_END,
+        filler_token: str = FILLER,
+        buffer: int = 10_000,
+        epochs: int | None = None,
+        part: Part = "all",
+        validation_share: float = 0.02,
+    ) -> None:
+        _check_ranks(batch, rank, ranks)
+        if not 0 < canvas < length:
+            raise ValueError(f"canvas = {canvas}: must lie between 0 and length = {length}, to leave room for a prompt")
+        self._tokenizer, self._length, self._canvas, self._batch = tokenizer, length, canvas, batch
+        self._rank, self._ranks, self._system = rank, ranks, system
+        self._end, self._pad = tokenizer.id(end_token), tokenizer.id(PAD)
+        self._filler = tokenizer.special.get(filler_token, self._pad)
+        columns = (prompt_column, answer_column)
+        self._stream = Stream(source, columns, seed, buffer, epochs, part, validation_share)
+        self._made_from = {"source": source, "seed": seed, "batch": batch, "length": length, "canvas": canvas}
+        self._made_from["part"] = part
+        self.counts = {"examples": 0, "prompts_too_long": 0, "answers_too_long": 0}
+        self._encode = lru_cache(4096)(self._encode_pair)  # a small corpus is encoded once, not once per epoch
+
+    def __iter__(self) -> InstructBatches:
+        return self
+
+    def __next__(self) -> InstructBatch:
+        rows = [self._next_row() for _ in range(self._batch)][self._rank :: self._ranks]
+        tokens_BL = np.full((len(rows), self._length), self._pad, dtype=np.int32)
+        attention_BL = np.zeros(tokens_BL.shape, dtype=bool)
+        for number, row in enumerate(rows):
+            tokens_BL[number, self._length - len(row) :] = row
+            attention_BL[number, self._length - len(row) :] = True
+        answer_BL = np.zeros(tokens_BL.shape, dtype=bool)
+        answer_BL[:, self._length - self._canvas :] = True
+        return InstructBatch(tokens_BL, attention_BL, answer_BL)
+
+    def _encode_pair(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        return self._tokenizer.chat_prompt(prompt, self._system), [*self._tokenizer.encode(answer), self._end]
+
+    def _next_row(self) -> list[int]:
+        """Prompt and filled canvas of the next example that fits."""
+        first_epoch = self._stream.epoch
+        while True:
+            prompt_text, answer_text = next(self._stream)
+            if self._stream.epoch > first_epoch + 1:
+                raise SourceError(f"{self._made_from['source']}: no example fits: {self.counts}")
+            prompt, answer = self._encode(prompt_text, answer_text)
+            if len(prompt) > self._length - self._canvas:
+                self.counts["prompts_too_long"] += 1
+            elif len(answer) > self._canvas:
+                self.counts["answers_too_long"] += 1
+            else:
+                self.counts["examples"] += 1
+                return prompt + answer + [self._filler] * (self._canvas - len(answer))
+
+    def state(self) -> dict[str, Any]:
+        """Where the next batch begins; plain JSON values, the same on every rank."""
+        return {"stream": self._stream.state(), "counts": dict(self.counts), "made_from": self._made_from}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. ValueError where it was taken from another source, seed or batch shape."""
+        _check_same(state, self._made_from)
+        self._stream.restore(state["stream"])
+        self.counts = dict(state["counts"])

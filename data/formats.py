@@ -1,0 +1,164 @@
+"""Published problem formats, one function per format: a row of the file becomes a Problem.
+
+Questions are worded as DiffuCoder's paper evaluates instruct models (arXiv 2506.20639, tables 5 and 6): the problem in
+a bare fence, for HumanEval after one sentence; MBPP's problem is the docstring EvalPlus makes of its text and first
+test. There the answer was begun for the model with `ANSWER_PREFIX`, kept in `metadata["answer_prefix"]`.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from data.problem import Problem
+from data.problems_file import problem_from_row
+
+Row = dict[str, Any]
+SYSTEM = "You are a helpful assistant."
+ANSWER_PREFIX = "Here is the code to solve this problem:\n```python\n"
+CHAT = {"system": SYSTEM, "answer_prefix": ANSWER_PREFIX}
+
+
+class RowError(ValueError):
+    """A row that lacks something; the reader adds file and line."""
+
+
+def _need(row: Row, format_name: str, *columns: str) -> None:
+    missing = [name for name in columns if row.get(name) is None]
+    if missing:
+        raise RowError(f"missing column {', '.join(map(repr, missing))} of {format_name} (found {', '.join(row)})")
+
+
+def _text(code: str) -> str:
+    """Some published programs have Windows line ends."""
+    return code.replace("\r\n", "\n")
+
+
+def humaneval(row: Row) -> Problem:
+    """HumanEval (Chen et al. 2021): task_id, prompt, entry_point, canonical_solution, test."""
+    _need(row, "HumanEval", "task_id", "prompt", "entry_point", "test")
+    body = row.get("canonical_solution")
+    return Problem(
+        problem_id=str(row["task_id"]),
+        question=f"Please complete the following problem:\n```\n{row['prompt'].strip()}\n```\n",
+        tests=(row["test"],) if row["test"].strip() else (),
+        entry_point=row["entry_point"],
+        code_prefix=row["prompt"],
+        canonical_solution=None if body is None else row["prompt"] + body,
+        source="humaneval",
+        metadata=dict(CHAT),
+    )
+
+
+def mbpp(row: Row) -> Problem:
+    """MBPP (Austin et al. 2021), the full file (text, test_setup_code) or the sanitised one (prompt, test_imports)."""
+    _need(row, "MBPP", "task_id", "text" if "text" in row else "prompt", "code", "test_list")
+    code, tests = _text(row["code"]), tuple(_text(test) for test in row["test_list"])
+    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or ())
+    number = int(str(row["task_id"]).split("/")[-1])
+    return Problem(
+        problem_id=f"MBPP/{number}",
+        question=f"```\n{_mbpp_docstring(row.get('text') or row['prompt'], tests)}\n```\n",
+        tests=tests,
+        entry_point=tested_function(code, tests),
+        test_setup=_text(setup),
+        canonical_solution=code,
+        source="mbpp",
+        metadata={**CHAT, "split": mbpp_split(number)},
+    )
+
+
+def _mbpp_docstring(text: str, tests: tuple[str, ...]) -> str:
+    return '"""\n' + "\n".join([text.strip(), *tests[:1]]) + '\n"""'
+
+
+def mbpp_split(number: int) -> str:
+    """The published split of a task number."""
+    return "prompt" if number <= 10 else "test" if number <= 510 else "validation" if number <= 600 else "train"
+
+
+def evalplus(row: Row) -> Problem:
+    """HumanEval+ and MBPP+ as EvalPlus publishes them: inputs whose outputs are compared with the canonical ones."""
+    _need(row, "EvalPlus", "task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input")
+    task = str(row["task_id"])
+    is_mbpp = task.lower().startswith("mbpp")
+    restore = _restore_mbpp_inputs if is_mbpp else lambda number, inputs: inputs
+    number = int(task.split("/")[-1])
+    base, plus = (restore(number, list(row[name] or ())) for name in ("base_input", "plus_input"))
+    prompt = row["prompt"]
+    fenced = f"```\n{prompt.strip()}\n```\n"
+    return Problem(
+        problem_id=task,
+        question=fenced if is_mbpp else f"Please complete the following problem:\n{fenced}",
+        entry_point=row["entry_point"],
+        code_prefix="" if is_mbpp else prompt,
+        canonical_solution=prompt + row["canonical_solution"],
+        inputs=tuple(list(arguments) for arguments in (*base, *plus)),
+        atol=float(row.get("atol") or 0.0),
+        source="mbpp+" if is_mbpp else "humaneval+",
+        metadata={**CHAT, "base_inputs": len(base)},
+    )
+
+
+# MBPP+ inputs whose lists stand for other types, by task number (the file is JSON, which has only lists).
+_TUPLES = {2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424, 429, 470, 560, 579, 596, 616, 630, 726, 740, 744, 809}
+_LISTS_OF_TUPLES = {63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780}
+_FIRST_IS_LIST_OF_TUPLES = {75, 413, 444, 753}
+_FIRST_IS_TUPLE = {250, 307, 405, 446, 617, 720, 763, 808}
+_SECOND_IS_TUPLE = {106, 750}
+_TUPLES_OF_TUPLES = {259, 401, 445}
+_ALL_TUPLES = {580, 615, 791}
+
+
+def _deep_tuple(value: Any) -> Any:
+    return tuple(_deep_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _restore_arguments(number: int, arguments: list[Any]) -> list[Any]:
+    first, rest = arguments[0], arguments[1:]
+    if number in _TUPLES:
+        return [tuple(item) for item in arguments]
+    if number in _LISTS_OF_TUPLES:
+        return [[tuple(inner) for inner in item] for item in arguments]
+    if number in _FIRST_IS_LIST_OF_TUPLES:
+        return [[tuple(inner) for inner in first], *rest]
+    if number in _FIRST_IS_TUPLE:
+        return [tuple(first), *rest]
+    if number in _SECOND_IS_TUPLE:
+        return [first, tuple(rest[0])]
+    if number in _TUPLES_OF_TUPLES:
+        return [tuple(tuple(inner) for inner in item) for item in arguments]
+    if number in _ALL_TUPLES:
+        return [_deep_tuple(item) for item in arguments]
+    if number == 115:
+        return [[set(item) if isinstance(item, list) and item else {} for item in first]]
+    if number == 124:
+        return [float(first), complex(rest[0])]
+    if number == 252:
+        return [complex(first)]
+    if number == 278:
+        return [tuple(tuple(item) if isinstance(item, list) else item for item in first)]
+    if number == 722:
+        return [{key: tuple(value) for key, value in first.items()}, *rest]
+    return arguments
+
+
+def _restore_mbpp_inputs(number: int, inputs: list[Any]) -> list[Any]:
+    return [_restore_arguments(number, list(arguments)) if arguments else [] for arguments in inputs]
+
+
+def own(row: Row) -> Problem:
+    """The columns of `data.problems_file`, also as JSON lines."""
+    _need(row, "a problem file", "problem_id", "question")
+    return problem_from_row(row)
+
+
+def tested_function(code: str, tests: tuple[str, ...]) -> str | None:
+    """The function of `code` that the first test calls; None where there is none or the code does not parse."""
+    try:
+        defined = {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
+        called = [node for node in ast.walk(ast.parse(tests[0])) if isinstance(node, ast.Call)] if tests else []
+    except (SyntaxError, ValueError):
+        return None
+    names = [node.func.id for node in called if isinstance(node.func, ast.Name) and node.func.id in defined]
+    return names[0] if names else None

@@ -1,0 +1,214 @@
+"""`prepare`: published or own problems into one checked Parquet file, with a report of what was left out and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from data.benchmarks import at_place, check_problems, load_problems, read_acecode, read_problem_file, read_rows
+from data.decontaminate import Overlap, find_overlaps
+from data.formats import Row, RowError
+from data.levels import Level
+from data.problem import Problem
+from data.problems_file import ProblemFileError, write_parquet
+
+SETS = ("acecode", "mbpp", "humaneval", "humaneval+", "mbpp+", "katas", "columns")
+DEFAULT_SOURCES = {"acecode": "hub:TIGER-Lab/AceCode-87K", "katas": "katas:rl"}
+# Role -> column, for any other file with prompts and tests; `prompt` and `tests` are needed.
+DEFAULT_COLUMNS = {"id": "id", "prompt": "prompt", "tests": "tests"}
+ROLES = ("id", "prompt", "tests", "entry_point", "solution", "setup", "prefix")
+
+
+@dataclass
+class Summary:
+    """What `prepare` read, kept and left out; also written beside the problem file."""
+
+    set_name: str
+    source: str
+    out: str
+    read: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    doubled: int = 0
+    overlaps: list[Overlap] = field(default_factory=list)
+
+    def text(self) -> str:
+        """A few lines for people."""
+        lines = [f"{self.set_name}: {self.kept} problems from {self.read} rows of {self.source} -> {self.out}"]
+        lines += [f"  dropped {count}: {reason}" for reason, count in sorted(self.dropped.items()) if count]
+        lines += [f"  threshold {name} = {value:.4f}" for name, value in sorted(self.thresholds.items())]
+        if self.doubled:
+            lines.append(f"  {self.doubled} of them are doubled prompts")
+        for reason, count in sorted(Counter(overlap.reason for overlap in self.overlaps).items()):
+            lines.append(f"  {count} resemble a benchmark problem by {reason}")
+        return "\n".join(lines)
+
+
+def prepare(
+    set_name: str,
+    source: str | None,
+    out: str | Path,
+    *,
+    level: Level = "hard",
+    double: bool = True,
+    split: str | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    benchmarks: Sequence[str] = (),
+    ngram: int = 10,
+    drop_overlaps: Literal["none", "ngram", "any"] = "ngram",
+) -> Summary:
+    """Read the problems of `source`, choose, check, and write them to `out` (Parquet) with `out`.summary.json.
+
+    Args:
+        set_name: one of `SETS`; `columns` reads any JSONL, JSON or Parquet file through the mapping `columns`.
+        source: a file, a hub name (`hub:NAME[:SPLIT]`, or NAME where no such file exists); None for the set's own.
+        level, double: AceCode's difficulty level and doubled prompts.
+        split: a published split of MBPP (`test`, ...) or of the katas.
+        columns: role -> column; roles are `ROLES`. An entry without a column name is not read.
+        benchmarks: problem files that must not leak into the set; resemblances are reported.
+        ngram, drop_overlaps: length of a shared run of words, and whether those problems (`ngram`), also those that
+            only share a function's name (`any`), or none are left out.
+
+    Raises:
+        ProblemFileError: as `load_problems`; also an unknown set or role, or nothing left to write.
+    """
+    if set_name not in SETS:
+        raise ProblemFileError(f"prepare: no set {set_name!r}; use one of {', '.join(SETS)}")
+    if drop_overlaps not in ("none", "ngram", "any"):
+        raise ProblemFileError(f"prepare: drop_overlaps = {drop_overlaps!r}; use none, ngram or any")
+    source = _resolve(set_name, source, split)
+    summary = Summary(set_name, source, str(out))
+    problems = _read(set_name, source, split, level, double, seed, columns, summary)
+    if benchmarks:
+        problems = _decontaminate(problems, benchmarks, ngram, drop_overlaps, summary)
+    if limit is not None and len(problems) > limit:
+        summary.dropped["over the limit"] = len(problems) - limit
+        problems = problems[:limit]
+    if not problems:
+        raise ProblemFileError(f"{source}: no problem left to write: dropped {summary.dropped}")
+    summary.kept = len(problems)
+    write_parquet(problems, out)
+    _write_summary(summary, Path(f"{out}.summary.json"))
+    return summary
+
+
+def _resolve(set_name: str, source: str | None, split: str | None) -> str:
+    if set_name == "katas":
+        name = split or (source or DEFAULT_SOURCES["katas"]).removeprefix("katas:")
+        return f"katas:{name}"
+    source = source or DEFAULT_SOURCES.get(set_name)
+    if source is None:
+        raise ProblemFileError(f"prepare {set_name}: needs --source, a file or hub:NAME")
+    is_name = source.count("/") == 1 and not source.endswith((".json", ".jsonl", ".gz", ".parquet"))
+    return f"hub:{source}" if is_name and not Path(source).exists() and not source.startswith((".", "hub:")) else source
+
+
+def _read(
+    set_name: str,
+    source: str,
+    split: str | None,
+    level: Level,
+    double: bool,
+    seed: int,
+    columns: Mapping[str, str] | None,
+    summary: Summary,
+) -> list[Problem]:
+    if set_name == "acecode":
+        selection = read_acecode(source, read_rows(source), level, double)
+        summary.read, summary.dropped = selection.read, dict(selection.dropped)
+        summary.thresholds, summary.doubled = selection.thresholds, selection.doubled
+        return selection.problems
+    if set_name == "katas":
+        problems = load_problems(source, seed)
+    elif set_name == "columns":
+        problems = read_columns(source, columns or {})
+    else:
+        problems = read_problem_file(source)
+        _check_set(set_name, source, problems)
+    summary.read = len(problems)
+    if split and set_name == "mbpp":
+        kept = [problem for problem in problems if problem.metadata["split"] == split]
+        summary.dropped[f"not of split {split}"] = len(problems) - len(kept)
+        problems = kept
+    return problems
+
+
+def _check_set(set_name: str, source: str, problems: list[Problem]) -> None:
+    found = problems[0].source
+    if found != set_name:
+        raise ProblemFileError(f"{source}: holds problems of {found or 'another set'}, not of {set_name}")
+
+
+def read_columns(source: str, columns: Mapping[str, str]) -> list[Problem]:
+    """Problems of any file with a prompt and tests, through a mapping of roles (`ROLES`) to its columns.
+
+    Tests may be a list of statements, such a list as JSON text, or one source text. Without an id column the problems
+    are numbered.
+    """
+    unknown = set(columns) - set(ROLES)
+    if unknown:
+        raise ProblemFileError(f"columns: no role {', '.join(sorted(unknown))}; use {', '.join(ROLES)}")
+    mapping = {**DEFAULT_COLUMNS, **columns}
+    name = Path(source).name.split(".")[0]
+    found = []
+    for number, (place, row) in enumerate(read_rows(source)):
+        read = partial(_mapped, mapping=mapping, default_id=f"{name}/{number}", id_needed="id" in columns)
+        found.append((place, at_place(place, read, row)))
+    return check_problems(found)
+
+
+def _mapped(row: Row, mapping: Mapping[str, str], default_id: str, id_needed: bool) -> Problem:
+    needed = ["prompt", "tests", *(["id"] if id_needed else [])]
+    missing = [f"{mapping[role]!r} (role {role})" for role in needed if row.get(mapping[role]) is None]
+    if missing:
+        raise RowError(f"missing column {', '.join(missing)}; it has {', '.join(row)}")
+
+    def value(role: str) -> Any:
+        return row.get(mapping[role]) if role in mapping else None
+
+    return Problem(
+        problem_id=str(row.get(mapping["id"], default_id)),
+        question=value("prompt"),
+        tests=_tests(value("tests")),
+        entry_point=value("entry_point"),
+        code_prefix=value("prefix") or "",
+        test_setup=value("setup") or "",
+        canonical_solution=value("solution"),
+        source=default_id.rpartition("/")[0],
+    )
+
+
+def _tests(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = json.loads(value) if value.lstrip().startswith("[") else [value]
+    return tuple(str(test) for test in value if str(test).strip())
+
+
+def _decontaminate(
+    problems: list[Problem], benchmarks: Sequence[str], ngram: int, drop: str, summary: Summary
+) -> list[Problem]:
+    targets = [problem for benchmark in benchmarks for problem in load_problems(benchmark)]
+    summary.overlaps = find_overlaps(problems, targets, ngram)
+    if drop == "none":
+        return problems
+    leaking = {overlap.problem_id for overlap in summary.overlaps if drop == "any" or overlap.reason == "ngram"}
+    summary.dropped["resembles a benchmark problem"] = len(leaking)
+    return [problem for problem in problems if problem.problem_id not in leaking]
+
+
+def _write_summary(summary: Summary, path: Path) -> None:
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        aside.write_text(json.dumps(asdict(summary), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise ProblemFileError(f"{path}: cannot be written: {error.strerror or error}") from error

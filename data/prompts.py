@@ -1,0 +1,62 @@
+"""Problems into prompts of tokens, with the length limit applied and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.schema import ProblemsConfig
+from data.problem import Problem
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Problems with their prompts (int32 token arrays), and how many were dropped or cut for length."""
+
+    problems: tuple[Problem, ...]
+    prompts: tuple[np.ndarray, ...]
+    dropped: int = 0
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+
+def encode_prompts(
+    problems: Sequence[Problem],
+    encode: Callable[[str, str | None], list[int]],
+    config: ProblemsConfig,
+    mask_id: int,
+) -> PromptSet:
+    """Encode each problem's question and, where its metadata has one, its system message.
+
+    Prompts over `max_prompt_tokens` are dropped or cut on the left.
+
+    Raises:
+        ValueError: a prompt contains the mask token, or no prompt is left.
+    """
+    kept: list[Problem] = []
+    prompts: list[np.ndarray] = []
+    dropped = truncated = 0
+    for problem in problems:
+        tokens = encode(problem.question, problem.metadata.get("system"))
+        if mask_id in tokens:
+            raise ValueError(
+                f"problem {problem.problem_id}: the prompt contains the mask token; remove it from the question"
+            )
+        if len(tokens) > config.max_prompt_tokens:
+            if config.long_prompts == "drop":
+                dropped += 1
+                continue
+            truncated += 1
+            tokens = tokens[-config.max_prompt_tokens :]
+        kept.append(problem)
+        prompts.append(np.asarray(tokens, dtype=np.int32))
+    if not kept:
+        raise ValueError(
+            f"none of {len(problems)} problems has a prompt of at most problems.max_prompt_tokens = "
+            f"{config.max_prompt_tokens} tokens; raise it, or set problems.long_prompts: truncate_left"
+        )
+    return PromptSet(tuple(kept), tuple(prompts), dropped, truncated)

@@ -1,0 +1,115 @@
+"""`prepare rate`: how often a model solves each problem, and the difficulty levels that follow from it.
+
+Sampling and judging come from outside as functions: completions from an endpoint (`data.openai_client`) or from our own
+policy, verdicts from the reward workers. What was rated is appended to a file line by line, so an interrupted rating
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data.levels import Choice, Level, choose
+from data.problem import Problem
+from data.problems_file import ProblemFileError
+
+# Problems in, one list of completion texts per problem out.
+Sample = Callable[[Sequence[Problem]], list[list[str]]]
+# Problems with their completions in; one pass rate per completion out, None where there was no verdict.
+Judge = Callable[[Sequence[Problem], Sequence[Sequence[str]]], list[list[float | None]]]
+
+
+@dataclass(frozen=True)
+class Rating:
+    """Pass rates of one problem's completions, those without a verdict left out."""
+
+    problem_id: str
+    rates: tuple[float, ...]
+    lost: int = 0  # completions without a verdict
+
+    @property
+    def solved(self) -> int:
+        """Completions that passed all tests: c of pass@k."""
+        return sum(rate >= 1.0 for rate in self.rates)
+
+
+def rate(
+    problems: Sequence[Problem], sample: Sample, judge: Judge, ratings_file: str | Path, batch: int = 64
+) -> Iterator[Rating]:
+    """Rate `problems` in their order, `batch` at a time, and yield each rating as it becomes known.
+
+    Ratings found in `ratings_file` (JSON lines) are yielded first and not made again; new ones are appended to it.
+    ProblemFileError where the file is broken other than in an unfinished last line, or cannot be written.
+    """
+    path = Path(ratings_file)
+    known = {problem.problem_id for problem in problems}
+    done: dict[str, Rating] = {r.problem_id: r for r in read_ratings(path) if r.problem_id in known}
+    yield from done.values()
+    missing = [problem for problem in problems if problem.problem_id not in done]
+    for start in range(0, len(missing), batch):
+        chunk = missing[start : start + batch]
+        completions = sample(chunk)
+        verdicts = judge(chunk, completions)
+        ratings = [_rating(problem, found) for problem, found in zip(chunk, verdicts, strict=True)]
+        _append(path, ratings)
+        yield from ratings
+
+
+def _rating(problem: Problem, verdicts: Sequence[float | None]) -> Rating:
+    rates = tuple(float(value) for value in verdicts if value is not None)
+    return Rating(problem.problem_id, rates, len(verdicts) - len(rates))
+
+
+def _append(path: Path, ratings: Sequence[Rating]) -> None:
+    lines = [json.dumps({"problem_id": r.problem_id, "rates": r.rates, "lost": r.lost}) + "\n" for r in ratings]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ProblemFileError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_ratings(path: str | Path) -> list[Rating]:
+    """The ratings of a file, none where it does not exist; an unfinished last line is cut off the file."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    found, content = [], path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
+    for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            found.append(Rating(row["problem_id"], tuple(row["rates"]), row["lost"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProblemFileError(f"{path}:{number}: not a rating: {error!r}") from error
+    return found
+
+
+def select_level(problems: Sequence[Problem], ratings: Sequence[Rating], level: Level) -> tuple[list[Problem], Choice]:
+    """Problems of a difficulty level, by `data.levels` over the rated ones, with their pass rates in the metadata.
+
+    Problems without a rating are dropped and counted in the choice. ProblemFileError where none is rated.
+    """
+    rates = {rating.problem_id: rating.rates for rating in ratings if rating.rates}
+    rated = [problem for problem in problems if problem.problem_id in rates]
+    if not rated:
+        raise ProblemFileError(f"none of {len(problems)} problems has a rating")
+    choice = choose([rates[problem.problem_id] for problem in rated], level)
+    choice.dropped["no pass rate"] = len(problems) - len(rated)
+    kept = [
+        replace(problem, metadata={**problem.metadata, "pass_rate": float(np.mean(rates[problem.problem_id]))})
+        for problem, keep in zip(rated, choice.keep_N)
+        if keep
+    ]
+    return kept, choice

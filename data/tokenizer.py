@@ -1,0 +1,207 @@
+"""Tokenizers: one wrapper for the tiny tokenizer trained on the katas and for Qwen2's and Dream's.
+
+The tiny tokenizer is a byte-pair encoding over printable ASCII with about 470 entries: fences are one token, digits
+stay single, every word and operator of its corpus is one token, and none crosses from one to the next, so that a slip
+such as `>` for `>=` leaves the length of a program unchanged. Special tokens are Dream's. A character outside its alphabet becomes
+`<|unk|>`: it serves the generated problems, not the world.
+
+The only file that imports transformers (inside functions) besides the model room.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PAD, CHAT_START, CHAT_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+MASK, FILLER, UNKNOWN = "<|mask|>", "<|dlm_pad|>", "<|unk|>"
+BEGIN = "<|beginoftext|>"
+TINY_SPECIAL = (PAD, CHAT_START, CHAT_END, BEGIN, MASK, FILLER, UNKNOWN)
+TINY_FENCES = ("```python\n", "```py\n", "```")
+TINY_SIZE = 480
+
+# Line breaks with their indentation, words, single digits, operators, brackets and quotes; a leading space joins each.
+_PIECES = r"\n *| ?[A-Za-z_]+| ?[0-9]| ?[-+*/%=<>!]+|\):|\(\)| ?[^\sA-Za-z0-9]|\s"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class Tokenizer:
+    """Text to token ids and back, and the chat prompt of a question; wraps a Hugging Face tokenizer."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take note of tokens that were added to the backend."""
+        self._special = {str(t): int(i) for i, t in self.backend.added_tokens_decoder.items() if t.special}
+        self._special_ids = set(self._special.values())
+
+    def __len__(self) -> int:
+        """Number of entries, added tokens included; a model's vocabulary may be padded beyond it."""
+        return len(self.backend)
+
+    @property
+    def special(self) -> dict[str, int]:
+        """Special token -> id."""
+        return dict(self._special)
+
+    def id(self, token: str) -> int:
+        """Id of a token of the vocabulary; ValueError where there is none."""
+        found = self.backend.get_vocab().get(token)
+        if found is None:
+            raise ValueError(f"the tokenizer has no token {token!r}; its special tokens are {sorted(self.special)}")
+        return int(found)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; nothing is added. Special tokens written in the text become themselves."""
+        ids: list[int] = self.backend.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text of token ids, without the special ones unless told otherwise; never re-spaced."""
+        kept = [int(i) for i in ids if not (skip_special and int(i) in self._special_ids)]
+        return str(self.backend.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def chat_text(self, question: str, system: str | None = None) -> str:
+        """The chat prompt as text, up to where the assistant speaks. ValueError without a chat template."""
+        if not self.backend.chat_template:
+            raise ValueError("the tokenizer has no chat template: add one to tokenizer_config.json (chat_template)")
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": question})
+        return str(self.backend.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def chat_prompt(self, question: str, system: str | None = None) -> list[int]:
+        """Token ids of the chat prompt of a question; see `chat_text`."""
+        return self.encode(self.chat_text(question, system))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the Hugging Face files (tokenizer.json, tokenizer_config.json, ...) into `folder`."""
+        self.backend.save_pretrained(str(folder))
+
+
+def completion_text(tokenizer: Tokenizer, tokens_C: Sequence[int], end_ids: Iterable[int]) -> str:
+    """The text of a canvas: tokens before the first end token, decoded without special tokens."""
+    ends = set(end_ids)
+    tokens = [int(token) for token in tokens_C]
+    length = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokenizer.decode(tokens[:length])
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder (ours, Qwen2's or Dream's). No remote code is run.
+
+    ValueError where the folder holds no tokenizer files.
+    """
+    folder = Path(folder)
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        raise ValueError(f"{folder}: no tokenizer here (expected tokenizer.json, or vocab.json with merges.txt)")
+    if _declares_foreign_class(folder):
+        return Tokenizer(_load_without_remote_code(folder))
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if _read_settings(folder).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        # The automatic class would first read config.json, and warn that it does not know `model_type` Dream.
+        return Tokenizer(PreTrainedTokenizerFast.from_pretrained(str(folder)))
+    return Tokenizer(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _declares_foreign_class(folder: Path) -> bool:
+    """Whether the folder names a tokenizer class of its own, as Dream does (a copy of Qwen2's with more tokens)."""
+    settings = _read_settings(folder)
+    return "AutoTokenizer" in settings.get("auto_map", {}) or settings.get("tokenizer_class") == "DreamTokenizer"
+
+
+def _load_without_remote_code(folder: Path) -> Any:
+    """The files of a class we do not run: tokenizer.json says everything; vocab.json with merges.txt is Qwen2's."""
+    from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+    settings = _read_settings(folder)
+    roles = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
+    named = {role: settings[role] for role in roles if settings.get(role)}
+    options: dict[str, Any] = {k: v["content"] if isinstance(v, dict) else v for k, v in named.items()}
+    options["added_tokens_decoder"] = {
+        int(i): AddedToken(**{k: v for k, v in token.items() if k != "__type"})
+        for i, token in settings.get("added_tokens_decoder", {}).items()
+    }
+    if (folder / "vocab.json").is_file():
+        backend: Any = Qwen2Tokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), **options)
+    else:
+        backend = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **options)
+    template_file = folder / "chat_template.jinja"
+    backend.chat_template = settings.get("chat_template") or (
+        template_file.read_text(encoding="utf-8") if template_file.is_file() else None
+    )
+    return backend
+
+
+def add_diffusion_tokens(tokenizer: Tokenizer) -> int:
+    """Give an autoregressive tokenizer the tokens a diffusion policy needs; returns how many were new.
+
+    They are appended in Dream's order (begin, mask, filler), so that Qwen2.5's tokenizer gets Dream's ids.
+    """
+    from transformers import AddedToken
+
+    known = tokenizer.backend.get_vocab()
+    new = [token for token in (BEGIN, MASK, FILLER) if token not in known]
+    tokenizer.backend.add_tokens([AddedToken(token, normalized=False, special=True) for token in new])
+    tokenizer.backend.mask_token = MASK
+    tokenizer.refresh()
+    return len(new)
+
+
+def train_tokenizer(texts: Iterable[str], size: int = TINY_SIZE) -> Tokenizer:
+    """A tiny tokenizer with at most `size` entries, trained on `texts`; the same texts give the same tokenizer."""
+    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
+
+    core = Backend(models.BPE(unk_token=UNKNOWN))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    alphabet = ["\n", *map(chr, range(32, 127))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - len(TINY_FENCES),
+        special_tokens=list(TINY_SPECIAL),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    core.add_tokens([AddedToken(fence, normalized=False, special=False) for fence in TINY_FENCES])
+    return Tokenizer(
+        PreTrainedTokenizerFast(
+            tokenizer_object=core,
+            bos_token=PAD,
+            eos_token=PAD,
+            pad_token=PAD,
+            mask_token=MASK,
+            unk_token=UNKNOWN,
+            additional_special_tokens=[CHAT_START, CHAT_END, BEGIN, FILLER],
+            chat_template=CHAT_TEMPLATE,
+            clean_up_tokenization_spaces=False,
+        )
+    )
+
+
+@cache
+def tiny_tokenizer() -> Tokenizer:
+    """The tokenizer of the tiny recipes, trained on the tuning katas (clean and messy) and the word problems."""
+    from data.arithmetic import corpus_pairs as arithmetic_pairs
+    from data.kata_corpus import corpus_pairs
+
+    sources = (corpus_pairs("tune"), corpus_pairs("tune-messy"), arithmetic_pairs("tune"))
+    texts = [text for source in sources for pair in source for text in pair]
+    chat = "system\nuser\nassistant\n"
+    return train_tokenizer([*texts, *[chat] * 100])

@@ -1,0 +1,148 @@
+"""What travels between the stages: requests, generated groups, scored groups, and their Parquet schema.
+
+A prompt group is the unit of everything: G completions of one prompt, sampled by one version of the weights.
+Payloads are packed NumPy arrays, so that a group crosses Ray's object store without a copy. No torch and no ray here.
+
+Shapes: G completions per group, C canvas (completion) positions, J inner updates (mu).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from data.verdict import Verdict
+
+TRAJECTORY_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("epoch", pa.int64()),
+        ("problem_id", pa.string()),
+        ("group", pa.int64()),
+        ("completion", pa.int32()),
+        ("attempt", pa.int32()),
+        ("version", pa.int64()),
+        ("seed", pa.int64()),
+        ("prompt_tokens", pa.list_(pa.int32())),
+        ("tokens", pa.list_(pa.int32())),
+        ("reveal_step", pa.list_(pa.int16())),
+        ("text", pa.string()),
+        ("approximations", pa.list_(pa.string())),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("reward", pa.float32()),
+        ("pass_rate", pa.float32()),
+        ("parts", pa.string()),  # JSON: reward function -> unweighted value
+        ("tests_passed", pa.list_(pa.bool_())),
+        ("cpu_seconds", pa.float32()),
+        ("cached", pa.bool_()),
+    ]
+)
+
+
+class GroupId(NamedTuple):
+    """Identity of a prompt group; a re-issue keeps it."""
+
+    epoch: int
+    problem: int  # index into the training set
+    group: int  # for several groups of one problem in an epoch
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """An order for one prompt group. A re-issue differs in `attempt` only."""
+
+    group_id: GroupId
+    attempt: int
+    problem_id: str
+    prompt_tokens: np.ndarray  # int32 [prompt length]
+    seeds_G: tuple[int, ...]  # one per completion: sampling and mask seeds derive from it
+    group_seed: int
+
+
+@dataclass(frozen=True)
+class PromptGroup:
+    """One generated group, all of it by weights `version`."""
+
+    group_id: GroupId
+    attempt: int
+    version: int
+    problem_id: str
+    prompt_tokens: np.ndarray  # int32 [prompt length]
+    tokens_GC: np.ndarray  # int32: the whole canvas, filler included, never cut
+    reveal_step_GC: np.ndarray  # int16: index of the schedule step that revealed the token
+    loss_mask_GC: np.ndarray  # bool: up to and including the first end token, all C if there is none
+    texts: tuple[str, ...]  # tokens before the first end token, decoded without special tokens
+    seeds_G: tuple[int, ...]
+    group_seed: int
+    behaviour_GJC: np.ndarray | None  # float32: estimates under the sampling weights; null at max_staleness 0
+    approximations: tuple[str, ...] = ()  # declared approximations of the sampler that were on
+    metrics: dict[str, float] | None = None  # sampler metrics of the group (entropy, AR-ness, seconds, ...)
+
+    @property
+    def completions(self) -> int:
+        """G, the number of completions."""
+        return int(self.tokens_GC.shape[0])
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A generated group with the verdict of each completion: what the learner takes."""
+
+    group: PromptGroup
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def rewards_G(self) -> np.ndarray:
+        """float32 [G]; NaN where there is no verdict."""
+        return np.array([v.reward for v in self.verdicts], dtype=np.float32)
+
+    @property
+    def valid_G(self) -> np.ndarray:
+        """bool [G]: completions that were judged."""
+        return np.array([v.outcome.is_verdict for v in self.verdicts], dtype=bool)
+
+    @property
+    def zero_signal(self) -> bool:
+        """True where the valid rewards do not differ (standard deviation below 1e-6), so every advantage is 0."""
+        rewards = self.rewards_G[self.valid_G]
+        return rewards.size == 0 or float(rewards.std()) < 1e-6
+
+
+def trajectory_table(groups: Sequence[ScoredGroup], step: int) -> pa.Table:
+    """One row per completion of the groups trained in learner step `step`, for the run's Parquet files."""
+    rows: list[dict[str, Any]] = []
+    for scored in groups:
+        group = scored.group
+        for g, verdict in enumerate(scored.verdicts):
+            rows.append(
+                {
+                    "step": step,
+                    "epoch": group.group_id.epoch,
+                    "problem_id": group.problem_id,
+                    "group": group.group_id.group,
+                    "completion": g,
+                    "attempt": group.attempt,
+                    "version": group.version,
+                    "seed": group.seeds_G[g],
+                    "prompt_tokens": group.prompt_tokens.tolist(),
+                    "tokens": group.tokens_GC[g].tolist(),
+                    "reveal_step": group.reveal_step_GC[g].tolist(),
+                    "text": group.texts[g],
+                    "approximations": list(group.approximations),
+                    "outcome": verdict.outcome.value,
+                    "reason": verdict.reason,
+                    "reward": verdict.reward,
+                    "pass_rate": verdict.pass_rate,
+                    "parts": json.dumps(verdict.parts, sort_keys=True),
+                    "tests_passed": [t.passed for t in verdict.tests],
+                    "cpu_seconds": verdict.cpu_seconds,
+                    "cached": verdict.cached,
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=TRAJECTORY_SCHEMA)

@@ -1,0 +1,50 @@
+"""Typed outcomes of judging one completion. No torch and no ray here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What became of a completion. Only the first three are verdicts; the others exclude it from training."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    FORMAT_ERROR = "format_error"
+    INFRA_ERROR = "infra_error"  # the sandbox failed, not the program: no verdict
+    QUARANTINED = "quarantined"  # the program kills its worker again and again
+
+    @property
+    def is_verdict(self) -> bool:
+        """True where the completion itself was judged, so that it has a reward."""
+        return self in (Outcome.PASSED, Outcome.FAILED, Outcome.FORMAT_ERROR)
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One test of one program. `reason`: wrong_value, exception, exit, timeout, oversize, skipped, ...; empty if passed."""
+
+    __test__ = False  # not a pytest class
+
+    passed: bool
+    reason: str = ""
+    strength: str = "strong"  # strong | weak: whether the verdict could be forged by the candidate
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement of one completion.
+
+    `reward` is the weighted sum of `parts` and NaN where `outcome` is no verdict. `pass_rate` lies in [0, 1].
+    """
+
+    outcome: Outcome
+    reward: float
+    pass_rate: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)  # unweighted value of each reward function
+    tests: tuple[TestResult, ...] = ()
+    reason: str = ""
+    cpu_seconds: float = 0.0
+    cached: bool = False
