@@ -1,0 +1,1 @@
+"""Generation: the diffusion sampler, the worker around it and the accounting of what it produced."""

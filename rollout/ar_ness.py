@@ -1,0 +1,86 @@
+"""How autoregressive a reveal order is (DiffuCoder, arXiv 2506.20639, section 4).
+
+An order is the list of positions p_1, p_2, ... in which tokens were revealed. Left to right gives exactly 1 for both
+measures and every k.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+SCOPES = ("answer", "canvas")
+
+
+def local_ar_ness(order: Sequence[int], k: int) -> float:
+    """Share of reveals that continue a run to the right: p_{s-i} = p_s - i for i = 1..k.
+
+    Before the first reveal stand the virtual ones p_0 = -1, p_{-1} = -2, ..., so a run may begin at position 0.
+
+    Raises:
+        ValueError: an empty order, a repeated position, or k below 1.
+    """
+    _check(order, k)
+    path = [*range(-k, 0), *order]
+    runs = sum(all(path[s - i] == path[s] - i for i in range(1, k + 1)) for s in range(k, len(path)))
+    return runs / len(order)
+
+
+def global_ar_ness(order: Sequence[int], k: int) -> float:
+    """Share of reveals at one of the k leftmost positions still masked.
+
+    Raises:
+        ValueError: an empty order, a repeated position, or k below 1.
+    """
+    _check(order, k)
+    masked = sorted(order)
+    early = 0
+    for position in order:
+        rank = bisect_left(masked, position)
+        early += rank < k
+        del masked[rank]
+    return early / len(order)
+
+
+def reveal_order(
+    tokens_C: Sequence[int] | np.ndarray,
+    reveal_step_C: Sequence[int] | np.ndarray,
+    end_ids: Collection[int],
+    scope: str = "answer",
+) -> list[int]:
+    """Positions in the order of their reveal, those of one step from left to right.
+
+    Args:
+        tokens_C: the decoded canvas.
+        reveal_step_C: the schedule's step of each position.
+        end_ids: tokens that end an answer.
+        scope: "answer" takes the positions up to and including the first end token (all without one), "canvas" all.
+
+    Raises:
+        ValueError: an unknown scope, or positions in it that no step revealed (early stop leaves the tail so).
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"scope = {scope!r}: choose one of {', '.join(SCOPES)}")
+    length = answer_length(tokens_C, end_ids) if scope == "answer" else len(tokens_C)
+    steps = np.asarray(reveal_step_C)[:length]
+    if (steps < 0).any():
+        raise ValueError("some positions were never revealed: use scope='answer' where the sampler stops early")
+    order: list[int] = np.argsort(steps, kind="stable").tolist()
+    return order
+
+
+def answer_length(tokens_C: Sequence[int] | np.ndarray, end_ids: Collection[int]) -> int:
+    """Number of tokens up to and including the first end token; all of them where there is none."""
+    ends = np.flatnonzero(np.isin(np.asarray(tokens_C), list(end_ids)))
+    return int(ends[0]) + 1 if ends.size else len(tokens_C)
+
+
+def _check(order: Sequence[int], k: int) -> None:
+    if len(order) == 0:
+        raise ValueError("the order is empty: AR-ness needs at least one reveal")
+    if len(set(order)) != len(order):
+        raise ValueError("a position stands twice in the order: each is revealed once")
+    if k < 1:
+        raise ValueError(f"k = {k}: must be at least 1")

@@ -1,0 +1,162 @@
+"""The rollout worker: requests in, prompt groups out, all of a group by one version of the weights.
+
+Shapes: G completions per group, C canvas positions, J inner updates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from configs.schema import EstimatorConfig, SamplerConfig
+from data.seeds import derive_seed
+from data.trajectory import PromptGroup, RolloutRequest
+from model.likelihood import inner_logprobs
+from model.policy import DiffusionPolicy
+from model.weights import Manifest, unpack_into
+from rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, reveal_order
+from rollout.sampler import Completion, approximations, sample
+
+
+class RolloutWorker:
+    """A policy that answers rollout requests and swaps its weights between them.
+
+    Attributes:
+        version: learner steps behind the weights it holds.
+    """
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        decode: Callable[[Sequence[int]], str],
+        sampler: SamplerConfig,
+        estimator: EstimatorConfig,
+        inner_updates: int = 1,
+        estimate_behaviour: bool = False,
+        microbatch_rows: int | None = None,
+        ar_ness_k: int = 1,
+    ) -> None:
+        """
+        Args:
+            policy: the model; used in evaluation mode.
+            decode: token ids → text without special tokens.
+            sampler: how to decode, unless a call says otherwise.
+            estimator: how behaviour log-probabilities are estimated.
+            inner_updates: mu, how many draws of masks to estimate them for.
+            estimate_behaviour: whether groups carry behaviour log-probabilities.
+            microbatch_rows: most completions per forward.
+            ar_ness_k: the k of the AR-ness metrics.
+        """
+        self.version = 0
+        self._policy = policy.eval()
+        self._decode = decode
+        self._sampler = sampler
+        self._estimator = estimator
+        self._inner_updates = inner_updates
+        self._estimate_behaviour = estimate_behaviour
+        self._microbatch_rows = microbatch_rows
+        self._ar_ness_k = ar_ness_k
+
+    def load_weights(self, manifest: Manifest, buckets: Sequence[np.ndarray], verify: bool = True) -> int:
+        """Copy packed weights in and return their version.
+
+        Raises:
+            WeightsError: they do not fit or arrived damaged; weights and version stay what they were.
+        """
+        unpack_into(self._policy, manifest, buckets, verify)
+        self.version = manifest.version
+        return self.version
+
+    def generate(self, requests: Sequence[RolloutRequest], sampler: SamplerConfig | None = None) -> list[PromptGroup]:
+        """One group per request, decoded together.
+
+        Args:
+            requests: what to generate; prompts of any lengths.
+            sampler: decode by these options instead; such groups (an evaluation) carry no behaviour estimate.
+
+        Raises:
+            ValueError: a prompt the sampler refuses.
+        """
+        config = sampler or self._sampler
+        prompts = [request.prompt_tokens.tolist() for request in requests for _ in request.seeds_G]
+        seeds = [seed for request in requests for seed in request.seeds_G]
+        started = time.perf_counter()
+        completions = sample(self._policy, prompts, config, seeds, microbatch_rows=self._microbatch_rows)
+        share = (time.perf_counter() - started) / max(len(completions), 1)
+        groups = []
+        for request in requests:
+            mine, completions = completions[: len(request.seeds_G)], completions[len(request.seeds_G) :]
+            estimate = self._estimate_behaviour and sampler is None
+            groups.append(self._group(request, mine, config, share * len(mine), estimate))
+        return groups
+
+    def _group(
+        self,
+        request: RolloutRequest,
+        completions: Sequence[Completion],
+        config: SamplerConfig,
+        seconds: float,
+        estimate: bool,
+    ) -> PromptGroup:
+        tokens_GC = np.stack([completion.tokens for completion in completions])
+        lengths_G = [answer_length(tokens_C, self._policy.token_ids.end) for tokens_C in tokens_GC]
+        loss_mask_GC = np.arange(tokens_GC.shape[1]) < np.array(lengths_G)[:, None]
+        started = time.perf_counter()
+        behaviour_GJC = self._behaviour(request, tokens_GC, loss_mask_GC, config) if estimate else None
+        metrics = self._metrics(completions, loss_mask_GC, seconds)
+        metrics["seconds"] = seconds + time.perf_counter() - started
+        return PromptGroup(
+            group_id=request.group_id,
+            attempt=request.attempt,
+            version=self.version,
+            problem_id=request.problem_id,
+            prompt_tokens=request.prompt_tokens,
+            tokens_GC=tokens_GC,
+            reveal_step_GC=np.stack([completion.reveal_step for completion in completions]),
+            loss_mask_GC=loss_mask_GC,
+            texts=tuple(self._text(tokens_C) for tokens_C in tokens_GC),
+            seeds_G=request.seeds_G,
+            group_seed=request.group_seed,
+            behaviour_GJC=behaviour_GJC,
+            approximations=approximations(config),
+            metrics=metrics,
+        )
+
+    @torch.inference_mode()
+    def _behaviour(
+        self, request: RolloutRequest, tokens_GC: np.ndarray, loss_mask_GC: np.ndarray, config: SamplerConfig
+    ) -> np.ndarray:
+        """float32 [G, J, C] under the weights that sampled the group."""
+        updates = range(1, self._inner_updates + 1)
+        logp_JGC = inner_logprobs(
+            self._policy,
+            request.prompt_tokens,
+            tokens_GC,
+            loss_mask_GC,
+            [[derive_seed(seed, "mask", j) for seed in request.seeds_G] for j in updates],
+            self._estimator,
+            [derive_seed(request.group_seed, "mask", j) for j in updates],
+            temperature=config.temperature,
+        )
+        return np.ascontiguousarray(logp_JGC.transpose(0, 1).float().cpu().numpy())
+
+    def _text(self, tokens_C: np.ndarray) -> str:
+        length = answer_length(tokens_C, self._policy.token_ids.end)
+        answer = tokens_C[:length].tolist()
+        return self._decode(answer[:-1] if answer and answer[-1] in self._policy.token_ids.end else answer)
+
+    def _metrics(self, completions: Sequence[Completion], loss_mask_GC: np.ndarray, seconds: float) -> dict[str, float]:
+        """Entropy of the drawn tokens (nats, answer positions), AR-ness, tokens per second of the whole canvas."""
+        end, k = self._policy.token_ids.end, self._ar_ness_k
+        orders = [reveal_order(c.tokens, c.reveal_step, end) for c in completions]
+        entropy_GC = np.stack([c.entropy for c in completions])
+        return {
+            "draw_entropy": float(entropy_GC[loss_mask_GC].mean()),
+            "local_ar_ness": float(np.mean([local_ar_ness(order, k) for order in orders])),
+            "global_ar_ness": float(np.mean([global_ar_ness(order, k) for order in orders])),
+            "answer_end_share": float(np.mean([bool(np.isin(c.tokens, end).any()) for c in completions])),
+            "sampler_tokens_per_second": loss_mask_GC.size / max(seconds, 1e-9),
+        }
