@@ -1,0 +1,170 @@
+"""Checkpoints that are whole or do not exist.
+
+A checkpoint is written beside its place, flushed to the disk, renamed, and only then marked complete. The mark lists
+every file with its size, so a torn or truncated checkpoint is recognised and passed over with a message.
+
+    ROOT/step-00000012/...      what the learner wrote, and state.json of the driver
+    ROOT/step-00000012/COMPLETE the mark
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MARK = "COMPLETE"
+STATE = "state.json"
+LITTLE_SPACE = 16 * 2**20  # bytes; a failed write with less than this left is taken for a full disk
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written. What was there before is untouched."""
+
+
+def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int = 2) -> Path:
+    """Write the checkpoint of `step` and remove all but the newest `keep`.
+
+    Args:
+        root: folder of the run's checkpoints; made where it is missing.
+        write: writes the learner's part into the folder it is given.
+        state: the driver's part, as JSON.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CheckpointError: the disk is full; older checkpoints stay.
+    """
+    final = root / f"step-{step:08d}"
+    aside = root / f".writing-{final.name}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        _check_space(root)
+        aside.mkdir()
+        write(aside)
+        (aside / STATE).write_text(json.dumps(state))
+        sizes = _flush(aside)
+        replaced = _rename(aside, final)
+        _write_mark(final, sizes)
+    except Exception as error:
+        full = _disk_is_full(error, root)
+        shutil.rmtree(aside, ignore_errors=True)
+        if full:
+            raise CheckpointError(
+                f"no space left in {root}: the checkpoint of step {step} was not written, older ones are whole. "
+                "Free some space, or lower checkpoint.keep"
+            ) from error
+        raise
+    if replaced is not None:
+        shutil.rmtree(replaced)
+    _forget_old(root, keep)
+    return final
+
+
+def latest_checkpoint(root: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Folder and driver state of the newest whole checkpoint, or None; torn ones are named in the log."""
+    for folder in reversed(_folders(root)):
+        fault = _fault(folder)
+        if fault is None:
+            return folder, json.loads((folder / STATE).read_text())
+        log.warning("checkpoint %s is passed over: %s", folder, fault)
+    return None
+
+
+def _fault(folder: Path) -> str | None:
+    """Why a checkpoint cannot be used; None where it is whole."""
+    mark = folder / MARK
+    if not mark.is_file():
+        return "it was not marked complete"
+    try:
+        sizes = json.loads(mark.read_text())
+    except json.JSONDecodeError:
+        return "its mark is damaged"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("step-*") if path.is_dir())
+
+
+def _flush(folder: Path) -> dict[str, int]:
+    """Force every file to the disk; their sizes by name."""
+    sizes: dict[str, int] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+        _sync(path)
+    _sync(folder)
+    return sizes
+
+
+def _rename(aside: Path, final: Path) -> Path | None:
+    """Move into place; a checkpoint of the same step that was there goes aside and is returned."""
+    replaced = None
+    if final.exists():
+        replaced = final.with_name(f".replaced-{final.name}")
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
+    aside.rename(final)
+    _sync(final.parent)
+    return replaced
+
+
+def _write_mark(folder: Path, sizes: dict[str, int]) -> None:
+    part = folder / f"{MARK}.part"
+    part.write_text(json.dumps(sizes))
+    _sync(part)
+    part.rename(folder / MARK)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _forget_old(root: Path, keep: int) -> None:
+    """Remove whole checkpoints beyond the newest `keep`, and torn ones older than the newest whole one."""
+    whole = [folder for folder in _folders(root) if _fault(folder) is None]
+    kept = whole[-keep:]
+    for folder in _folders(root):
+        if folder not in kept and folder < kept[-1]:
+            shutil.rmtree(folder)
+
+
+def _check_space(root: Path) -> None:
+    """A checkpoint is as large as the last one: see beforehand, so that no rank waits for one that could not write."""
+    for folder in reversed(_folders(root)):
+        if _fault(folder) is None:
+            needed = sum(json.loads((folder / MARK).read_text()).values())
+            if shutil.disk_usage(root).free < needed:
+                raise OSError(errno.ENOSPC, f"{needed} bytes are needed", str(root))
+            return
+
+
+def _disk_is_full(error: BaseException, root: Path) -> bool:
+    """Libraries hide ENOSPC behind their own errors, so the space that is left counts too."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return root.exists() and shutil.disk_usage(root).free < LITTLE_SPACE
