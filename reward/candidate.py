@@ -1,0 +1,224 @@
+"""One program in a sandbox: asked for values, restarted when it ends, ended when it is done."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from configs.schema import SandboxConfig
+from reward.sandbox.faults import SandboxFault
+from reward.sandbox.plain import BadReply, decode
+from reward.sandbox.process import Budget, Child, ChildGone, frame
+
+ANSWERS = ("v", "x", "o", "big", "quit")
+ONE_WRITE = 1 << 16  # bytes that a socket takes at once, whether or not the other side reads
+Question = tuple[str, list[Any]]  # operation and arguments
+
+
+class TestFailed(Exception):
+    """A test of the program failed; `reason` is one word."""
+
+    __test__ = False
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class LoadFailed(TestFailed):
+    """The program did not load, so none of its tests can pass."""
+
+
+class Reply(NamedTuple):
+    """A decoded answer: `value` is plain for kind ``v``, the raw JSON otherwise."""
+
+    kind: str
+    value: Any
+    raw: dict[str, Any]
+
+
+class Sandbox(Protocol):
+    """What a program needs of a sandbox."""
+
+    tier: str
+
+    def spawn(self, kind: str, cpu_limit: int) -> Child: ...
+
+    def alive(self) -> bool: ...
+
+
+def read_reply(message: dict[str, Any], token: str) -> Reply:
+    """The answer to the request `token`. Raises `ChildGone("protocol")` for anything else."""
+    kinds = [kind for kind in ANSWERS if kind in message]
+    if len(kinds) != 1 or message.get("n") != token or len(message) != 2:
+        raise ChildGone("protocol")
+    kind = kinds[0]
+    try:
+        value = decode(message[kind]) if kind == "v" else message[kind]
+    except BadReply:
+        raise ChildGone("protocol") from None
+    named = type(value) is list and len(value) == 2 and all(type(part) is str for part in value)
+    if kind == "x" and not named:
+        raise ChildGone("protocol")
+    return Reply(kind, value, message)
+
+
+class Asked(Protocol):
+    """A program that answers questions, wherever it runs.
+
+    `timeouts` counts questions that ran out of time; `load_failure` says why the program never came to its tests.
+    """
+
+    timeouts: int
+    load_failure: str
+
+    def expect(self, questions: list[Question]) -> None: ...
+
+    def begin_test(self) -> None: ...
+
+    def ask(self, operation: str, *arguments: Any) -> Reply: ...
+
+    def cpu_seconds(self) -> float: ...
+
+    def end(self) -> None: ...
+
+
+class Candidate:
+    """A program and the process that runs it.
+
+    A process that ends is replaced before the next test, and the test it ended in is tried once more: only a second end
+    counts against the program, since the first may have come from outside (an out-of-memory kill on a crowded node).
+    """
+
+    def __init__(self, sandbox: Sandbox, config: SandboxConfig, program: str, setup: str, tests: int) -> None:
+        self.sandbox, self.config = sandbox, config
+        self.program, self.setup = program, setup
+        self.budget = self._whole_budget()
+        self.cpu_limit = math.ceil(config.cpu_seconds * (tests + 2)) + 1
+        self.child: Child | None = None
+        self.used = 0.0  # CPU seconds of processes already ended
+        self.timeouts = 0
+        self.load_failure = ""
+        self.queue: deque[tuple[Question, str]] = deque()
+        self.sent = False
+
+    def _whole_budget(self) -> Budget:
+        cpu = self.config.cpu_seconds
+        return Budget(cpu, cpu * self.config.wall_factor, (self.config.reply_kb << 10) + 256)
+
+    def begin_test(self) -> None:
+        """All that is asked until the next test shares one budget."""
+        self.budget = self._whole_budget()
+
+    def expect(self, questions: list[Question]) -> None:
+        """Announce what will be asked next, in order: it is sent at once, which spares the processes much waiting."""
+        self.queue = deque((question, secrets.token_hex(8)) for question in questions)
+        self.sent = False
+
+    def ask(self, operation: str, *arguments: Any) -> Reply:
+        """The program's answer. Raises `TestFailed`, `LoadFailed` or `SandboxFault`."""
+        question = (operation, list(arguments))
+        if not (self.queue and self.queue[0][0] == question):
+            return self._ask_between(question)
+        try:
+            return self._try_twice(self._next_answer)
+        finally:
+            self.queue.popleft()
+            self.sent = self.sent and bool(self.queue)
+
+    def _ask_between(self, question: Question) -> Reply:
+        """The answer to a question that was not announced. Announced ones that were sent are asked again later."""
+        if self.sent:
+            self.end()
+        queue, self.queue = self.queue, deque()
+        try:
+            return self._try_twice(lambda child: self._exchange(child, self.budget, *question))
+        finally:
+            self.queue, self.sent = queue, False
+
+    def _try_twice(self, attempt: Callable[[Child], Reply]) -> Reply:
+        for last in (False, True):
+            child = self._loaded()
+            try:
+                return attempt(child)
+            except ChildGone as gone:
+                self._lost(gone)
+                if gone.reason != "exit" or last:
+                    raise TestFailed(gone.reason) from None
+        raise AssertionError("unreachable")
+
+    def _next_answer(self, child: Child) -> Reply:
+        """The answer to the first announced question."""
+        if not self.sent:
+            child.send(self._announced(), self.budget)
+            self.sent = True
+        return read_reply(child.receive(self.budget), self.queue[0][1])
+
+    def _announced(self) -> bytes:
+        """All announced questions, or the first ones that fit into one write (the others are then asked one by one)."""
+        data = b""
+        for number, ((operation, arguments), token) in enumerate(self.queue):
+            more = frame({"n": token, "op": operation, "args": arguments})
+            if data and len(data) + len(more) > ONE_WRITE:
+                self.queue = deque(itertools.islice(self.queue, number))
+                break
+            data += more
+        return data
+
+    def _exchange(self, child: Child, budget: Budget, operation: str, arguments: list[Any]) -> Reply:
+        token = secrets.token_hex(8)
+        child.send(frame({"n": token, "op": operation, "args": arguments}), budget)
+        return read_reply(child.receive(budget), token)
+
+    def _loaded(self) -> Child:
+        """A process that has run the program; a program that cannot load is not tried again."""
+        for last in (False, True):
+            if self.load_failure:
+                break
+            if self.child is not None:
+                return self.child
+            self._load(last)
+        if self.child is not None and not self.load_failure:
+            return self.child
+        raise LoadFailed(self.load_failure)
+
+    def _load(self, last: bool) -> None:
+        """Start a process and have it run the program, with the announced questions right behind it."""
+        child = self.child = self.sandbox.spawn("program", self.cpu_limit)
+        budget = self._whole_budget()
+        start = frame({"n": "load", "op": "load", "args": [self.program, self.setup]})
+        together = len(start) < ONE_WRITE
+        try:
+            child.send(start + self._announced() if together else start, budget)
+            self.sent = together
+            reply = read_reply(child.receive(budget), "load")
+        except ChildGone as gone:
+            self._lost(gone)
+            if gone.reason != "exit" or last:
+                self.load_failure = gone.reason
+            return
+        if reply.kind != "v":
+            self.load_failure = {"x": "exception", "quit": "exit"}.get(reply.kind, "protocol")
+
+    def _lost(self, gone: ChildGone) -> None:
+        """The process is of no more use. Raises `SandboxFault` where it was the zygote that died."""
+        self.timeouts += gone.reason == "timeout"
+        self.end()
+        if not self.sandbox.alive():
+            raise SandboxFault("zygote", "the zygote died under a program")
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all processes of this program so far."""
+        return self.used + (self.child.cpu_seconds() if self.child is not None else 0.0)
+
+    def end(self) -> None:
+        """Kill the process; the next question starts another."""
+        if self.child is not None:
+            self.child.end()
+            self.used += self.child.cpu
+            self.child = None
+            self.sent = False

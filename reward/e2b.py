@@ -1,0 +1,224 @@
+"""Judging in E2B's cloud sandboxes, through its own client; only where `sandbox.tier` says ``e2b``.
+
+A cloud sandbox is slow to make and rate-limited, so a pool of them is kept, each used for several programs, every
+program in a process of its own inside, and thrown away after `e2b_programs` programs or anything unusual. The same
+evaluator as in the local tiers is shipped in; expected values never are: comparison and judges stay on the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from configs.schema import SandboxConfig
+from data.problem import Problem
+from data.verdict import TestResult
+from reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
+from reward.e2b_pool import Pool
+from reward.runner import ATTEMPTS, Quarantined
+from reward.sandbox.faults import SandboxFault
+from reward.sandbox.local import LocalSandbox
+from reward.sandbox.plain import BadReply, parse
+from reward.sandbox.process import Child, ChildGone
+from reward.testcases import Case
+from reward.verdicts import Expectations, ProgramRun, known_questions
+
+SHIPPED = ("plain", "child", "kernel", "syscalls", "seccomp", "landlock", "namespaces", "driver")
+FOLDER = "/tmp/couplet-runner"
+BACK_OFF = 0.5  # seconds before a second attempt, doubled before each later one
+OVERHEAD = 30.0  # seconds of wall clock beyond what the program itself may take
+DEADLY = ("sandbox_died", "driver")  # faults that a program may have caused
+
+
+def setup_code() -> str:
+    """Python that writes the runner's files into a cloud sandbox."""
+    here = Path(__file__).parent / "sandbox"
+    files = {f"reward/sandbox/{name}.py": (here / f"{name}.py").read_text() for name in SHIPPED}
+    files |= {"reward/__init__.py": "", "reward/sandbox/__init__.py": ""}
+    return (
+        "import os\n"
+        f"for _name, _text in {files!r}.items():\n"
+        f"    _path = os.path.join({FOLDER!r}, _name)\n"
+        "    os.makedirs(os.path.dirname(_path), exist_ok=True)\n"
+        "    with open(_path, 'w') as _out:\n"
+        "        _out.write(_text)\n"
+    )
+
+
+def job_code(job: dict[str, Any], mark: str) -> str:
+    """Python that runs one job and prints its outcomes behind `mark`."""
+    return (
+        f"import json, sys\nif {FOLDER!r} not in sys.path:\n    sys.path.insert(0, {FOLDER!r})\nfrom reward.sandbox import driver\n"
+        f"print({mark!r} + json.dumps(driver.run({FOLDER!r}, json.loads({json.dumps(job)!r}))))\n"
+    )
+
+
+class CloudCandidate:
+    """A program in the cloud. Questions known beforehand are asked in one request; later ones start a new process."""
+
+    def __init__(self, pool: Pool, config: SandboxConfig, program: str, setup: str, questions: list[Question]) -> None:
+        self.pool, self.config = pool, config
+        self.program, self.setup = program, setup
+        self.timeouts = 0
+        self.load_failure = ""
+        self.used = 0.0
+        self.ready: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+        if questions:
+            for question, outcome in zip(questions, self._run(questions)):
+                self.ready.setdefault(json.dumps(question), []).append(outcome)
+
+    def begin_test(self) -> None:
+        """Budgets are kept inside the sandbox."""
+
+    def expect(self, questions: list[Question]) -> None:
+        """Everything known was asked at the start."""
+
+    def end(self) -> None:
+        """The process ended with its request."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the answers used so far."""
+        return self.used
+
+    def ask(self, operation: str, *arguments: Any) -> Reply:
+        """The program's answer. Raises `TestFailed`, `LoadFailed` or `SandboxFault`."""
+        if self.load_failure:
+            raise LoadFailed(self.load_failure)
+        question = (operation, list(arguments))
+        waiting = self.ready.get(json.dumps(question))
+        token, outcome = waiting.pop(0) if waiting else self._run([question])[0]
+        if "load" in outcome:
+            self.load_failure = self._load_failure(outcome["load"], token)
+            raise LoadFailed(self.load_failure)
+        return self._reply(outcome, token)
+
+    def _reply(self, outcome: dict[str, Any], token: str) -> Reply:
+        if "gone" in outcome:
+            self.timeouts += outcome["gone"] == "timeout"
+            raise TestFailed(str(outcome["gone"]))
+        try:
+            self.used += float(outcome["cpu"])
+            return read_reply(parse(outcome["body"].encode()), token)
+        except (BadReply, ChildGone, AttributeError, KeyError, TypeError, ValueError):
+            raise TestFailed("protocol") from None
+
+    def _load_failure(self, outcome: dict[str, Any], token: str) -> str:
+        try:
+            reply = self._reply(outcome, "load")
+        except TestFailed as failed:
+            return failed.reason
+        return {"x": "exception", "quit": "exit"}.get(reply.kind, "protocol")
+
+    def _run(self, questions: list[Question]) -> list[tuple[str, dict[str, Any]]]:
+        """(token, outcome) of each question. Raises `SandboxFault`."""
+        config, megabyte = self.config, 1 << 20
+        wall = config.cpu_seconds * config.wall_factor
+        tokens = [secrets.token_hex(8) for _ in questions]
+        job = {
+            "load": {"n": "load", "op": "load", "args": [self.program, self.setup]},
+            "requests": [{"n": t, "op": op, "args": args} for t, (op, args) in zip(tokens, questions)],
+            "cpu": config.cpu_seconds,
+            "wall": wall,
+            "cpu_limit": math.ceil(config.cpu_seconds * (len(questions) + 2)) + 1,
+            "reply": config.reply_kb << 10,
+            "max_timeouts": config.max_timeouts,
+            "fresh": config.fresh_process_per_test,
+            "limits": [
+                ["RLIMIT_AS", config.memory_mb * megabyte],
+                ["RLIMIT_FSIZE", config.file_mb * megabyte],
+                ["RLIMIT_NOFILE", config.open_files],
+                ["RLIMIT_CORE", 0],
+            ],
+        }
+        mark = secrets.token_hex(16)
+        seconds = wall * (config.max_timeouts + 1 + len(questions)) + OVERHEAD
+        # A process that ended out of turn may have left something behind.
+        text = self.pool.run(job_code(job, mark), seconds, lambda printed: '{"gone"' in printed)
+        lines = [line for line in text.splitlines() if line.startswith(mark)]
+        try:
+            outcomes = parse(lines[0][len(mark) :].encode()) if len(lines) == 1 else None
+        except BadReply:
+            outcomes = None
+        if type(outcomes) is not list or len(outcomes) != len(questions) or any(type(o) is not dict for o in outcomes):
+            raise SandboxFault("driver", "the runner inside the cloud sandbox gave no outcomes")
+        return list(zip(tokens, outcomes))
+
+
+class SharedJudges:
+    """The local sandbox that runs the problem sets' own trusted code for several programs at a time.
+
+    Trusted code may run in the unsafe tier too, where this machine offers no other.
+    """
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self.lock = threading.Lock()
+        self.sandbox = LocalSandbox(replace(config, tier="auto", allow_unsafe=True))
+        self.tier = self.sandbox.tier
+
+    def spawn(self, kind: str, cpu_limit: int) -> Child:
+        """A judge's process, from a fresh zygote where the last one died."""
+        with self.lock:
+            if not self.sandbox.alive():
+                self.sandbox.restart()
+            return self.sandbox.spawn(kind, cpu_limit)
+
+    def alive(self) -> bool:
+        """Whether the zygote still answers."""
+        with self.lock:
+            return self.sandbox.alive()
+
+    def close(self) -> None:
+        """End the zygote and everything it forked."""
+        self.sandbox.close()
+
+
+class E2BRunner:
+    """Runs programs in a pool of cloud sandboxes, several at once.
+
+    Raises `ConfigError` at construction for a missing client, a missing key or one that is refused.
+    """
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self.config = config
+        self.tier = "e2b"
+        self.parallel = config.e2b_pool
+        self.faults: Counter[str] = Counter()
+        self.expectations = Expectations()
+        self.pool = Pool(config, setup_code())
+        self.judges = SharedJudges(config)
+
+    @property
+    def restarts(self) -> int:
+        """Cloud sandboxes thrown away before their time."""
+        return self.pool.discarded
+
+    def run(self, problem: Problem, program: str, cases: tuple[Case, ...]) -> tuple[TestResult, ...]:
+        """Results in the order of `cases`. Raises `SandboxFault` or `Quarantined` after retries on other sandboxes."""
+        deadly = 0
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(BACK_OFF * 2 ** (attempt - 1))
+            try:
+                questions = [question for case in cases for question in known_questions(problem, case)]
+                candidate = CloudCandidate(self.pool, self.config, program, problem.test_setup, questions)
+                run = ProgramRun(self.judges, self.config, self.expectations, problem)
+                return tuple(run.results(candidate, cases))
+            except SandboxFault as fault:
+                self.faults[fault.kind] += 1
+                deadly += fault.kind in DEADLY
+                last = fault
+        if deadly == ATTEMPTS:
+            raise Quarantined(program)
+        raise last
+
+    def close(self) -> None:
+        """Kill the cloud sandboxes and the judges."""
+        self.pool.close()
+        self.judges.close()

@@ -1,0 +1,115 @@
+"""Attacks run at worker start: a tier holds on this machine when every one of them fails. No sysctl is trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.schema import SandboxConfig
+from reward.sandbox.faults import TierUnavailable
+from reward.sandbox.process import Budget, ChildGone, ZygoteProcess, frame
+
+PROGRAM = """
+import ctypes, os, resource, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def double(x):
+    return 2 * x
+def kernel(name, *arguments):
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+def connect(family, address):
+    with socket.socket(family) as wire:
+        wire.settimeout(2)
+        wire.connect(address)
+def limit(name):
+    resource.setrlimit(getattr(resource, name), (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+def write(path):
+    with open(path, "w") as out:
+        out.write("x")
+"""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """An expression that raises where the wall stands. `open_in`: tiers that do not promise this wall."""
+
+    name: str
+    expression: str
+    open_in: tuple[str, ...] = ()
+
+
+def _canaries(bait: Bait, config: SandboxConfig) -> tuple[Canary, ...]:
+    return (
+        Canary("read a file outside", f"open({bait.secret!r}).read()", ("seccomp",)),
+        Canary("write a file outside", f"write({bait.folder + '/written'!r})"),
+        Canary("list processes", "os.listdir('/proc')", ("seccomp",)),
+        Canary("connect over TCP", f"connect(socket.AF_INET, ('127.0.0.1', {bait.port}))"),
+        Canary("connect to a Unix socket", f"connect(socket.AF_UNIX, {bait.unix!r})"),
+        Canary("start a process", "os.fork()"),
+        Canary("run another program", "os.execv('/bin/true', ['true'])"),
+        Canary("signal the worker", f"os.kill({os.getpid()}, 0)"),
+        Canary("signal the parent", "os.kill(os.getppid(), 0)"),
+        Canary("raise the memory limit", "limit('RLIMIT_AS')"),
+        Canary("exceed the memory limit", f"len(bytearray({config.memory_mb} << 20))"),
+        Canary("make a user namespace", "kernel('unshare', 0x10000000)"),
+        Canary("mount", "kernel('mount', b'none', b'/tmp', b'tmpfs', 0, None)"),
+        Canary("trace a process", "kernel('ptrace', 16, os.getppid(), None, None)"),
+    )
+
+
+@dataclass(frozen=True)
+class Bait:
+    """What the canaries try to reach: a secret, a writable folder, a TCP and an abstract Unix listener."""
+
+    folder: str
+    secret: str
+    port: int
+    unix: str
+
+
+@contextlib.contextmanager
+def bait() -> Iterator[Bait]:
+    """Bait that any user of this machine could reach."""
+    with tempfile.TemporaryDirectory(prefix="couplet-canary-") as folder:
+        os.chmod(folder, 0o777)
+        secret = Path(folder, "secret")
+        secret.write_text("secret")
+        with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+            name = f"\0{folder}"
+            unix.bind(name)
+            unix.listen(4)
+            yield Bait(folder, str(secret), tcp.getsockname()[1], name)
+
+
+def hold(zygote: ZygoteProcess, config: SandboxConfig) -> None:
+    """Run every canary the tier promises to hold against. Raises `TierUnavailable` naming the first that gets through."""
+    with bait() as lure:
+        for canary in _canaries(lure, config):
+            if zygote.tier in canary.open_in:
+                continue
+            budget = Budget(cpu=10.0, wall=30.0, reply=config.reply_kb << 10)
+            child = zygote.spawn("program", 20)
+            try:
+                child.send(frame({"n": "c", "op": "load", "args": [PROGRAM, ""]}), budget)
+                loaded = child.receive(budget)
+                child.send(frame({"n": "c", "op": "eval", "args": ["double(21)"]}), budget)
+                honest = child.receive(budget)
+                child.send(frame({"n": "c", "op": "eval", "args": [canary.expression]}), budget)
+                reply = child.receive(budget)
+            except ChildGone as gone:
+                raise _broken(zygote.tier, canary.name, f"the program ended ({gone.reason})") from None
+            finally:
+                child.end()
+            if loaded.get("v", 0) is not None or honest.get("v") != 42:
+                raise _broken(zygote.tier, "run an honest program", f"{loaded} {honest}")
+            if "x" not in reply or os.path.exists(lure.folder + "/written"):
+                raise _broken(zygote.tier, canary.name, f"answered {str(reply)[:100]}")
+
+
+def _broken(tier: str, name: str, detail: str) -> TierUnavailable:
+    return TierUnavailable("canary", f"tier {tier} does not hold here: canary '{name}' was not stopped: {detail}")

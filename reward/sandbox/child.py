@@ -1,0 +1,107 @@
+"""What runs inside the sandbox: load a program, evaluate expressions, answer with plain values.
+
+Needs nothing but the standard library and `plain`. Nothing here is trusted: the program shares the process and may
+patch all of it. The process only ever holds inputs, never an expected value, and what it says is a value that the
+worker compares outside.
+
+Frames are a 4-byte big-endian length and as many bytes of ASCII JSON. A request carries a token ``n`` that its answer
+repeats; an answer holds exactly one of ``v`` (an encoded value), ``x`` ([exception class, nearest built-in class]),
+``o`` (type of a value that is not plain), ``big`` (value too large) and ``quit`` (SystemExit).
+"""
+
+import json
+import sys
+import types
+
+from reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
+
+
+def builtin_name(kind) -> str:
+    """Name of the nearest built-in class of an exception class."""
+    for base in kind.__mro__:
+        if base.__module__ == "builtins":
+            return str(base.__name__)
+    return "Exception"
+
+
+def answer(limit, work) -> dict:
+    """The answer to a request done by `work()`, without its token; what `work` raises becomes part of the answer."""
+    try:
+        return {"v": Encoder(limit).encode(work())}
+    except NotPlain as error:
+        return {"o": str(error)}
+    except TooLarge:
+        return {"big": True}
+    except SystemExit:
+        return {"quit": True}
+    except BaseException as error:
+        kind = type(error)
+        return {"x": [str(kind.__name__)[:80], builtin_name(kind)]}
+
+
+class Channel:
+    """Frames over a pair of functions `read(size) -> bytes` and `write(data) -> int`."""
+
+    def __init__(self, read, write) -> None:
+        self.read, self.write = read, write
+
+    def receive(self):
+        """The next request, or None at the end of the stream."""
+        head = self.exactly(4)
+        body = head and self.exactly(int.from_bytes(head, "big"))
+        return json.loads(body) if body else None
+
+    def exactly(self, size):
+        parts = []
+        while size:
+            data = self.read(min(size, 1 << 16))
+            if not data:
+                return None
+            parts.append(data)
+            size -= len(data)
+        return b"".join(parts)
+
+    def send(self, message) -> None:
+        body = json.dumps(message).encode("ascii")
+        data = memoryview(len(body).to_bytes(4, "big") + body)
+        while data:
+            data = data[self.write(data) :]
+
+
+class Program:
+    """A candidate program; its tests run in the module it makes."""
+
+    def __init__(self) -> None:
+        self.module = types.ModuleType("solution")
+
+    def load(self, source, setup) -> None:
+        """Run the program, then the problem's own setup. The module is not `__main__`: no main guard fires."""
+        sys.modules["solution"] = self.module
+        for text, name in ((source, "<program>"), (setup, "<setup>")):
+            if text:
+                exec(compile(text, name, "exec", dont_inherit=True), self.module.__dict__)
+
+    def eval(self, expression):
+        """The value of a test's expression."""
+        return eval(compile(expression, "<test>", "eval", dont_inherit=True), self.module.__dict__)
+
+    def exec(self, source) -> None:
+        """Run a whole test here: its verdict could be forged, so it counts as weak."""
+        exec(compile(source, "<test>", "exec", dont_inherit=True), dict(self.module.__dict__))
+
+    def call(self, name, args, kwargs):
+        """(value, arguments afterwards): the caller sees a function change its arguments."""
+        args, kwargs = decode(args), decode(kwargs)
+        return self.module.__dict__[name](*args, **kwargs), args
+
+
+OPERATIONS = ("load", "eval", "exec", "call")
+
+
+def serve(channel, limit, program) -> None:
+    """Answer requests ``{"n": token, "op": name, "args": [...]}`` until the stream ends."""
+    while (request := channel.receive()) is not None:
+        operation = getattr(program, request["op"]) if request["op"] in OPERATIONS else None
+        if operation is not None:
+            reply = answer(limit, lambda work=operation, args=request["args"]: work(*args))
+            channel.send({"n": request["n"], **reply})

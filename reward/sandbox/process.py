@@ -1,0 +1,286 @@
+"""The worker's side of a zygote: start it, have it fork children, talk to a child, end it.
+
+A child is driven from outside only: CPU time is read from its process clock, it is ended through its descriptor, and
+what it says is decoded strictly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import SandboxConfig
+from reward.sandbox import control
+from reward.sandbox.faults import SandboxFault, TierUnavailable
+from reward.sandbox.plain import BadReply, parse
+
+PROJECT = str(Path(__file__).resolve().parents[2])
+START_SECONDS = 60.0  # to start a zygote, imports included
+SPAWN_SECONDS = 30.0  # to fork a child: generous, since a busy node must not look like a fault
+SCRATCH_MB = 16
+STARTER = "import sys; sys.path.insert(0, {root!r}); from reward.sandbox.zygote import main; main({fd})"
+
+
+class ChildGone(Exception):
+    """The child ended or broke the protocol. `reason`: exit, timeout, oversize or protocol."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass
+class Budget:
+    """What is left to spend: CPU seconds of the child, wall-clock seconds of waiting; and the bytes of one reply."""
+
+    cpu: float
+    wall: float
+    reply: int
+
+
+def base_interpreter() -> str:
+    """The interpreter itself, not a virtual environment's link to it: only its own library is needed."""
+    return os.path.realpath(sys.executable)
+
+
+def cpu_clock(pidfd: int) -> int | None:
+    """The clock id of the process behind `pidfd`, or None where the system has none to offer."""
+    try:
+        lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+    except OSError:
+        return None
+    for line in lines.splitlines():
+        if line.startswith("Pid:") and int(line[4:]) > 0:
+            return (~int(line[4:]) << 3) | 2
+    return None
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    """A message as it travels."""
+    body = json.dumps(message).encode("ascii")
+    return len(body).to_bytes(4, "big") + body
+
+
+class Child:
+    """One confined process: a program's, or a judge's."""
+
+    def __init__(self, wire: socket.socket, pid: int, pidfd: int | None) -> None:
+        self.wire, self.pid, self.pidfd = wire, pid, pidfd
+        self.clock = None if pidfd is None else cpu_clock(pidfd)
+        self.cpu = 0.0
+        self.buffer = bytearray()
+        wire.setblocking(False)
+
+    def cpu_seconds(self) -> float:
+        """CPU time used so far, as last seen while the process lived."""
+        if self.clock is not None:
+            with contextlib.suppress(OSError):
+                self.cpu = max(self.cpu, time.clock_gettime(self.clock))
+        return self.cpu
+
+    def send(self, data: bytes, budget: Budget) -> None:
+        """Send frames (see `frame`). Raises `ChildGone`."""
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self.wire.send(left) :]
+            except BlockingIOError:
+                self._wait(select.POLLOUT, budget)
+            except OSError:
+                raise ChildGone("exit") from None
+
+    def receive(self, budget: Budget) -> dict[str, Any]:
+        """The next frame, as a JSON object. Raises `ChildGone`."""
+        while (body := self._body(budget.reply)) is None:
+            self._wait(select.POLLIN, budget)
+            try:
+                data = self.wire.recv(1 << 18)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                raise ChildGone("exit")
+            self.buffer += data
+        try:
+            message = parse(body)
+        except BadReply:
+            raise ChildGone("protocol") from None
+        if type(message) is not dict:
+            raise ChildGone("protocol")
+        return message
+
+    def _body(self, limit: int) -> bytes | None:
+        """The body of the first whole frame that has arrived, taken from the buffer; None while there is none."""
+        if len(self.buffer) < 4:
+            return None
+        size = int.from_bytes(self.buffer[:4], "big")
+        if size > limit:
+            raise ChildGone("oversize")
+        if size == 0:
+            raise ChildGone("protocol")
+        if len(self.buffer) < size + 4:
+            return None
+        body = bytes(self.buffer[4 : size + 4])
+        del self.buffer[: size + 4]
+        return body
+
+    def _wait(self, event: int, budget: Budget) -> None:
+        """Wait until the wire is ready, spending `budget`. Raises `ChildGone("timeout")` when it is spent."""
+        used, now = self.cpu_seconds(), time.monotonic()
+        poll = select.poll()
+        poll.register(self.wire, event)
+        while budget.wall > 0 and budget.cpu > 0:
+            ready = poll.poll(1000 * max(min(budget.wall, budget.cpu), 0.001))
+            before, started = used, now
+            used, now = self.cpu_seconds(), time.monotonic()
+            budget.cpu -= used - before
+            budget.wall -= now - started
+            if ready:
+                return
+        raise ChildGone("timeout")
+
+    def end(self) -> None:
+        """Kill the process, and with it all it started."""
+        self.cpu_seconds()
+        with contextlib.suppress(ProcessLookupError):
+            if self.pidfd is None:
+                os.kill(self.pid, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        self.wire.close()
+
+
+class ZygoteProcess:
+    """A running zygote of one tier. Raises `TierUnavailable` when the tier's walls cannot be built."""
+
+    def __init__(self, tier: str, config: SandboxConfig, package_paths: tuple[str, ...] = ()) -> None:
+        self.tier = tier
+        self.control, theirs = socket.socketpair()
+        command = [base_interpreter(), "-s", "-S", "-P", "-B", "-c"]
+        with theirs:
+            self.process = subprocess.Popen(
+                [*command, STARTER.format(root=PROJECT, fd=theirs.fileno())],
+                env={"PYTHONHASHSEED": "0"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                cwd="/",
+                start_new_session=True,
+            )
+        try:
+            self._introduce(settings(tier, config, package_paths))
+        except BaseException:
+            self.close()
+            raise
+
+    def _introduce(self, values: dict[str, Any]) -> None:
+        worker = []
+        with contextlib.suppress(OSError, AttributeError):
+            worker.append(os.pidfd_open(os.getpid()))
+        try:
+            control.send(self.control, values, worker)
+            reply, _ = self._answer(START_SECONDS)
+        except SandboxFault as fault:
+            raise TierUnavailable("start", f"tier {self.tier}: {fault.detail}") from None
+        finally:
+            for descriptor in worker:
+                os.close(descriptor)
+        if "error" in reply:
+            raise TierUnavailable("start", f"tier {self.tier}: {reply['error']}")
+
+    def _answer(self, seconds: float) -> tuple[dict[str, Any], list[int]]:
+        self.control.settimeout(seconds)
+        try:
+            message, descriptors = control.receive(self.control)
+        except OSError as error:
+            raise SandboxFault("zygote", f"no answer from the zygote: {error or type(error).__name__}") from None
+        if message is None:
+            raise SandboxFault("zygote", "the zygote has ended")
+        return message, descriptors
+
+    def spawn(self, kind: str, cpu_limit: int) -> Child:
+        """A new confined child. Raises `SandboxFault`."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                control.send(self.control, {"kind": kind, "cpu": cpu_limit}, [theirs.fileno()])
+                reply, descriptors = self._answer(SPAWN_SECONDS)
+            except OSError as error:
+                ours.close()
+                raise SandboxFault("zygote", str(error)) from None
+            except SandboxFault:
+                ours.close()
+                raise
+        if "error" in reply:
+            ours.close()
+            raise SandboxFault("spawn", reply["error"])
+        child = Child(ours, reply["pid"], descriptors[0] if descriptors else None)
+        self._admit(child)
+        return child
+
+    def _admit(self, child: Child) -> None:
+        """Wait until the child stands behind its walls; what it says before that is the zygote's own word."""
+        budget = Budget(cpu=SPAWN_SECONDS, wall=SPAWN_SECONDS, reply=1 << 12)
+        try:
+            first = child.receive(budget)
+        except ChildGone as gone:
+            child.end()
+            kind = "spawn" if self.alive() else "zygote"
+            raise SandboxFault(kind, f"a child ended before it was confined ({gone.reason})") from None
+        if "ready" not in first:
+            child.end()
+            raise SandboxFault("spawn", str(first.get("fault")))
+
+    def alive(self) -> bool:
+        """Whether the zygote answers. Its children die after its socket closes, so this tells whose fault an end was."""
+        try:
+            control.send(self.control, {"ping": True}, [])
+            return self._answer(SPAWN_SECONDS)[0] == {"ping": True}
+        except (OSError, SandboxFault):
+            return False
+
+    def close(self) -> None:
+        """End the zygote and everything it forked."""
+        self.control.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(2)
+        self.process.kill()
+        self.process.wait()
+
+
+def settings(tier: str, config: SandboxConfig, package_paths: tuple[str, ...]) -> dict[str, Any]:
+    """What a zygote is told once: its tier, the limits it hands down to its children, and theirs alone."""
+    megabyte = 1 << 20
+    rlimits = [
+        ("RLIMIT_AS", config.memory_mb * megabyte),
+        ("RLIMIT_FSIZE", config.file_mb * megabyte),
+        ("RLIMIT_NOFILE", config.open_files),
+        ("RLIMIT_CORE", 0),
+        ("RLIMIT_MEMLOCK", 0),
+        ("RLIMIT_MSGQUEUE", 0),
+    ]
+    own_user = tier == "namespace" or (tier != "rlimits" and os.getuid() == 0)
+    return {
+        "tier": tier,
+        "rlimits": rlimits,
+        "processes": config.processes if own_user else None,  # elsewhere it would count the user's other processes
+        "reply": config.reply_kb << 10,
+        "scratch_mb": SCRATCH_MB,
+        "packages": list(config.packages),
+        "package_paths": list(package_paths),
+        "hidden_paths": [PROJECT],
+    }

@@ -1,0 +1,105 @@
+"""Reward functions by name, and the weighted sum that is paid.
+
+A reward function maps one judged answer to a number, usually in [0, 1]; `RewardConfig.functions` gives each its weight.
+To pay for something else, write a function of a `Judged` in any module the workers can import, and name it in the
+recipe as ``module:function``:
+
+    reward:
+      functions: {code: 2.0, code_format: 0.5, "my_rewards:short": 0.1}
+
+A module that is imported anyway may instead give it a plain name with ``@register("short")``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from configs.schema import ConfigError
+from data.problem import Problem
+from data.verdict import TestResult
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a reward function sees of one answer.
+
+    Attributes:
+        text: the completion, cut at its first end token.
+        program: the code that was executed; empty where the format rule refused the text.
+        format: 1.0 accepted, 0.5 accepted but the code does not parse, 0.0 refused.
+        rewarded_tests: results of the tests that may be paid for; empty where nothing was run.
+        pass_rate: their pass rate after the configured rule (partial credit or all-or-nothing).
+    """
+
+    problem: Problem
+    text: str
+    program: str
+    format: float
+    rewarded_tests: tuple[TestResult, ...]
+    pass_rate: float
+
+
+RewardFunction = Callable[[Judged], float]
+REWARDS: dict[str, RewardFunction] = {}
+
+
+def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
+    """Make a reward function available under `name`. Raises ValueError for a name already taken."""
+
+    def keep(function: RewardFunction) -> RewardFunction:
+        if name in REWARDS:
+            raise ValueError(f"reward function {name!r} is already registered")
+        REWARDS[name] = function
+        return function
+
+    return keep
+
+
+@register("code")
+def code(judged: Judged) -> float:
+    """The pass rate, paid only for an answer in the right format."""
+    return judged.pass_rate if judged.format == 1.0 else 0.0
+
+
+@register("code_format")
+def code_format(judged: Judged) -> float:
+    """1 for an accepted format, 0.5 where its code does not parse, else 0."""
+    return judged.format
+
+
+def chosen(functions: dict[str, float]) -> dict[str, tuple[RewardFunction, float]]:
+    """The named functions with their weights, by metric name (``module_function`` for ``module:function``).
+
+    Raises `ConfigError`, for an unknown name with the nearest known one.
+    """
+    return {
+        re.sub(r"[^a-z0-9_]", "_", name.lower()): (_find(name, weight), weight) for name, weight in functions.items()
+    }
+
+
+def _find(name: str, weight: float) -> RewardFunction:
+    module, colon, attribute = name.partition(":")
+    where = f"reward.functions.{name} = {weight!r}"
+    if colon:
+        try:
+            function = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{where}: cannot be imported: {error}") from None
+        if not callable(function):
+            raise ConfigError(f"{where}: {attribute!r} of {module!r} is no function")
+        return function
+    if name not in REWARDS:
+        near = difflib.get_close_matches(name, REWARDS, 1, 0.0)
+        known = ", ".join(sorted(REWARDS))
+        raise ConfigError(f"{where}: no reward function of that name; did you mean {near[0]!r}? known: {known}")
+    return REWARDS[name]
+
+
+def pay(functions: dict[str, tuple[RewardFunction, float]], judged: Judged) -> tuple[float, dict[str, float]]:
+    """(total reward, unweighted value of each function)."""
+    parts = {name: float(function(judged)) for name, (function, _) in functions.items()}
+    return sum(parts[name] * weight for name, (_, weight) in functions.items()), parts

@@ -1,0 +1,245 @@
+"""Scoring a file of samples against a file of problems, on several workers; no Ray needed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ConfigError, RewardConfig, SandboxConfig
+from data.benchmarks import load_problems
+from data.problem import Problem
+from data.verdict import Outcome, Verdict
+from reward.samples import Sample, read_samples
+from reward.testcases import plan
+from reward.worker import RewardWorker
+
+# Published solutions may be slow: the limits are wider than in training.
+SCORING = SandboxConfig(cpu_seconds=10.0, memory_mb=1024)
+CHUNK = 16  # samples of one problem sent to a worker at once, so that equal ones are joined
+POOL_ATTEMPTS = 5  # new pools in a row without a finished chunk before the run is given up
+BACK_OFF = 0.2  # seconds before a sample lost to a fault is tried again; doubled each time
+
+Progress = Callable[[int, int], None]
+Chunk = tuple[int, ...]  # indices of samples, all of one problem
+
+
+@dataclass
+class FileScore:
+    """What scoring a file gave.
+
+    Attributes:
+        rows: one per sample, in the samples' order, as written to the verdict file.
+        counts: (judged samples, passed samples) of every problem that has samples.
+        problems: problems in the set; `unanswered` of them have no sample.
+        weak: samples whose verdict rests on a test that ran in the candidate's own process.
+        infra: samples without a verdict. timeouts: samples in which a test ran out of time.
+        seconds: wall clock of the scoring; tier: the sandbox's; out: the verdict file.
+    """
+
+    rows: list[dict[str, Any]]
+    counts: dict[str, tuple[int, int]]
+    problems: int
+    unanswered: int
+    weak: int
+    infra: int
+    timeouts: int
+    quarantined: int
+    seconds: float
+    tier: str
+    out: Path
+
+
+def score_file(
+    problems_path: str | Path,
+    samples_path: str | Path,
+    out: str | Path | None = None,
+    workers: int = 1,
+    reward: RewardConfig | None = None,
+    sandbox: SandboxConfig | None = None,
+    progress: Progress | None = None,
+) -> FileScore:
+    """Judge every sample and write one verdict per line to `out`, in the samples' order.
+
+    Args:
+        problems_path: HumanEval, MBPP (full or sanitised), HumanEval+, MBPP+, AceCode or our own Parquet, by content.
+        samples_path: see `reward.samples`.
+        out: JSON lines of verdicts (default: beside the samples, `<name>.verdicts.jsonl`); written aside, then renamed.
+        workers: sandboxes, each with a process of its own; 1 judges in this process.
+        progress: called with (samples judged, samples in all).
+
+    Raises:
+        ValueError: a broken, empty or contradictory file, by name and line, before anything is run.
+        ConfigError: fewer than one worker.
+        TierUnavailable: no sandbox tier holds on this machine.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers = {workers}: must be at least 1")
+    problems = load_problems(str(problems_path))
+    samples = read_samples(Path(samples_path), problems)
+    for problem in {id(sample.problem): sample.problem for sample in samples}.values():
+        plan(problem)
+    reward, sandbox = reward or RewardConfig(), sandbox or SCORING
+    started = time.monotonic()
+    verdicts, tier = _judge_all(samples, workers, reward, sandbox, progress or (lambda done, of: None))
+    seconds = time.monotonic() - started
+    rows = [_row(sample, verdict) for sample, verdict in zip(samples, verdicts)]
+    target = Path(out) if out is not None else Path(samples_path).with_suffix(".verdicts.jsonl")
+    _write(target, rows)
+    return _summary(rows, verdicts, problems, seconds, tier, target)
+
+
+def _judge_all(
+    samples: Sequence[Sample], workers: int, reward: RewardConfig, sandbox: SandboxConfig, progress: Progress
+) -> tuple[list[Verdict], str]:
+    """Verdicts in the samples' order, and the tier. A sample lost to a fault is tried again, elsewhere if possible."""
+    verdicts: list[Verdict | None] = [None] * len(samples)
+    done = 0
+    with RewardWorker(reward, sandbox) as own:
+        judge = _in_this_process(own, samples) if workers == 1 else _in_processes(samples, workers, reward, sandbox)
+        todo = list(_chunks(samples, range(len(samples))))
+        for attempt in range(reward.retries + 1):
+            lost: list[int] = []
+            for chunk, found in judge(todo):
+                for index, verdict in zip(chunk, found):
+                    verdicts[index] = verdict
+                    retry = verdict.outcome is Outcome.INFRA_ERROR and attempt < reward.retries
+                    lost += [index] if retry else []
+                    done += not retry
+                progress(done, len(samples))
+            if not lost:
+                break
+            time.sleep(BACK_OFF * 2**attempt)
+            todo = list(_chunks(samples, sorted(lost)))
+        return [verdict for verdict in verdicts if verdict is not None], own.tier
+
+
+def _chunks(samples: Sequence[Sample], indices: Sequence[int]) -> Iterator[Chunk]:
+    """Samples grouped by problem, at most `CHUNK` at a time."""
+    groups: dict[str, list[int]] = {}
+    for index in indices:
+        groups.setdefault(samples[index].problem.problem_id, []).append(index)
+    for group in groups.values():
+        for start in range(0, len(group), CHUNK):
+            yield tuple(group[start : start + CHUNK])
+
+
+Judge = Callable[[Sequence[Chunk]], Iterator[tuple[Chunk, list[Verdict]]]]
+
+
+def _in_this_process(worker: RewardWorker, samples: Sequence[Sample]) -> Judge:
+    def judge(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, list[Verdict]]]:
+        for chunk in chunks:
+            yield chunk, worker.judge([samples[i].problem for i in chunk], [samples[i].program for i in chunk])
+
+    return judge
+
+
+_worker: RewardWorker | None = None  # of a pool's process
+
+
+def _start_worker(reward: RewardConfig, sandbox: SandboxConfig) -> None:
+    global _worker
+    _worker = RewardWorker(reward, sandbox)
+
+
+def _judge_chunk(problem: Problem, programs: list[str]) -> list[Verdict]:
+    assert _worker is not None
+    return _worker.judge([problem] * len(programs), programs)
+
+
+def _in_processes(samples: Sequence[Sample], workers: int, reward: RewardConfig, sandbox: SandboxConfig) -> Judge:
+    """A pool of processes; one that dies takes no verdict with it, its chunks are judged again by a fresh pool."""
+
+    def judge(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, list[Verdict]]]:
+        left = dict.fromkeys(chunks)
+        failures = 0
+        while left:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(workers, context, _start_worker, (reward, sandbox)) as pool:
+                try:
+                    futures = {_submit(pool, samples, chunk): chunk for chunk in left}
+                    for future in as_completed(futures):
+                        result = futures[future], future.result()
+                        del left[futures[future]]
+                        failures = 0
+                        yield result
+                except BrokenProcessPool:
+                    failures += 1
+                    if failures == POOL_ATTEMPTS:
+                        raise
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+
+    return judge
+
+
+def _submit(pool: ProcessPoolExecutor, samples: Sequence[Sample], chunk: Chunk) -> Future[list[Verdict]]:
+    return pool.submit(_judge_chunk, samples[chunk[0]].problem, [samples[index].program for index in chunk])
+
+
+def _row(sample: Sample, verdict: Verdict) -> dict[str, Any]:
+    judged = verdict.outcome is not Outcome.INFRA_ERROR
+    weak = any(test.strength == "weak" for test in verdict.tests)
+    return {
+        "task_id": sample.problem.problem_id,
+        "sample": sample.number,
+        "passed": verdict.outcome is Outcome.PASSED if judged else None,
+        "pass_rate": verdict.pass_rate if judged else None,
+        "verdict": ("weak" if weak else "strong") if judged else None,
+        "reason": verdict.reason,
+        "tests": [
+            {
+                "passed": test.passed,
+                "reason": test.reason,
+                "verdict": test.strength,
+                "cpu_seconds": round(test.cpu_seconds, 6),
+            }
+            for test in verdict.tests
+        ],
+        "cpu_seconds": round(verdict.cpu_seconds, 6),
+    }
+
+
+def _write(target: Path, rows: Sequence[dict[str, Any]]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.part")
+    with aside.open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    os.replace(aside, target)
+
+
+def _summary(
+    rows: list[dict[str, Any]],
+    verdicts: Sequence[Verdict],
+    problems: Sequence[Problem],
+    seconds: float,
+    tier: str,
+    out: Path,
+) -> FileScore:
+    judged, passed = Counter[str](), Counter[str]()
+    for row in rows:
+        judged[row["task_id"]] += row["passed"] is not None
+        passed[row["task_id"]] += row["passed"] is True
+    return FileScore(
+        rows=rows,
+        counts={task: (judged[task], passed[task]) for task in judged},
+        problems=len(problems),
+        unanswered=len(problems) - len(judged),
+        weak=sum(row["verdict"] == "weak" for row in rows),
+        infra=sum(row["passed"] is None for row in rows),
+        timeouts=sum(any(test.reason == "timeout" for test in verdict.tests) for verdict in verdicts),
+        quarantined=sum(verdict.outcome is Outcome.QUARANTINED for verdict in verdicts),
+        seconds=seconds,
+        tier=tier,
+        out=out,
+    )

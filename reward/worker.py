@@ -1,0 +1,213 @@
+"""The reward worker: completions in, verdicts out. Never torch, never Ray."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from configs.schema import RewardConfig, SandboxConfig
+from data.problem import Problem
+from data.seeds import derive_seed
+from data.verdict import Outcome, TestResult, Verdict
+from reward.cache import VerdictCache, limits_fingerprint, problem_fingerprint, program_key
+from reward.code_format import read_answer
+from reward.runner import LocalRunner, Quarantined, Runner
+from reward.sandbox.faults import SandboxFault
+from reward.score import Judged, chosen, pay
+from reward.testcases import Case, plan
+
+
+class Run(NamedTuple):
+    """What running a program gave: results, or why there are none."""
+
+    results: tuple[TestResult, ...]
+    outcome: Outcome | None = None  # INFRA_ERROR or QUARANTINED where there are no results
+    reason: str = ""
+    cached: bool = False
+
+
+Work = tuple[str, Problem, str, tuple[Case, ...]]  # cache key, problem, program, its tests
+
+
+def open_runner(config: SandboxConfig) -> Runner:
+    """The runner of the configured tier. The cloud is used only where `sandbox.tier` names it."""
+    if config.tier == "e2b":
+        from reward.e2b import E2BRunner
+
+        return E2BRunner(config)
+    return LocalRunner(config)
+
+
+def visible_tests(problem: Problem, tests: int, hidden_share: float) -> list[bool]:
+    """Which tests may be paid for: all but floor(hidden_share * tests), drawn by the problem's id; at least one."""
+    hidden = min(math.floor(hidden_share * tests), tests - 1)
+    seed = derive_seed(0, f"hidden tests of {problem.problem_id}")
+    drawn = set(random.Random(seed).sample(range(tests), hidden))
+    return [index not in drawn for index in range(tests)]
+
+
+def pass_rate(results: Sequence[TestResult], rule: str) -> float:
+    """Share of passed tests, or with `all_or_nothing` 1.0 only when all passed."""
+    passed = sum(result.passed for result in results)
+    return float(passed == len(results)) if rule == "all_or_nothing" else passed / len(results)
+
+
+class RewardWorker:
+    """Judges completions with one sandbox; stateless but for its verdict cache.
+
+    Raises `ConfigError` for an unknown reward function and `TierUnavailable` when no sandbox tier holds here. Calls may
+    come from several threads; they take turns.
+    """
+
+    def __init__(self, reward: RewardConfig, sandbox: SandboxConfig) -> None:
+        self.config = reward
+        self.functions = chosen(reward.functions)
+        self.runner = open_runner(sandbox)
+        self.tier = self.runner.tier
+        self.limits = limits_fingerprint(sandbox, self.tier)
+        self.cache = VerdictCache(reward.cache_entries)
+        self.counts: Counter[str] = Counter()
+        self.cpu = 0.0
+        self.lock = threading.Lock()
+        self.plans: dict[str, tuple[Case, ...]] = {}
+
+    def __enter__(self) -> RewardWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the sandbox and everything it started."""
+        self.runner.close()
+
+    def score(self, problem: Problem, texts: Sequence[str]) -> list[Verdict]:
+        """One verdict per completion of `problem`, in order. `texts` end before their first end token."""
+        return self.score_batch([problem] * len(texts), texts)
+
+    def score_batch(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+        """One verdict per (problem, completion) pair, in order. Raises ValueError for a problem without tests."""
+        formats = [
+            read_answer(text, problem, self.config.strict_format) for problem, text in zip(problems, texts, strict=True)
+        ]
+        wanted = [index for index, answer in enumerate(formats) if answer.score == 1.0]
+        runs = dict(zip(wanted, self.run_batch([problems[i] for i in wanted], [formats[i].program for i in wanted])))
+        verdicts = []
+        for index, (problem, text) in enumerate(zip(problems, texts)):
+            answer, run = formats[index], runs.get(index)
+            if run is not None and run.outcome is not None:
+                verdicts.append(Verdict(run.outcome, math.nan, reason=run.reason))
+                continue
+            results = run.results if run else ()
+            rewarded = self._rewarded(problem, results)
+            rate = pass_rate(rewarded, self.config.pass_rate) if rewarded else 0.0
+            judged = Judged(problem, text, answer.program, answer.score, rewarded, rate)
+            total, parts = pay(self.functions, judged)
+            verdicts.append(self._verdict(run, total, parts))
+        return verdicts
+
+    def judge(self, problems: Sequence[Problem], programs: Sequence[str]) -> list[Verdict]:
+        """Verdicts of whole programs, without the format rule; the reward is the pass rate."""
+        verdicts = []
+        for run in self.run_batch(problems, programs):
+            if run.outcome is not None:
+                verdicts.append(Verdict(run.outcome, math.nan, reason=run.reason))
+            else:
+                verdicts.append(self._verdict(run, pass_rate(run.results, "partial"), {}))
+        return verdicts
+
+    def _rewarded(self, problem: Problem, results: tuple[TestResult, ...]) -> tuple[TestResult, ...]:
+        if not results or self.config.hidden_share == 0:
+            return results
+        visible = visible_tests(problem, len(results), self.config.hidden_share)
+        return tuple(result for result, shown in zip(results, visible) if shown)
+
+    def _verdict(self, run: Run | None, reward: float, parts: dict[str, float]) -> Verdict:
+        if run is None:
+            return Verdict(Outcome.FORMAT_ERROR, reward, parts=parts, reason="format")
+        failed = next((result.reason for result in run.results if not result.passed), "")
+        return Verdict(
+            Outcome.FAILED if failed else Outcome.PASSED,
+            reward,
+            pass_rate(run.results, "partial"),
+            parts,
+            run.results,
+            failed,
+            sum(result.cpu_seconds for result in run.results),
+            run.cached,
+        )
+
+    def run_batch(self, problems: Sequence[Problem], programs: Sequence[str]) -> list[Run]:
+        """Run each program once; equal programs of equal problems share one run. Faults come back as outcomes."""
+        prints = {id(problem): problem_fingerprint(problem) for problem in problems}
+        keys = [program_key(text, prints[id(problem)], self.limits) for problem, text in zip(problems, programs)]
+        cases = []
+        for problem in problems:
+            fingerprint = prints[id(problem)]
+            if fingerprint not in self.plans:
+                self.plans[fingerprint] = plan(problem)
+            cases.append(self.plans[fingerprint])
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        with self.lock:
+            self.counts["joined"] += len(keys) - len(first)
+            runs = self._run_all([(key, problems[i], programs[i], cases[i]) for key, i in first.items()])
+        return [runs[key] for key in keys]
+
+    def _run_all(self, work: Sequence[Work]) -> dict[str, Run]:
+        """Runs by key, from memory where it has them."""
+        runs: dict[str, Run] = {}
+        todo = []
+        for item in work:
+            remembered = self.cache.get(item[0])
+            if remembered is None:
+                todo.append(item)
+            else:
+                runs[item[0]] = Run(remembered, cached=True)
+        if self.runner.parallel > 1 and len(todo) > 1:
+            with ThreadPoolExecutor(self.runner.parallel) as pool:
+                fresh = list(pool.map(self._run, todo))
+        else:
+            fresh = [self._run(item) for item in todo]
+        for (key, *_), run in zip(todo, fresh):
+            runs[key] = run
+            self._account(key, run)
+        return runs
+
+    def _run(self, work: Work) -> Run:
+        _, problem, program, cases = work
+        try:
+            return Run(self.runner.run(problem, program, cases))
+        except Quarantined:
+            return Run((), Outcome.QUARANTINED, "quarantined")
+        except SandboxFault as fault:
+            return Run((), Outcome.INFRA_ERROR, fault.kind)
+
+    def _account(self, key: str, run: Run) -> None:
+        self.counts["programs"] += 1
+        self.counts["quarantined"] += run.outcome is Outcome.QUARANTINED
+        self.counts["infra_errors"] += run.outcome is Outcome.INFRA_ERROR
+        if run.outcome is None:
+            self.cache.put(key, run.results)
+        self.cpu += sum(result.cpu_seconds for result in run.results)
+        self.counts["tests"] += len(run.results)
+        self.counts["weak_tests"] += sum(result.strength == "weak" for result in run.results)
+        self.counts["timeouts"] += sum(result.reason == "timeout" for result in run.results)
+
+    def stats(self) -> dict[str, float]:
+        """Counters since the start, as flat metrics."""
+        names = ("programs", "tests", "weak_tests", "timeouts", "joined", "infra_errors", "quarantined")
+        looked_up = self.cache.hits + self.cache.misses
+        return {
+            **{name: float(self.counts[name]) for name in names},
+            "cpu_seconds": self.cpu,
+            "cache_hits": float(self.cache.hits),
+            "cache_misses": float(self.cache.misses),
+            "cache_hit_rate": self.cache.hits / looked_up if looked_up else 0.0,
+            "restarts": float(self.runner.restarts),
+            **{f"faults_{kind}": float(count) for kind, count in self.runner.faults.items()},
+        }

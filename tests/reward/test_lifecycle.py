@@ -1,0 +1,316 @@
+"""Nothing outlives a worker, nothing leaks, and nothing that happens to a sandbox changes a verdict."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from configs.schema import RewardConfig, SandboxConfig
+from data.problem import Problem
+from data.verdict import Outcome
+from reward.worker import RewardWorker
+
+PROJECT = str(Path(__file__).resolve().parents[2])
+DOUBLE = Problem("double", "q", tuple(f"assert f({x}) == {2 * x}" for x in range(5)))
+TIERS = pytest.mark.parametrize("tier", ["namespace", "landlock"])
+
+VICTIM = """
+import sys, threading
+sys.path.insert(0, {project!r})
+from configs.schema import RewardConfig, SandboxConfig
+from data.problem import Problem
+from reward.worker import RewardWorker
+worker = RewardWorker(RewardConfig(), SandboxConfig(tier={tier!r}, cpu_seconds=120.0))
+print(worker.runner.sandbox.zygote.process.pid, flush=True)
+worker.judge([Problem("p", "q", ("assert f(1) == 1",))], ["def f(x):\\n    while True: pass"])
+"""
+
+
+def descendants(pid: int) -> set[int]:
+    """Live process ids below `pid`."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+    found: set[int] = set()
+    while more := {child for child, parent in parents.items() if parent in {pid, *found}} - found:
+        found |= more
+    return found
+
+
+def running(pids: set[int]) -> set[int]:
+    """Those of `pids` that still run (a zombie does not)."""
+    alive = set()
+    for pid in pids:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX":
+                alive.add(pid)
+        except OSError:
+            continue
+    return alive
+
+
+def soon(condition, seconds=10.0) -> bool:
+    """Whether `condition()` becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@TIERS
+def test_everything_dies_with_a_killed_worker(tier):
+    command = [sys.executable, "-c", VICTIM.format(project=PROJECT, tier=tier)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
+        assert victim.stdout is not None
+        zygote = int(victim.stdout.readline())
+        assert soon(lambda: len(descendants(zygote)) >= (2 if tier == "namespace" else 1))
+        family = {zygote, *descendants(zygote)}
+        victim.kill()
+    assert soon(lambda: not running(family)), running(family)
+
+
+@TIERS
+def test_a_forked_copy_of_the_worker_keeps_nothing_alive(tier):
+    """A copy holds the control socket open, so the zygote must watch the worker itself."""
+    command = [sys.executable, "-c", "import os\n" + VICTIM.format(project=PROJECT, tier=tier).replace(
+        "worker.judge", "if os.fork() == 0:\n    import time\n    time.sleep(20)\n    os._exit(0)\nworker.judge"
+    )]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
+        assert victim.stdout is not None
+        zygote = int(victim.stdout.readline())
+        assert soon(lambda: len(descendants(victim.pid)) >= 2 and descendants(zygote))
+        copies = {pid for pid in descendants(victim.pid) if pid != zygote} - descendants(zygote)
+        family = {zygote, *descendants(zygote)}
+        victim.kill()
+        assert soon(lambda: not running(family)), running(family)
+        for pid in copies:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_worker_outlives_the_thread_that_made_it():
+    with ThreadPoolExecutor(1) as pool:
+        worker = pool.submit(RewardWorker, RewardConfig(), SandboxConfig()).result()
+    time.sleep(0.1)
+    with worker:
+        assert worker.judge([DOUBLE], ["def f(x): return 2 * x"])[0].outcome is Outcome.PASSED
+        assert worker.stats()["restarts"] == 0
+
+
+@TIERS
+def test_nothing_is_left_behind(tier, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def held() -> tuple[int, int, list[str], list[str]]:
+        mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if "tmpfs" in line]
+        ours = [line for line in mounts if line.startswith(("sandbox", "scratch"))]
+        return len(os.listdir("/proc/self/fd")), len(descendants(os.getpid())), ours, os.listdir(tmp_path)
+
+    before = held()
+    config = SandboxConfig(tier=tier, cpu_seconds=0.05, max_timeouts=1)
+    programs = [
+        "def f(x): return 2 * x",
+        "import os\nos._exit(0)",
+        "while True: pass",
+        "def f(x): return 'x' * 2 ** 22",
+    ]
+    with RewardWorker(RewardConfig(cache_entries=0), config) as worker:
+        for _ in range(8):
+            worker.judge([DOUBLE] * 4, programs)
+        during = held()
+    assert during[0] - before[0] <= 2 and during[2:] == before[2:]
+    assert soon(lambda: held() == before), (held(), before)
+
+
+def test_workers_side_by_side_do_not_disturb_each_other():
+    loop, fine, wrong = "while True: pass", "def f(x): return x + x", "def f(x): return x"
+    config = SandboxConfig(cpu_seconds=0.3, max_timeouts=1)
+
+    def work(name: int) -> list[float]:
+        with RewardWorker(RewardConfig(cache_entries=0), config) as worker:
+            return [
+                verdict.pass_rate
+                for verdict in worker.judge([DOUBLE] * 7, [fine, wrong, loop, fine, wrong, fine, fine])
+            ]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, range(3))) == [[1.0, 0.2, 0.0, 1.0, 0.2, 1.0, 1.0]] * 3
+
+
+def test_one_worker_may_be_called_from_several_threads(worker):
+    def work(k: int) -> float:
+        return worker.judge([DOUBLE], [f"def f(x): return {k} * x"])[0].pass_rate
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(8))) == [0.2, 0.2, 1.0, 0.2, 0.2, 0.2, 0.2, 0.2]
+
+
+@TIERS
+def test_random_kills_of_the_zygote_change_no_verdict(tier):
+    programs = [f"def f(x):\n    return {k % 3} * x + {k} - {k}" for k in range(60)]
+    wanted = [(0.2, 0.2, 1.0)[k % 3] for k in range(60)]
+    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
+        over = threading.Event()
+
+        def kill() -> None:
+            draw = random.Random(0)
+            while not over.wait(draw.uniform(0.3, 0.5)):
+                zygote = worker.runner.sandbox.zygote.process.pid
+                victims = [zygote, *descendants(zygote)]
+                try:
+                    os.kill(draw.choice(victims), signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            verdicts = [worker.judge([DOUBLE], [program])[0] for program in programs]
+        finally:
+            over.set()
+            killer.join()
+    assert [verdict.outcome for verdict in verdicts if not verdict.outcome.is_verdict] == []
+    assert [verdict.pass_rate for verdict in verdicts] == wanted
+
+
+def test_a_program_killed_from_outside_once_is_tried_again(worker):
+    sandbox = worker.runner.sandbox
+    spawn, killed = type(sandbox).spawn, []
+
+    def unlucky(kind, cpu_limit):
+        child = spawn(sandbox, kind, cpu_limit)
+        if not killed:
+            killed.append(child.pid)
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        return child
+
+    sandbox.spawn = unlucky
+    try:
+        verdict = worker.judge([DOUBLE], ["def f(x):\n    return x * 2 + 5 - 5"])[0]
+    finally:
+        del sandbox.spawn
+    assert killed and verdict.outcome is Outcome.PASSED
+
+
+LOOKING = """
+import os, socket, subprocess
+def attempt(name):
+    if name == "process": return os.fork() >= 0
+    if name == "shell": return subprocess.run(["/bin/true"]).returncode == 0
+    if name == "network": return socket.socket() is not None
+    if name == "write": return open("/tmp/couplet-written", "w") is not None
+    if name == "kill": return os.kill(os.getppid(), 0) is None
+    if name == "read": return len(open("/etc/passwd").read()) > 0
+"""
+
+
+def test_the_seccomp_tier_leaves_reads_open_and_says_so(caplog):
+    names = ("process", "shell", "network", "write", "kill", "read")
+    problem = Problem("p", "q", tuple(f"assert attempt({name!r})" for name in names))
+    with RewardWorker(RewardConfig(), SandboxConfig(tier="seccomp")) as worker:
+        results = worker.judge([problem], [LOOKING])[0].tests
+        assert worker.judge([DOUBLE], ["def f(x): return 2 * x"])[0].outcome is Outcome.PASSED
+    assert [test.passed for test in results] == [False] * 5 + [True]
+    assert "tier seccomp: programs can read every file this user can read" in caplog.text
+
+
+def test_the_unsafe_tier_still_compares_outside(caplog):
+    cheats = [
+        "import os\nos._exit(0)",
+        "class Any:\n    def __eq__(self, o): return True\ndef f(x): return Any()",
+        "while True: pass",
+    ]
+    with RewardWorker(RewardConfig(), SandboxConfig(tier="rlimits", allow_unsafe=True, cpu_seconds=0.2)) as worker:
+        verdicts = worker.judge([DOUBLE] * 4, [*cheats, "def f(x): return 2 * x"])
+    assert [verdict.pass_rate for verdict in verdicts] == [0.0, 0.0, 0.0, 1.0]
+    assert "tier rlimits: programs can read, write, connect and start processes as this user" in caplog.text
+
+
+# A container of its own: user 0 of a user namespace, whose limits on namespaces touch nobody else.
+CONTAINER = """
+import os, sys
+sys.path.insert(0, {project!r})
+from configs.schema import RewardConfig, SandboxConfig
+from data.problem import Problem
+from reward.sandbox import kernel
+from reward.sandbox.local import LocalSandbox
+from reward.worker import RewardWorker
+uid, gid = os.getuid(), os.getgid()
+kernel.unshare(kernel.NEWUSER, "user")
+for name, text in (("setgroups", "deny"), ("uid_map", f"0 {{uid}} 1"), ("gid_map", f"0 {{gid}} 1")):
+    with open(f"/proc/self/{{name}}", "w") as out:
+        out.write(text)
+def limit(name, value):
+    with open(f"/proc/sys/user/{{name}}", "w") as out:
+        out.write(str(value))
+PROBLEM, PROGRAM = Problem("p", "q", ("assert f(1) == 2",)), "def f(x): return 2 * x"
+"""
+
+
+def in_container(code: str) -> str:
+    """What `code` prints in a container of its own."""
+    script = CONTAINER.format(project=PROJECT) + code
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_container_root_gets_the_namespace_tier():
+    code = "with RewardWorker(RewardConfig(), SandboxConfig()) as worker:\n"
+    code += "    print(worker.tier, worker.judge([PROBLEM], [PROGRAM])[0].outcome)"
+    assert in_container(code) == "namespace passed\n"
+
+
+def test_a_tier_that_cannot_be_had_is_named_with_its_call_and_mend():
+    code = """
+limit("max_net_namespaces", 0)
+lower = LocalSandbox(SandboxConfig())
+print(lower.tier)
+lower.close()
+try:
+    LocalSandbox(SandboxConfig(tier="namespace"))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    said = in_container(code)
+    assert said.startswith("landlock\nTierUnavailable ")
+    for part in ("tier namespace: ", "unshare(mount, ipc, uts, net)", "No space left", "mend: allow user namespaces"):
+        assert part in said, said
+
+
+def test_the_tier_is_never_lowered_in_the_middle():
+    code = """
+with RewardWorker(RewardConfig(), SandboxConfig()) as worker:
+    print(worker.judge([PROBLEM], [PROGRAM])[0].outcome)
+    limit("max_mnt_namespaces", 0)
+    print(worker.judge([PROBLEM], [PROGRAM + " # 2"])[0].outcome, worker.tier)
+    limit("max_mnt_namespaces", 1000)
+    print(worker.judge([PROBLEM], [PROGRAM + " # 3"])[0].outcome, worker.tier)
+"""
+    assert in_container(code).split("\n")[:3] == ["passed", "infra_error namespace", "passed namespace"]
+
+
+def test_a_reward_process_never_imports_torch_or_ray():
+    code = (
+        f"import sys; sys.path.insert(0, {PROJECT!r})\n"
+        "from reward.worker import RewardWorker\n"
+        "from configs.schema import *\n"
+        "from data.problem import Problem\n"
+        "with RewardWorker(RewardConfig(), SandboxConfig()) as w:\n"
+        "    print(w.judge([Problem('p', 'q', ('assert f(1) == 2',))], ['def f(x): return 2'])[0].pass_rate)\n"
+        "print(sorted(set(sys.modules) & {'torch', 'ray', 'transformers', 'numpy', 'e2b', 'deepspeed'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split("\n")[:2] == ["1.0", "[]"], done.stderr
