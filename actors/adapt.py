@@ -1,0 +1,148 @@
+"""`launch.py adapt`: the supervised stages one after the other, in one process or on learner ranks that are Ray actors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from actors.display import Display
+from actors.run_folder import RunFolder, explained
+from configs.schema import AdaptConfig
+from learner.checkpoint import latest_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from actors.display import Bar
+
+UPDATES_PER_CALL = 20  # updates between two looks at the progress
+
+
+class Stage(Protocol):
+    """A running stage, in this process or on several ranks."""
+
+    def advance(self, updates: int) -> tuple[dict[str, float], int, bool]: ...
+    def save(self, folder: Path) -> None: ...
+    def position(self) -> dict[str, Any]: ...
+    def restore(self, folder: Path, position: dict[str, Any]) -> None: ...
+
+
+def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = False) -> Path:
+    """Carry out every stage of `config`; the folder of the last stage's policy, `runs_dir/name/policy`.
+
+    Each stage's policy is kept in `stages/NUMBER-NAME`, a finished stage is not repeated on `resume`, and an unfinished
+    one goes on from its newest checkpoint.
+    """
+    folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
+    start = folder.root / "start"
+    if not start.exists():
+        _prepare_start(config, start)
+    done_before = 0
+    try:
+        for index, stage in enumerate(config.stages):
+            target = folder.root / "stages" / f"{index}-{stage.name}"
+            if not target.exists():
+                _run_stage(config, index, start, folder, done_before, display)
+                found = latest_checkpoint(folder.checkpoints)
+                assert found is not None, "a stage ends with a checkpoint"
+                _keep(found[0] / "policy", target)
+            start, done_before = target, done_before + stage.steps
+        _keep(start, folder.root / "policy")
+    finally:
+        folder.close()
+    return folder.root / "policy"
+
+
+def _run_stage(
+    config: AdaptConfig, index: int, start: Path, folder: RunFolder, done_before: int, display: Display
+) -> None:
+    stage = config.stages[index]
+    with _running(config, index, str(start)) as runner, display.bar(f"stage {stage.name}", stage.steps) as bar:
+        updates, ended = _resume(runner, index, folder)
+        folder.rewind(done_before + updates)
+        while not ended:
+            metrics, updates, ended = runner.advance(_until_checkpoint(config, updates))
+            folder.log_metrics(done_before + updates, {"stage": float(index), **metrics})
+            _show(bar, updates, metrics)
+            if ended or (config.checkpoint.every and updates % config.checkpoint.every == 0):
+                state = {"stage": index, "updates": updates, "ended": ended, "corpus": runner.position()}
+                save_checkpoint(folder.checkpoints, done_before + updates, runner.save, state, config.checkpoint.keep)
+
+
+def _until_checkpoint(config: AdaptConfig, updates: int) -> int:
+    every = config.checkpoint.every
+    return min(UPDATES_PER_CALL, every - updates % every) if every else UPDATES_PER_CALL
+
+
+def _resume(runner: Stage, index: int, folder: RunFolder) -> tuple[int, bool]:
+    """(updates done, whether the stage had ended) of the newest checkpoint, which is read back; (0, False) without."""
+    found = latest_checkpoint(folder.checkpoints)
+    if found is None or found[1]["stage"] != index:
+        return 0, False
+    path, state = found
+    runner.restore(path, state["corpus"])
+    return int(state["updates"]), bool(state["ended"])
+
+
+@contextmanager
+def _running(config: AdaptConfig, index: int, start: str) -> Iterator[Stage]:
+    if config.learner.engine == "torch" and config.learner.ranks == 1:
+        from actors.stage import StageRunner
+        from learner.adapt import threads
+
+        runner = StageRunner(config, index, start, alone=True)
+        with threads(1):
+            yield runner
+        return
+    from actors.stage_group import StageGroup
+
+    group = StageGroup(config, index, start)
+    try:
+        yield group
+    finally:
+        group.close()
+
+
+def _prepare_start(config: AdaptConfig, target: Path) -> None:
+    """The start policy with every token diffusion needs, or a random one of the configured shape; and its tokenizer."""
+    from actors.start import find_policy
+    from data.tokenizer import PAD, add_diffusion_tokens, load_tokenizer, tiny_tokenizer
+    from model.policy import DiffusionPolicy
+    from model.tokens import DEFAULT_END_TOKENS, resolve_token_ids
+
+    aside = target.with_name("start.part")
+    words = target.with_name("tokenizer")
+    shutil.rmtree(aside, ignore_errors=True)
+    words.mkdir(exist_ok=True)
+    if config.start is not None:
+        start = find_policy(config.start, "start")
+        tokenizer = load_tokenizer(config.tokenizer or start)
+        add_diffusion_tokens(tokenizer)
+        tokenizer.save(words)
+        policy = DiffusionPolicy.from_pretrained(start, add_tokens=True, tokenizer_folder=words)
+    else:
+        tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else tiny_tokenizer()
+        tokenizer.save(words)
+        fields = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.id(PAD)}
+        ids = resolve_token_ids(fields, tokenizer.special, DEFAULT_END_TOKENS, str(words))
+        policy = DiffusionPolicy.from_shape(config.shape, len(tokenizer), ids, config.seed, tokenizer_folder=words)
+    with explained(target):
+        policy.save_pretrained(aside)
+        aside.replace(target)
+
+
+def _keep(source: Path, target: Path) -> None:
+    aside = target.with_name(target.name + ".part")
+    with explained(target):
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(source, aside)
+        shutil.rmtree(target, ignore_errors=True)
+        aside.replace(target)
+
+
+def _show(bar: Bar, updates: int, metrics: dict[str, float]) -> None:
+    note = f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+    if "validation_loss" in metrics:
+        note += f"  validation {metrics['validation_loss']:.3f}"
+    bar.update(updates, note)

@@ -1,0 +1,101 @@
+"""`launch.py analyze`: how one policy decodes, or two side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from actors.bench import Bench, Progress, open_bench
+from actors.evaluate import open_policy, prompts_of, results_folder, set_name
+from configs.schema import ConfigError, RunConfig, SamplerConfig
+from data.prompts import PromptSet
+from data.trajectory import ScoredGroup
+
+
+def run_policy_analysis(
+    policy: str,
+    problems: str,
+    *,
+    samples: int = 8,
+    seed: int = 0,
+    temperatures: tuple[float, ...] | None = None,
+    steps: tuple[int, ...] | None = None,
+    before: str | None = None,
+    words: str | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    limit: int | None = None,
+    out: Path | None = None,
+    local: bool = False,
+    console: Console,
+) -> dict[str, Any]:
+    """Figures and data of `evaluation.analyze.run_analysis` for `policy`, beside those of `before` where it is named.
+
+    Args:
+        policy, before: policy folders, run folders or hub names; both are sampled with the settings of `policy`.
+        problems: problems with tests.
+        samples, seed, temperatures, steps: of `evaluation.analyze.AnalysisPlan`; its own where None.
+        words: word problems to set against the code (`arithmetic:SPLIT`); None leaves that part out.
+        recipe, overrides, limit, out, local: as `run_evaluation`.
+
+    Raises:
+        ConfigError, ValueError: something the user must mend, named.
+    """
+    from evaluation.analyze import AnalysisPlan, run_analysis
+
+    plan = AnalysisPlan(samples=samples, seed=seed, steps=steps, pass_ks=(1, samples) if samples > 1 else (1,))
+    if temperatures is not None:
+        plan = replace(plan, temperatures=temperatures)
+    folder, config = open_policy(policy, recipe, overrides)
+    folders = {"policy": folder}
+    if before is not None:
+        folders = {"before": open_policy(before, recipe, overrides)[0], "after": folder}
+    code = _shared_prompts(config, folders, problems, limit, overrides)
+    asked = None if words is None else _shared_prompts(config, folders, words, limit, overrides)
+    if asked is not None and any("result" not in problem.metadata for problem in asked.problems):
+        raise ConfigError(f"--words {words}: word problems need a known result; use arithmetic:heldout")
+    out = out or results_folder(folder).with_name("analysis") / set_name(problems)
+    facts = {"policies": {label: str(path) for label, path in folders.items()}, "problems": problems, "words": words}
+    with open_bench(config, local=local) as bench:
+        console.print(f"{', '.join(map(str, folders.values()))}: {bench.describe()}", highlight=False, soft_wrap=True)
+        subjects = [_subject(label, path, config, bench) for label, path in folders.items()]
+        return run_analysis(subjects, code, config.sampler, plan, out, words=asked, facts=facts, console=console)
+
+
+def _shared_prompts(
+    config: RunConfig, folders: dict[str, Path], source: str, limit: int | None, overrides: Sequence[str]
+) -> PromptSet:
+    sets = [prompts_of(config, folder, source, limit, overrides) for folder in folders.values()]
+    for other in sets[1:]:
+        if [prompt.tolist() for prompt in other.prompts] != [prompt.tolist() for prompt in sets[0].prompts]:
+            before, after = folders.values()
+            raise ConfigError(f"--before {before}: its tokenizer makes other prompts than that of {after}")
+    return sets[0]
+
+
+def _subject(label: str, folder: Path, config: RunConfig, bench: Bench) -> Any:
+    import torch
+
+    from actors.parts import load_policy
+    from data.tokenizer import load_tokenizer
+    from evaluation.analyze import Subject
+    from model.policy import DiffusionPolicy
+
+    known: dict[tuple[SamplerConfig, int, int], list[ScoredGroup]] = {}
+
+    def evaluate(
+        prompts: PromptSet, sampler: SamplerConfig, samples: int, seed: int, progress: Progress | None
+    ) -> list[ScoredGroup]:
+        """The studies share settings; each is sampled once. Only the code problems come here."""
+        key = sampler, samples, seed
+        if key not in known:
+            known[key] = bench.evaluate(folder, prompts, sampler, samples, seed, progress)
+        return known[key]
+
+    device = "cuda" if config.rollout.gpus > 0 and torch.cuda.is_available() else "cpu"
+    policy = load_policy(DiffusionPolicy, config, str(folder), device).eval()
+    return Subject(label, evaluate, policy, load_tokenizer(folder).decode)

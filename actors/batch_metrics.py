@@ -1,0 +1,126 @@
+"""Metrics of the groups one learner step takes, and of the time the stages spent on them. Plain numbers, no ray."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from configs.schema import ConfigError
+from data.trajectory import ScoredGroup
+from data.verdict import Outcome, Verdict
+
+STAGES = ("generate", "reward", "train")
+
+
+def batch_metrics(groups: Sequence[ScoredGroup], version: int) -> dict[str, float]:
+    """Rewards and their parts, pass and format rate, zero-signal share, staleness, and the sampler's own metrics."""
+    verdicts = [v for scored in groups for v in scored.verdicts]
+    judged = [v for v in verdicts if v.outcome.is_verdict]
+    ages = [version - scored.group.version for scored in groups]
+    metrics = {
+        "reward_mean": _mean([v.reward for v in judged]),
+        "reward_std": float(np.std([v.reward for v in judged])) if judged else float("nan"),
+        "pass_rate": _mean([v.pass_rate for v in judged]),
+        "solved_rate": _mean([float(v.outcome is Outcome.PASSED) for v in judged]),
+        "format_rate": _mean([float(v.outcome is not Outcome.FORMAT_ERROR) for v in judged]),
+        "zero_signal_share": _mean([float(scored.zero_signal) for scored in groups]),
+        "excluded_share": 1.0 - len(judged) / len(verdicts),
+        "verdict_cache_hit_share": _mean([float(v.cached) for v in judged]),
+        "weak_verdict_share": _mean([float(t.strength == "weak") for v in judged for t in v.tests]),
+        "staleness_mean": _mean([float(age) for age in ages]),
+        "staleness_max": float(max(ages)),
+        "completion_tokens_mean": _mean([float(m) for scored in groups for m in scored.group.loss_mask_GC.sum(-1)]),
+    }
+    for name in sorted({name for v in judged for name in v.parts}):
+        metrics[f"reward_{name}"] = _mean([v.parts[name] for v in judged if name in v.parts])
+    sampler = [scored.group.metrics or {} for scored in groups]
+    for name in sorted({name for m in sampler for name in m} - {"seconds"}):
+        metrics[name] = _mean([m[name] for m in sampler if name in m])
+    return metrics
+
+
+class StageTimes:
+    """Busy seconds of generation, judging and learning, and what they say about the overlap.
+
+    `bound` is the speed-up that perfect overlap would reach over running the stages one after the other: the sum of all
+    busy seconds over those of the slowest stage (each divided by its number of workers). `reached` is the sum of busy
+    seconds over the wall clock, which runs from the first `begin`; time between `pause` and `begin` does not count.
+    """
+
+    def __init__(self) -> None:
+        self.total = dict.fromkeys(STAGES, 0.0)
+        self._last = dict(self.total)
+        self._wall = 0.0  # seconds since the last step, up to `_running_since`
+        self._running_since: float | None = None
+
+    def begin(self) -> None:
+        """The clock runs from here, if it does not run already."""
+        if self._running_since is None:
+            self._running_since = time.monotonic()
+
+    def pause(self) -> None:
+        """The clock stops until the next `begin`: what follows (an evaluation) is no part of a step."""
+        if self._running_since is not None:
+            self._wall += time.monotonic() - self._running_since
+            self._running_since = None
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count busy seconds of `stage`."""
+        self.total[stage] += seconds
+
+    def step(self, workers: Mapping[str, int]) -> dict[str, float]:
+        """Metrics of the time since the last call; `workers` gives the number of workers of each stage."""
+        self.pause()
+        wall, self._wall = max(self._wall, 1e-9), 0.0
+        self.begin()
+        spent = {stage: self.total[stage] - self._last[stage] for stage in STAGES}
+        self._last = dict(self.total)
+        metrics = {f"{stage}_seconds": spent[stage] for stage in STAGES}
+        for stage in STAGES:
+            busy = min(1.0, spent[stage] / (wall * workers[stage]))
+            metrics |= {f"{stage}_busy_share": busy, f"{stage}_idle_share": 1.0 - busy}
+        per_worker = {stage: spent[stage] / workers[stage] for stage in STAGES}
+        slowest = max(STAGES, key=lambda stage: per_worker[stage])
+        metrics["step_seconds"] = wall
+        metrics["speedup_bound"] = sum(spent.values()) / max(per_worker[slowest], 1e-9)
+        metrics["speedup_reached"] = sum(spent.values()) / wall
+        metrics["bounding_stage"] = float(STAGES.index(slowest))
+        return metrics
+
+
+class FaultGuard:
+    """Stops a run that loses too many samples: more than `limit` of at least `minimum` judged so far.
+
+    Lost are samples without a verdict because the sandbox failed or because their workers died again and again; a
+    program that is quarantined for what it does to its own sandbox is not.
+    """
+
+    def __init__(self, limit: float, minimum: int = 64) -> None:
+        self.limit = limit
+        self.minimum = minimum
+        self.samples = 0
+        self.faults: Counter[str] = Counter()  # by reason
+
+    def count(self, verdicts: Sequence[Verdict]) -> None:
+        """Count the samples of one group; `ConfigError` past the limit."""
+        self.samples += len(verdicts)
+        self.faults.update(v.reason or "unknown" for v in verdicts if _is_fault(v))
+        lost = self.faults.total()
+        if self.samples >= self.minimum and lost > self.limit * self.samples:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.faults.most_common())
+            raise ConfigError(
+                f"{lost} of {self.samples} samples were lost to faults of the machinery ({reasons}), more than "
+                f"reward.max_fault_share = {self.limit:g} allows; mend it (docs/sandbox.md) and resume"
+            )
+
+
+def _is_fault(verdict: Verdict) -> bool:
+    died = verdict.outcome is Outcome.QUARANTINED and verdict.reason.endswith("workers died")
+    return died or verdict.outcome is Outcome.INFRA_ERROR
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")

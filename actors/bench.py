@@ -1,0 +1,157 @@
+"""A bench: sampling and judging without a learner or a queue. `evaluate`, `analyze` and `prepare rate` work on one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from actors.parts import build_reward_worker, build_rollout_worker, chunked, evaluation_requests
+from configs.schema import RunConfig, SamplerConfig
+from data.problem import Problem
+from data.prompts import PromptSet
+from data.trajectory import PromptGroup, ScoredGroup
+from data.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from reward.worker import RewardWorker
+    from rollout.worker import RolloutWorker
+
+Progress = Callable[[int, ScoredGroup], None]
+"""Called with (index of a problem, its group) as each problem is done, in any order."""
+
+
+class Bench(Protocol):
+    """What both wirings offer. Workers start when they are first needed."""
+
+    def evaluate(
+        self,
+        policy: Path,
+        prompts: PromptSet,
+        sampler: SamplerConfig,
+        samples: int,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[ScoredGroup]:
+        """Sample `samples` completions per prompt with the policy in folder `policy`, judge them; in prompt order."""
+
+    def judge(
+        self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
+    ) -> list[list[Verdict]]:
+        """Verdicts of given texts, some for each problem. `programs`: they are whole programs, without a format rule."""
+
+    def describe(self) -> str:
+        """One line for the user."""
+
+    def close(self) -> None:
+        """Stop every worker."""
+
+
+@contextmanager
+def open_bench(config: RunConfig, *, local: bool) -> Iterator[Bench]:
+    """A bench with the rollout and reward workers of `config`: actors on Ray, or plain objects in this process."""
+    config = replace(
+        config,
+        learner=replace(config.learner, engine="torch", ranks=1, cpus=0.0, gpus=0.0, zero_stage=0, offload="none"),
+    )
+    bench: Bench
+    if local:
+        bench = LocalBench(config)
+    else:
+        from actors.ray_bench import RayBench
+
+        bench = RayBench(config)
+    try:
+        yield bench
+    finally:
+        bench.close()
+
+
+class LocalBench:
+    """One rollout worker and one reward worker in this process. Ray is not imported."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.reward = build_reward_worker(config)
+        self.policy: Path | None = None
+
+    def evaluate(
+        self,
+        policy: Path,
+        prompts: PromptSet,
+        sampler: SamplerConfig,
+        samples: int,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[ScoredGroup]:
+        """Sample and judge one chunk of problems after the other."""
+        if policy != self.policy:
+            self.rollout = build_rollout_worker(self.config, str(policy))
+            self.policy = policy
+
+        def judged(problem: Problem, group: PromptGroup) -> ScoredGroup:
+            return ScoredGroup(group, tuple(judge_again(self.reward, problem, group.texts, self.config.reward.retries)))
+
+        size = self.config.rollout.groups_per_call
+        return sample_and_judge(self.rollout, judged, prompts, sampler, samples, seed, size, progress)
+
+    def judge(
+        self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
+    ) -> list[list[Verdict]]:
+        """One problem after the other."""
+        return [
+            judge_again(self.reward, problem, some, self.config.reward.retries, programs=programs)
+            for problem, some in zip(problems, texts, strict=True)
+        ]
+
+    def describe(self) -> str:
+        """One line for the user."""
+        return f"one process, sandbox tier {self.reward.tier}"
+
+    def close(self) -> None:
+        """End the sandbox."""
+        self.reward.close()
+
+
+def sample_and_judge(
+    rollout: RolloutWorker,
+    judge: Callable[[Problem, PromptGroup], ScoredGroup],
+    prompts: PromptSet,
+    sampler: SamplerConfig,
+    samples: int,
+    seed: int,
+    size: int,
+    progress: Progress | None = None,
+) -> list[ScoredGroup]:
+    """`samples` completions of every prompt, `size` problems at a time, in prompt order."""
+    results: list[ScoredGroup] = []
+    for requests in chunked(evaluation_requests(prompts, samples, seed), size):
+        for group in rollout.generate(requests, sampler=sampler):
+            index = group.group_id.problem
+            results.append(judge(prompts.problems[index], group))
+            if progress:
+                progress(index, results[-1])
+    return results
+
+
+def judge_again(
+    worker: RewardWorker, problem: Problem, texts: Sequence[str], retries: int, *, programs: bool = False
+) -> list[Verdict]:
+    """Verdicts of `texts`; those lost to infrastructure faults are asked for again, up to `retries` times."""
+    verdicts = judge_texts(worker, problem, texts, programs)
+    for attempt in range(retries):
+        lost = [g for g, verdict in enumerate(verdicts) if verdict.outcome is Outcome.INFRA_ERROR]
+        if not lost:
+            break
+        time.sleep(0.1 * 2**attempt)
+        for g, verdict in zip(lost, judge_texts(worker, problem, [texts[g] for g in lost], programs), strict=True):
+            verdicts[g] = verdict
+    return verdicts
+
+
+def judge_texts(worker: RewardWorker, problem: Problem, texts: Sequence[str], programs: bool) -> list[Verdict]:
+    """Verdicts of answers under the format rule, or of whole programs without it."""
+    return list(worker.judge([problem] * len(texts), texts) if programs else worker.score(problem, texts))

@@ -1,0 +1,101 @@
+"""The few verbs the training loop knows, and the two wirings that offer them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from configs.schema import ObjectiveConfig, RunConfig, SamplerConfig
+from data.trajectory import ScoredGroup
+from rollout.record import State
+
+if TYPE_CHECKING:
+    from data.prompts import PromptSet
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one learner step works on.
+
+    `decided` holds finals that the replay side reached by itself (quarantined, filtered) since the last batch;
+    `metrics` describes generation and judging since then.
+    """
+
+    numbers: tuple[int, ...]
+    groups: tuple[ScoredGroup, ...]
+    decided: dict[int, State] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def finals(self, objective: ObjectiveConfig) -> dict[int, State]:
+        """Final state of every group of the batch once its step is done, and of those decided before it."""
+        dropped = objective.zero_signal == "drop"
+        states = {
+            number: State.FILTERED if dropped and scored.zero_signal else State.TRAINED
+            for number, scored in zip(self.numbers, self.groups, strict=True)
+        }
+        return self.decided | states
+
+
+class Cluster(Protocol):
+    """Everything the loop asks of the machinery, whether it is one process or a Ray cluster."""
+
+    step: int  # learner steps done
+
+    def publish(self) -> None:
+        """Give the learner's weights to the rollout workers, which swap between groups."""
+
+    def take(self, count: int) -> Batch:
+        """Block until `count` scored groups are leased for the next learner step."""
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One learner step: mu inner updates over the batch; its groups become final. Returns metrics."""
+
+    def save(self) -> Path:
+        """Write a checkpoint of policy, optimiser, step, ledger and seeds."""
+
+    def restore(self) -> int:
+        """Load the newest whole checkpoint; the learner step it stands at, 0 where there is none."""
+
+    def evaluate(
+        self,
+        prompts: PromptSet,
+        sampler: SamplerConfig,
+        samples: int,
+        seed: int,
+        progress: Callable[[int, ScoredGroup], None] | None = None,
+    ) -> list[ScoredGroup]:
+        """Sample `samples` completions per prompt with the published weights and judge them, in prompt order.
+
+        `progress(index, group)` is called as each problem is done, in any order.
+        """
+
+    def totals(self) -> dict[str, int]:
+        """The ledger's totals: issued, trained, filtered, quarantined, in_flight, reissued, stale_dropped."""
+
+    def describe(self) -> str:
+        """One line for the user: which workers stand where, and the sandbox tier."""
+
+    def sandbox_tier(self) -> str:
+        """The sandbox tier in force."""
+
+    def restarts(self) -> dict[str, int]:
+        """Workers lost and replaced so far, by role."""
+
+    def close(self) -> None:
+        """Stop every worker."""
+
+
+def local(config: RunConfig, start: str, checkpoints: Path) -> Cluster:
+    """One process, plain objects, no Ray."""
+    from actors.local_cluster import LocalCluster
+
+    return LocalCluster(config, start, checkpoints)
+
+
+def on_ray(config: RunConfig, start: str, checkpoints: Path) -> Cluster:
+    """Actors on a Ray cluster; generation and judging go on between the calls."""
+    from actors.ray_cluster import RayCluster
+
+    return RayCluster(config, start, checkpoints)

@@ -1,0 +1,96 @@
+"""`launch.py status` and `scale`: a second process looks at a running job and changes its number of workers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from rich.console import Console
+from rich.table import Table
+
+from actors.connect import attach
+from actors.replay_hub import ROLES
+from actors.waiting import fetch
+from actors.workers import NAMESPACE, replay_name
+from configs.schema import ConfigError, RayConfig
+
+CALL_SECONDS = 30.0
+SCALE_SECONDS = 120.0  # a new worker has to start a process and probe its sandbox
+
+
+def show_status(run: str | None, address: str | None, *, as_json: bool = False) -> None:
+    """Print workers, ledger states and rates of a running job."""
+    status = _call(_find(run, address), "status")
+    if as_json:
+        print(json.dumps(status))
+        return
+    console = Console()
+    console.print(f"run {status['run']}: learner step {status['step']} of {status['steps']}")
+    workers = Table(title="workers", title_justify="left")
+    for name in ("role", "index", "pid", "node", "calls", "lost"):
+        workers.add_column(name)
+    for role in ROLES:
+        for w in status["workers"][role]:
+            workers.add_row(role, *(str(w[k])[:12] for k in ("index", "pid", "node", "calls", "lost")))
+    console.print(workers)
+    states = Table(title="groups", title_justify="left")
+    for name in status["ledger"]:
+        states.add_column(name, justify="right")
+    states.add_row(*(str(count) for count in status["ledger"].values()))
+    console.print(states)
+    rates = status["rates"]
+    console.print(f"{rates['groups_per_second']:.2f} groups/s, {rates['tokens_per_second']:.0f} tokens/s")
+
+
+def scale_workers(targets: Sequence[str], run: str | None, address: str | None) -> None:
+    """Change the number of reward or rollout actors of a running job and wait until it is so.
+
+    Raises:
+        ConfigError: a target that is not `reward=N` or `rollout=N` with N of at least 1, or no such run.
+    """
+    wanted = dict(_target(text) for text in targets)
+    queue = _find(run, address)
+    _call(queue, "set_targets", wanted)
+    deadline = time.monotonic() + SCALE_SECONDS
+    while True:
+        serving = {role: len(indices) for role, indices in _call(queue, "roster")["serving"].items()}
+        if all(serving[role] == count for role, count in wanted.items()):
+            break
+        if time.monotonic() > deadline:
+            free = ray.available_resources().get("CPU", 0)
+            raise ConfigError(
+                f"scale {' '.join(targets)}: after {SCALE_SECONDS:.0f} s there are {serving}; the cluster has {free:g} "
+                "CPU free: add nodes, or lower reward.cpus / rollout.cpus"
+            )
+        time.sleep(0.5)
+    print(", ".join(f"{role}: {count} in service" for role, count in serving.items()))
+
+
+def _target(text: str) -> tuple[str, int]:
+    role, _, count = text.partition("=")
+    if role not in ROLES or not count.isdigit() or int(count) < 1:
+        raise ConfigError(f"scale {text!r}: write reward=N or rollout=N with N of at least 1")
+    return role, int(count)
+
+
+def _find(run: str | None, address: str | None) -> Any:
+    attach(RayConfig(address=address), local=False)
+    prefix = replay_name("")
+    names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
+    runs = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    if not runs or (run is not None and run not in runs):
+        raise ConfigError(f"no running job{'' if run is None else f' named {run!r}'} on this cluster; running: {runs}")
+    if run is None and len(runs) > 1:
+        raise ConfigError(f"several jobs are running ({', '.join(runs)}): name one with --run")
+    return ray.get_actor(replay_name(run or runs[0]), namespace=NAMESPACE)
+
+
+def _call(queue: Any, method: str, *arguments: Any) -> Any:
+    try:
+        return fetch(getattr(queue, method).remote(*arguments), f"the job's replay queue: {method}", CALL_SECONDS)
+    except RayActorError as error:
+        raise ConfigError("the job has just ended, or its replay queue is being restarted: ask again") from error

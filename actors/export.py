@@ -1,0 +1,136 @@
+"""`launch.py export`: a run's policy as a Hugging Face folder with decoding defaults and a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from actors.model_card import model_card
+from actors.run_folder import explained
+from configs.load import read_recipe
+from configs.schema import ConfigError, SamplerConfig, require
+from evaluation.policy_settings import GENERATION_FILE, config_for, generation_fields
+from learner.checkpoint import latest_checkpoint
+
+CURVE = "reward.png"
+ORIGINAL_CLASSES = {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"}
+ORIGINAL_TOKENIZER = "tokenization_dream.DreamTokenizer"
+
+
+def export_policy(
+    run: str | Path, out: str | Path, *, dtype: str = "auto", max_shard_gb: float = 5.0, auto_map: str | None = None
+) -> Path:
+    """Write the policy of `run` to the new folder `out` and read it back; returns `out`.
+
+    The folder has Dream's layout: safetensors (in shards), config.json with the fields that Dream's own class reads,
+    tokenizer, generation_config.json with the run's decoding, README.md. Nothing in it is code.
+
+    Args:
+        run: a run folder (its kept policy, else that of its newest checkpoint), or a policy folder.
+        out: must not exist.
+        dtype: "auto" keeps the stored type; "float32", "bfloat16" or "float16".
+        max_shard_gb: larger models are written in several files.
+        auto_map: hub name of a repository with Dream's code; transformers then loads the folder through that code, where
+            it is trusted.
+
+    Raises:
+        ConfigError: no policy there, `out` exists or cannot be written.
+        ValueError: a folder that is no diffusion policy, or a copy that differs from what was read.
+    """
+    from model.policy import DiffusionPolicy
+
+    run, out = Path(run), Path(out)
+    require(max_shard_gb > 0, "--shard-gb", max_shard_gb, "must be greater than 0")
+    if out.exists():
+        raise ConfigError(f"{out} exists: name a new folder, or delete it")
+    source = find_policy_of(run)
+    policy = DiffusionPolicy.from_pretrained(source, dtype=dtype)
+    sampler = config_for(source, None).sampler
+    aside = out.with_name(f".{out.name}.part")
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            policy.save_pretrained(aside, max_shard_bytes=int(max_shard_gb * 1e9))
+            check_copy(policy, aside)
+            _write_tokenizer(source, aside, auto_map)
+            if auto_map is not None:
+                _edit(aside / "config.json", {"auto_map": {k: f"{auto_map}--{v}" for k, v in ORIGINAL_CLASSES.items()}})
+            _write_json(aside / GENERATION_FILE, _generation(policy, sampler))
+            has_curve = (run / CURVE).is_file()
+            if has_curve:
+                shutil.copyfile(run / CURVE, aside / CURVE)
+            facts = run_facts(run, source)
+            card = model_card(out.name, policy.config, policy.token_ids, sampler, facts, CURVE if has_curve else None)
+            (aside / "README.md").write_text(card, encoding="utf-8")
+            aside.rename(out)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return out
+
+
+def find_policy_of(run: Path) -> Path:
+    """The policy folder of a run, or `run` itself where it is one. `ConfigError` where there is none."""
+    if not run.is_dir():
+        raise ConfigError(f"{run} does not exist; name a run folder, e.g. runs/latest, or a policy folder")
+    for folder in (run / "policy", run):
+        if (folder / "config.json").is_file():
+            return folder
+    found = latest_checkpoint(run / "checkpoints")
+    if found is None or not (found[0] / "policy" / "config.json").is_file():
+        raise ConfigError(f"{run} holds no policy: neither policy/, nor a whole checkpoint, nor config.json")
+    return found[0] / "policy"
+
+
+def run_facts(run: Path, source: Path) -> dict[str, Any]:
+    """What is known of the run: `config` (its recipe) and `summary`, each empty where it is missing."""
+    root = run if source != run else run.parent
+    config, summary = root / "config.yaml", root / "summary.json"
+    return {
+        "config": read_recipe(config) if config.is_file() else {},
+        "summary": json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {},
+    }
+
+
+def check_copy(policy: Any, folder: Path) -> None:
+    """Read the written tensors back, one at a time. `ValueError` where one differs by a single bit."""
+    import torch
+
+    from model.folder import read_weights
+
+    mine = dict(policy.named_parameters())
+    shapes = {name: parameter.shape for name, parameter in mine.items()}
+    for name, tensor in read_weights(folder, shapes, "cpu", policy.config.tie_word_embeddings):
+        if not torch.equal(tensor.view(torch.uint8), mine[name].detach().cpu().contiguous().view(torch.uint8)):
+            raise ValueError(f"{folder}: {name} reads back differently from what was written; check the disk")
+
+
+def _generation(policy: Any, sampler: SamplerConfig) -> dict[str, Any]:
+    ids = policy.token_ids
+    tokens = {f"{name}_token_id": getattr(ids, name) for name in ("mask", "pad", "bos", "eos")}
+    return generation_fields(sampler) | tokens
+
+
+def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
+    """A tokenizer whose class is code that does not come along is written as plain files, or points to that code."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if auto_map is not None:
+        classes = [f"{auto_map}--{ORIGINAL_TOKENIZER}", None]
+        _write_json(path, settings | {"tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": classes}})
+    elif "auto_map" in settings:
+        from data.tokenizer import load_tokenizer
+
+        load_tokenizer(source).save(folder)
+
+
+def _edit(path: Path, fields: dict[str, Any]) -> None:
+    _write_json(path, json.loads(path.read_text(encoding="utf-8")) | fields)
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,100 @@
+"""The generating half of the replay queue: orders to rollout actors, their groups to judging, weights to them all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray.exceptions import RayError, RayTaskError
+
+from actors.replay_hub import IDLE_SECONDS, Hub, Worker
+from actors.waiting import WeightsLost, is_defect
+from data.trajectory import PromptGroup
+
+Weights = tuple[int, list[Any]]  # version, and the reference to (manifest, buckets) in a list
+
+
+class Generation:
+    """One `serve` task per rollout actor.
+
+    Args:
+        hub: what all tasks share.
+        arrived: called with (number, attempt, reference) of every group that counts.
+    """
+
+    def __init__(self, hub: Hub, arrived: Callable[[int, int, Any], None]) -> None:
+        self.hub = hub
+        self.arrived = arrived
+        self.weights: Weights | None = None
+        self.weights_lost = False
+
+    async def serve(self, worker: Worker) -> None:
+        """Keep one rollout actor busy until it leaves."""
+        while not worker.leaving:
+            orders = self._orders()
+            if not orders:
+                await self.hub.wait(IDLE_SECONDS)
+                continue
+            try:
+                await self._produce(worker, orders)
+            except (RayError, TimeoutError) as error:
+                await self._failed(worker, orders, error)
+            await self.hub.notify()
+
+    async def publish(self, weights: Weights) -> None:
+        """New weights: push them to every rollout actor."""
+        self.weights, self.weights_lost = weights, False
+        self.hub.spawn(self._push(weights, time.monotonic()))
+
+    def _orders(self) -> list[tuple[int, int]]:
+        if self.weights is None or self.weights_lost or self.hub.failure is not None:
+            return []
+        return self.hub.ledger.issue(self.hub.config.rollout.groups_per_call, time.monotonic())
+
+    async def _produce(self, worker: Worker, orders: list[tuple[int, int]]) -> None:
+        requests = [self.hub.book.request(number, attempt) for number, attempt in orders]
+        call = worker.handle.generate.options(num_returns=len(orders)).remote(requests, self.weights)
+        refs = [call] if len(orders) == 1 else call
+        worker.calls += 1
+        groups = await asyncio.wait_for(asyncio.gather(*refs), self.hub.config.rollout.timeout)
+        for (number, attempt), group, ref in zip(orders, groups, refs, strict=True):
+            self._keep(worker, number, attempt, group, ref)
+
+    def _keep(self, worker: Worker, number: int, attempt: int, group: PromptGroup, ref: Any) -> None:
+        worker.version, now = group.version, time.monotonic()
+        if self.hub.ledger.generated(number, attempt, group.version, now):
+            self.hub.progress += 1
+            self.hub.telemetry.generated(group, now)
+            self.arrived(number, attempt, ref)
+
+    async def _failed(self, worker: Worker, orders: list[tuple[int, int]], error: Exception) -> None:
+        without_weights = _is_weights_lost(error)
+        self.hub.lose(orders, counted=not without_weights)
+        if is_defect(error):
+            self.hub.fail(error)
+        elif without_weights:
+            self.weights_lost = True
+        else:
+            await self.hub.recover(worker, error)
+
+    async def _push(self, weights: Weights, started: float) -> None:
+        """Weights to all rollout actors at once; one that restarts or is late gets them with its next call."""
+        workers = self.hub.active("rollout")
+        calls = [worker.handle.load_weights.remote(weights) for worker in workers]
+        swaps = [0.0]
+        for worker, call in zip(workers, calls, strict=True):
+            try:
+                worker.version, seconds, info = await asyncio.wait_for(call, self.hub.config.weights.timeout)
+                self.hub.answered(worker, info)
+                swaps.append(seconds)
+            except (RayError, TimeoutError) as error:
+                if is_defect(error):
+                    self.hub.fail(error)
+        self.hub.telemetry.broadcast_seconds = time.monotonic() - started
+        self.hub.telemetry.swap_seconds = max(swaps)
+
+
+def _is_weights_lost(error: Exception) -> bool:
+    return isinstance(error, RayTaskError) and isinstance(error.cause, WeightsLost)

@@ -1,0 +1,131 @@
+"""The judging half of the replay queue: generated groups to reward actors, and back as ready groups."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.exceptions import RayActorError, RayError
+
+from actors.replay_hub import IDLE_SECONDS, Hub, Worker
+from actors.waiting import is_defect
+from data.verdict import Outcome, Verdict
+from rollout.record import State
+
+
+@dataclass
+class Job:
+    """One generated group on its way through judging."""
+
+    number: int
+    attempt: int
+    group: Any  # reference to the PromptGroup
+    generated: float
+    verdicts: list[Verdict] | None = None
+    tries: int = 0
+    avoid: int | None = None  # reward worker that failed it last
+
+
+class Judging:
+    """One `serve` task per reward actor, all fed from one line of jobs."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.jobs: deque[Job] = deque()
+        self.ready: dict[int, tuple[Any, tuple[Verdict, ...]]] = {}  # number -> reference to its group, verdicts
+
+    def add(self, number: int, attempt: int, group: Any) -> None:
+        """A group has been generated."""
+        self.jobs.append(Job(number, attempt, group, time.monotonic()))
+
+    async def serve(self, worker: Worker) -> None:
+        """Keep one reward actor busy until it leaves."""
+        while not worker.leaving:
+            job = self._next_job(worker)
+            if job is None:
+                await self.hub.wait(IDLE_SECONDS)
+                continue
+            try:
+                await self._judge(worker, job)
+            except (RayActorError, TimeoutError) as error:
+                if is_defect(error):
+                    self.hub.fail(error)
+                else:
+                    self._try_again(job, worker, "its reward workers died")
+                    await self.hub.notify()
+                    await self.hub.recover(worker, error)
+            except RayError as error:
+                self.hub.lose([(job.number, job.attempt)], counted=False)  # the group went with the node that held it
+                if is_defect(error):
+                    self.hub.fail(error)
+            await self.hub.notify()
+
+    def take(self, numbers: Sequence[int]) -> tuple[list[Any], list[tuple[Verdict, ...]]]:
+        """References and verdicts of leased groups; payloads that went stale are let go."""
+        taken = [self.ready.pop(number) for number in numbers]
+        for number in [n for n in self.ready if not self.hub.is_ready(n)]:
+            del self.ready[number]
+        return [group for group, _ in taken], [verdicts for _, verdicts in taken]
+
+    def _next_job(self, worker: Worker) -> Job | None:
+        others = len(self.hub.active("reward")) > 1
+        for place, job in enumerate(self.jobs):
+            if job.avoid != worker.index or not others:
+                del self.jobs[place]
+                if self.hub.ledger.holds(job.number, job.attempt):
+                    return job
+                return self._next_job(worker)
+        return None
+
+    async def _judge(self, worker: Worker, job: Job) -> None:
+        which = None if job.verdicts is None else _faulty(job.verdicts)
+        self.hub.ledger.scoring(job.number, job.attempt, time.monotonic())
+        worker.calls += 1
+        call = worker.handle.score.remote(self.hub.book.problem(job.number), job.group, which, self.hub.tiers)
+        verdicts, seconds, info = await asyncio.wait_for(call, self.hub.config.reward.timeout)
+        self.hub.answered(worker, info)
+        self.hub.progress += 1
+        self.hub.telemetry.judged(verdicts, seconds, time.monotonic())
+        if job.verdicts is None or which is None:
+            job.verdicts = list(verdicts)
+        else:
+            for place, verdict in zip(which, verdicts, strict=True):
+                job.verdicts[place] = verdict
+        if _faulty(job.verdicts) and job.tries < self.hub.config.reward.retries:
+            job.tries, job.avoid = job.tries + 1, worker.index
+            self.hub.spawn(self._later(job, 0.1 * 2**job.tries))
+        else:
+            self._settle(job)
+
+    async def _later(self, job: Job, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.jobs.append(job)
+        await self.hub.notify()
+
+    def _try_again(self, job: Job, worker: Worker, reason: str) -> None:
+        """Judge again on another worker; a group that keeps killing its worker is quarantined, not scored 0."""
+        job.tries, job.avoid = job.tries + 1, worker.index
+        if job.tries <= self.hub.config.reward.retries:
+            self.jobs.appendleft(job)
+            return
+        job.verdicts = self.hub.quarantined(reason)
+        self._settle(job)
+
+    def _settle(self, job: Job) -> None:
+        assert job.verdicts is not None
+        now = time.monotonic()
+        self.hub.guard(job.verdicts)
+        rewards = [v.reward for v in job.verdicts if v.outcome.is_verdict]
+        zero_signal = not rewards or max(rewards) - min(rewards) < 1e-6
+        state = self.hub.ledger.ready(job.number, job.attempt, now, valid=len(rewards), zero_signal=zero_signal)
+        if state is State.READY:
+            self.ready[job.number] = (job.group, tuple(job.verdicts))
+            self.hub.telemetry.ready(now - job.generated)
+
+
+def _faulty(verdicts: Sequence[Verdict]) -> list[int]:
+    return [place for place, verdict in enumerate(verdicts) if verdict.outcome is Outcome.INFRA_ERROR]

@@ -1,0 +1,54 @@
+"""A Ray actor around one rank of `learner.learner.Learner`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.metrics import Exporter
+from actors.parts import build_learner
+from actors.rendezvous import free_port, join_environment
+from configs.schema import RunConfig
+from data.trajectory import ScoredGroup
+
+
+class LearnerActor:
+    """One learner rank. `build` is a collective of all ranks, like `learn`, `weights`, `save` and `restore`."""
+
+    def __init__(self, config: RunConfig, start: str, rank: int) -> None:
+        self.config = config
+        self.start = start
+        self.rank = rank
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Address and a free port of this rank's node, for rank 0 to be met at."""
+        return ray.util.get_node_ip_address(), free_port()
+
+    def build(self, address: str, port: int) -> dict[str, Any]:
+        """Join the other ranks and build engine and learner; process and node of this rank."""
+        join_environment(address, port, self.rank, self.config.learner)
+        self.learner = build_learner(self.config, self.start, self.rank, self.config.learner.ranks)
+        self.metrics = Exporter(self.config.name, role="learner", index=self.rank)
+        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    def learn(self, groups: tuple[ScoredGroup, ...]) -> dict[str, float]:
+        """One learner step."""
+        metrics = self.learner.learn(groups)
+        self.metrics.export({f"learner_{name}": value for name, value in metrics.items()})
+        return metrics
+
+    def weights(self) -> tuple[Any, int]:
+        """(manifest, buckets) on rank 0, None elsewhere; and the version, small enough for the driver to wait for."""
+        return self.learner.weights(self.config.weights.bucket_mb * 2**20), self.learner.version
+
+    def save(self, folder: str) -> None:
+        """Write this rank's part of a checkpoint."""
+        self.learner.save(Path(folder))
+
+    def restore(self, folder: str) -> int:
+        """Read this rank's part of a checkpoint; the version it stands at."""
+        self.learner.restore(Path(folder))
+        return self.learner.version

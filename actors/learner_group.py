@@ -1,0 +1,147 @@
+"""The learner ranks as one: collectives over all of them, and the way back after a rank dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from actors.learner_actor import LearnerActor
+from actors.waiting import fetch, fetch_all
+from configs.schema import ConfigError, RunConfig
+from data.trajectory import ScoredGroup
+
+MAX_REBUILDS = 5  # in a row, without a finished call between
+
+
+class LearnerGroup:
+    """Learner actors of all ranks.
+
+    The payload of every step since the last checkpoint is kept (by reference, owned by the driver). When a rank dies
+    all are started anew, the checkpoint is read back and those steps are repeated from the payloads: the weights become
+    what they were, so a loss costs time and no data.
+
+    Args:
+        config: the run.
+        start: folder of the policy to start from.
+        meanwhile: called about every second while the ranks compute.
+    """
+
+    def __init__(self, config: RunConfig, start: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.config = config
+        self.start_folder = start
+        self.meanwhile = meanwhile
+        self.ranks: list[Any] = []
+        self.places: list[dict[str, Any]] = []  # process and node of each rank
+        self.payloads: dict[int, Any] = {}  # step -> reference to its groups
+        self.done = 0  # steps whose result the ranks hold
+        self.checkpoint: tuple[int, Path] | None = None
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start all ranks and let them meet.
+
+        Raises:
+            ConfigError: they find no room on the cluster.
+        """
+        config = self.config.learner
+        actor = ray.remote(LearnerActor).options(
+            num_cpus=config.cpus,
+            num_gpus=config.gpus,
+            max_restarts=0,
+        )
+        self.ranks = [actor.remote(self.config, self.start_folder, rank) for rank in range(config.ranks)]
+        seconds = self.config.ray.call_timeout
+        try:
+            places = fetch_all([rank.rendezvous.remote() for rank in self.ranks], "learner ranks: start", seconds)
+        except TimeoutError as error:
+            free = ray.available_resources()
+            raise ConfigError(
+                f"learner.ranks = {config.ranks}: they did not start within ray.call_timeout = {seconds:.0f} s; each "
+                f"asks for {config.cpus:g} CPU and {config.gpus:g} GPU, free are {free.get('CPU', 0):g} and "
+                f"{free.get('GPU', 0):g}: lower learner.ranks or learner.cpus, or add nodes"
+            ) from error
+        self.places = self._all("build", *places[0])
+
+    def learn(self, step: int, groups: tuple[ScoredGroup, ...]) -> dict[str, float]:
+        """Learner step `step` (0-based) on all ranks; the metrics of rank 0."""
+        self.payloads[step] = ray.put(groups)
+        metrics: dict[str, float] = self._surviving(lambda: self._all("learn", self.payloads[step])[0], step)
+        self.done = step + 1
+        return metrics
+
+    def weights(self) -> Any:
+        """A settled reference to (manifest, buckets), owned by the driver."""
+        return self._surviving(self._weights, self.done)
+
+    def save(self, folder: Path) -> None:
+        """Every rank writes its part of a checkpoint."""
+        self._surviving(lambda: self._all("save", str(folder)), self.done)
+
+    def forget_before(self, step: int, path: Path) -> None:
+        """The checkpoint at `path` holds everything up to `step`: older payloads are not needed."""
+        self.checkpoint = (step, path)
+        self.payloads = {s: ref for s, ref in self.payloads.items() if s >= step}
+
+    def restore(self, step: int, path: Path) -> None:
+        """Every rank reads its part of a checkpoint."""
+        self.forget_before(step, path)
+        self._surviving(lambda: self._all("restore", str(path)), step)
+        self.done = step
+
+    def stop(self) -> None:
+        """Stop all ranks."""
+        for rank in self.ranks:
+            ray.kill(rank)
+        self.ranks = []
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        """Call every rank; a failure is raised at once, since the others of a collective cannot end then."""
+        refs = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
+        return fetch_all(
+            refs, f"learner ranks: {method} (learner.timeout)", self.config.learner.timeout, self.meanwhile
+        )
+
+    def _weights(self) -> Any:
+        answers = [rank.weights.options(num_returns=2).remote() for rank in self.ranks]
+        versions = [version for _, version in answers]
+        fetch_all(versions, "learner ranks: weights (learner.timeout)", self.config.learner.timeout, self.meanwhile)
+        return answers[0][0]
+
+    def _surviving(self, work: Callable[[], Any], step: int) -> Any:
+        """The result of `work`, which needs ranks that have done `step` steps; they are rebuilt where one dies."""
+        for _ in range(MAX_REBUILDS):
+            try:
+                if not self.ranks:
+                    self._rebuild(step)
+                return work()
+            except (RayError, TimeoutError, RuntimeError) as error:  # RuntimeError: a collective without its peer
+                if not isinstance(error, RayError) and not self._lost_a_rank():
+                    raise
+                last = error
+                self.stop()
+        raise RuntimeError(f"the learner died {MAX_REBUILDS} times in a row; the last time: {last}") from last
+
+    def _lost_a_rank(self) -> bool:
+        """True where a rank no longer answers; the error of a living group is a defect, not a loss."""
+        for rank in self.ranks:
+            try:
+                fetch(rank.rendezvous.remote(), "learner rank", self.config.ray.connect_timeout)
+            except (RayActorError, TimeoutError):
+                return True
+        return False
+
+    def _rebuild(self, step: int) -> None:
+        """New ranks, the last checkpoint, and every step since once more, up to but not including `step`."""
+        self.restarts += 1
+        self.start()
+        first = 0
+        if self.checkpoint is not None:
+            first, path = self.checkpoint
+            self._all("restore", str(path))
+        for done in range(first, step):
+            self._all("learn", self.payloads[done])
+        self.done = step

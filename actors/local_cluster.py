@@ -1,0 +1,156 @@
+"""All stages in one process, as plain objects: for a laptop, a debugger and the parity tests. Ray is not imported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from actors.batch_metrics import FaultGuard, StageTimes, batch_metrics
+from actors.bench import judge_again, sample_and_judge
+from actors.cluster import Batch
+from actors.parts import (
+    OrderBook,
+    build_learner,
+    build_reward_worker,
+    build_rollout_worker,
+    for_one_process,
+    load_prompts,
+)
+from actors.telemetry import Telemetry, ledger_metrics
+from configs.schema import RunConfig, SamplerConfig
+from data.problem import Problem
+from data.prompts import PromptSet
+from data.trajectory import PromptGroup, ScoredGroup
+from learner.checkpoint import latest_checkpoint, save_checkpoint
+from rollout.ledger import Ledger
+from rollout.record import Record, State
+
+
+class LocalCluster:
+    """Generates and judges inline when a batch is taken; the ledger, the seeds and the parts are those of the Ray run.
+
+    Args:
+        config: the run; its learner section is reduced to one plain torch rank.
+        start: folder of the policy to start from.
+        checkpoints: folder for checkpoints.
+    """
+
+    def __init__(self, config: RunConfig, start: str, checkpoints: Path) -> None:
+        self.config = config = for_one_process(config)
+        self.checkpoints = checkpoints
+        self.step = 0
+        self.book = OrderBook(
+            load_prompts(config, start, config.problems.train, config.problems.limit),
+            config.replay.completions,
+            config.seed,
+        )
+        self.ledger = Ledger(config.replay, steps=config.steps)
+        self.learner = build_learner(config, start)
+        self.rollout = build_rollout_worker(config, start)
+        self.reward = build_reward_worker(config)
+        self.faults = FaultGuard(config.reward.max_fault_share)
+        self.times = StageTimes()
+        self.telemetry = Telemetry(time.monotonic())
+        self._ready: dict[int, ScoredGroup] = {}
+
+    def publish(self) -> None:
+        """Copy the learner's weights into the rollout worker."""
+        weights = self.learner.weights(self.config.weights.bucket_mb * 2**20)
+        assert weights is not None, "rank 0 holds the weights"
+        self.rollout.load_weights(*weights)
+        self.ledger.publish(self.step)
+
+    def take(self, count: int) -> Batch:
+        """Generate and judge until `count` groups are ready."""
+        self.times.begin()
+        while (numbers := self.ledger.lease(count, time.monotonic())) is None:
+            wanted = min(self.config.rollout.groups_per_call, count)
+            orders = self.ledger.issue(wanted, time.monotonic())
+            assert orders, f"no credit left and too few groups ready: {self.ledger.totals()}"
+            self._produce(orders)
+        groups = tuple(self._ready.pop(number) for number in numbers)
+        metrics = batch_metrics(groups, self.step) | self.telemetry.report(time.monotonic())
+        return Batch(tuple(numbers), groups, self.ledger.unreported(), metrics | ledger_metrics(self.ledger))
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One learner step."""
+        started = time.monotonic()
+        metrics = self.learner.learn(batch.groups)
+        self.times.add("train", time.monotonic() - started)
+        self.step += 1
+        self.ledger.finish(batch.finals(self.config.objective), self.step)
+        self.ledger.check()
+        return metrics | self.times.step({"generate": 1, "reward": 1, "train": 1})
+
+    def save(self) -> Path:
+        """Write a checkpoint."""
+        state = {"step": self.step, "ledger": self.ledger.record.to_dict()}
+        return save_checkpoint(self.checkpoints, self.step, self.learner.save, state, self.config.checkpoint.keep)
+
+    def restore(self) -> int:
+        """Load the newest whole checkpoint."""
+        found = latest_checkpoint(self.checkpoints)
+        if found is not None:
+            path, state = found
+            self.learner.restore(path)
+            self.step = state["step"]
+            self.ledger = Ledger(self.config.replay, Record.from_dict(state["ledger"]), self.step, self.config.steps)
+        return self.step
+
+    def evaluate(
+        self,
+        prompts: PromptSet,
+        sampler: SamplerConfig,
+        samples: int,
+        seed: int,
+        progress: Callable[[int, ScoredGroup], None] | None = None,
+    ) -> list[ScoredGroup]:
+        """Sample and judge every prompt."""
+        self.times.pause()
+        size = self.config.rollout.groups_per_call
+        return sample_and_judge(self.rollout, self._judge, prompts, sampler, samples, seed, size, progress)
+
+    def totals(self) -> dict[str, int]:
+        """The ledger's totals."""
+        return self.ledger.totals()
+
+    def describe(self) -> str:
+        """One line for the user."""
+        return f"one process, plain torch learner, sandbox tier {self.reward.tier}"
+
+    def sandbox_tier(self) -> str:
+        """The sandbox tier in force."""
+        return self.reward.tier
+
+    def restarts(self) -> dict[str, int]:
+        """Nothing restarts in one process."""
+        return {}
+
+    def close(self) -> None:
+        """Stop the sandbox."""
+        self.reward.close()
+
+    def _produce(self, orders: list[tuple[int, int]]) -> None:
+        started = time.monotonic()
+        groups = self.rollout.generate([self.book.request(number, attempt) for number, attempt in orders])
+        self.times.add("generate", time.monotonic() - started)
+        for (number, attempt), group in zip(orders, groups, strict=True):
+            now = time.monotonic()
+            self.telemetry.generated(group, now)
+            self.ledger.generated(number, attempt, group.version, now)
+            self.ledger.scoring(number, attempt, now)
+            scored = self._judge(self.book.problem(number), group)
+            spent = time.monotonic() - now
+            self.times.add("reward", spent)
+            self.telemetry.judged(scored.verdicts, spent, time.monotonic())
+            valid = int(scored.valid_G.sum())
+            state = self.ledger.ready(number, attempt, now, valid=valid, zero_signal=scored.zero_signal)
+            if state is State.READY:
+                self._ready[number] = scored
+                self.telemetry.ready(spent)
+
+    def _judge(self, problem: Problem, group: PromptGroup) -> ScoredGroup:
+        scored = ScoredGroup(group, tuple(judge_again(self.reward, problem, group.texts, self.config.reward.retries)))
+        self.faults.count(scored.verdicts)
+        return scored

@@ -1,0 +1,47 @@
+"""The training loop. It does not know whether its cluster is one process or many machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from actors.cluster import Batch, Cluster
+from actors.run_folder import RunFolder
+from configs.schema import RunConfig
+
+Observer = Callable[[int, Batch, dict[str, float]], None]
+
+
+def due(step: int, every: int) -> bool:
+    """True at every `every`-th step; 0 means never."""
+    return every > 0 and step % every == 0
+
+
+def train(
+    config: RunConfig,
+    cluster: Cluster,
+    folder: RunFolder,
+    observe: Observer,
+    evaluate: Callable[[int], None],
+) -> None:
+    """Learner steps `cluster.step` .. `config.steps`.
+
+    Args:
+        config: the run.
+        cluster: restored or new; its weights are published first.
+        folder: receives metrics and trajectories of every step.
+        observe: called after each step with the batch and all its metrics (progress display).
+        evaluate: called with the step number when an evaluation is due.
+    """
+    while cluster.step < config.steps:
+        batch = cluster.take(config.replay.groups_per_step)
+        metrics = batch.metrics | cluster.learn(batch)
+        step = cluster.step
+        if due(step, config.weights.broadcast_every) or step == config.steps:
+            cluster.publish()
+        folder.log_metrics(step, metrics)
+        folder.log_trajectories(step, batch.groups)
+        observe(step, batch, metrics)
+        if due(step, config.checkpoint.every) or step == config.steps:
+            cluster.save()
+        if due(step, config.evaluation.every) and step < config.steps:
+            evaluate(step)

@@ -1,0 +1,33 @@
+"""Flat metric dictionaries into Ray's metrics, where Prometheus and the dashboard find them as `ray_couplet_*`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ray.util.metrics import Gauge
+
+TAGS = ("run", "role", "index")
+
+
+class Exporter:
+    """One process's gauges, made as names appear.
+
+    Args:
+        run: name of the run, a tag of every gauge.
+        role: driver | rollout | reward | learner | replay.
+        index: number of the actor within its role.
+    """
+
+    def __init__(self, run: str, role: str, index: int = 0) -> None:
+        self.tags = {"run": run, "role": role, "index": str(index)}
+        self._gauges: dict[str, Gauge] = {}
+
+    def export(self, metrics: Mapping[str, float]) -> None:
+        """Set each gauge; values that are not finite are left out."""
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                continue
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(f"couplet_{name}", description=name.replace("_", " "), tag_keys=TAGS)
+            self._gauges[name].set(value, tags=self.tags)

@@ -1,0 +1,153 @@
+"""How each plain part is built from the configuration; the same in one process and inside an actor.
+
+Heavy imports stand inside the functions, so that a reward actor's process never loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from configs.schema import RunConfig
+from data.benchmarks import load_problems
+from data.problem import Problem
+from data.prompts import PromptSet, encode_prompts
+from data.seeds import derive_seed
+from data.tokenizer import load_tokenizer
+from data.trajectory import GroupId, RolloutRequest
+from rollout.record import IssueOrder
+
+if TYPE_CHECKING:
+    from learner.learner import Learner
+    from reward.worker import RewardWorker
+    from rollout.worker import RolloutWorker
+
+
+@dataclass(frozen=True)
+class OrderBook:
+    """Turns the ledger's numbers into requests: which problem, which prompt, which seeds. No torch, no tokenizer."""
+
+    prompts: PromptSet
+    completions: int
+    seed: int
+
+    @property
+    def order(self) -> IssueOrder:
+        """The order of problems."""
+        return IssueOrder(len(self.prompts), self.seed)
+
+    def problem(self, number: int) -> Problem:
+        """The problem of the `number`-th group."""
+        return self.prompts.problems[self.order.group_id(number).problem]
+
+    def request(self, number: int, attempt: int) -> RolloutRequest:
+        """The order for the `number`-th group; seeds depend on the group, not on the attempt."""
+        group_id = self.order.group_id(number)
+        seeds = [derive_seed(self.seed, "completion", *group_id, g) for g in range(self.completions)]
+        return _request(self.prompts, group_id, attempt, seeds, derive_seed(self.seed, "completion", *group_id))
+
+
+def evaluation_requests(prompts: PromptSet, samples: int, seed: int) -> list[RolloutRequest]:
+    """One request of `samples` completions for every problem, in order.
+
+    Seeds follow from the problem's id, so a problem gets the same completions whichever others are asked for with it.
+    """
+    requests = []
+    for index, problem in enumerate(prompts.problems):
+        own = derive_seed(seed, f"evaluation {problem.problem_id}")
+        seeds = [derive_seed(own, "completion", g) for g in range(samples)]
+        requests.append(_request(prompts, GroupId(0, index, 0), 0, seeds, own))
+    return requests
+
+
+def _request(
+    prompts: PromptSet, group_id: GroupId, attempt: int, seeds: Sequence[int], group_seed: int
+) -> RolloutRequest:
+    return RolloutRequest(
+        group_id=group_id,
+        attempt=attempt,
+        problem_id=prompts.problems[group_id.problem].problem_id,
+        prompt_tokens=prompts.prompts[group_id.problem],
+        seeds_G=tuple(seeds),
+        group_seed=group_seed,
+    )
+
+
+def load_prompts(config: RunConfig, start: str, source: str, limit: int | None = None) -> PromptSet:
+    """The problems of `source` as prompts of the policy in folder `start`."""
+    tokenizer = load_tokenizer(start)
+    problems = load_problems(source, seed=config.problems.seed, limit=limit)
+    return encode_prompts(problems, tokenizer.chat_prompt, config.problems, tokenizer.id("<|mask|>"))
+
+
+def build_rollout_worker(config: RunConfig, start: str) -> RolloutWorker:
+    """A rollout worker with the weights of folder `start`."""
+    import torch
+
+    from model.policy import DiffusionPolicy
+    from rollout.worker import RolloutWorker
+
+    device = "cuda" if config.rollout.gpus > 0 else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(config.rollout.threads)
+    policy = load_policy(DiffusionPolicy, config, start, device)
+    tokenizer = load_tokenizer(start)
+    return RolloutWorker(
+        policy,
+        tokenizer.decode,
+        config.sampler,
+        config.estimator,
+        inner_updates=config.objective.inner_updates,
+        estimate_behaviour=config.replay.max_staleness > 0,
+        microbatch_rows=config.rollout.microbatch_rows,
+        ar_ness_k=config.evaluation.ar_ness_k,
+    )
+
+
+def build_learner(config: RunConfig, start: str, rank: int = 0, ranks: int = 1) -> Learner:
+    """Rank `rank` of the learner with the weights of folder `start`."""
+    import torch
+
+    from learner.engine import build_engine
+    from learner.learner import Learner
+    from model.policy import DiffusionPolicy
+
+    device = "cuda" if config.learner.gpus > 0 else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(config.learner.threads)
+    policy = load_policy(DiffusionPolicy, config, start, device)
+    updates = config.steps * config.objective.inner_updates
+    engine = build_engine(policy, config.optimizer, config.learner, updates, rank, ranks)
+    return Learner(
+        engine, policy, config.objective, config.estimator, rank, ranks, temperature=config.sampler.temperature
+    )
+
+
+def load_policy(kind, config: RunConfig, start: str, device: str):  # type: ignore[no-untyped-def]
+    """The policy of folder `start` as the model section asks."""
+    return kind.from_pretrained(
+        start,
+        dtype=config.model.dtype,
+        device=device,
+        attention=config.model.attention,
+        end_tokens=config.model.end_tokens,
+    )
+
+
+def build_reward_worker(config: RunConfig) -> RewardWorker:
+    """A reward worker with its sandbox."""
+    from reward.worker import RewardWorker
+
+    return RewardWorker(config.reward, config.sandbox)
+
+
+def for_one_process(config: RunConfig) -> RunConfig:
+    """The configuration of `--local`: the plain torch engine, one rank, no actors."""
+    learner = replace(config.learner, engine="torch", ranks=1, zero_stage=0, offload="none")
+    return replace(config, learner=learner)
+
+
+def chunked(items: Sequence, size: int) -> list[Sequence]:
+    """Consecutive slices of at most `size` items."""
+    return [items[i : i + size] for i in range(0, len(items), size)]

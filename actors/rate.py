@@ -1,0 +1,274 @@
+"""`launch.py prepare rate`: how often a model solves each problem; a level of difficulty and pass@k follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from actors.bench import Bench, open_bench
+from actors.evaluate import open_policy, problems_print, prompts_of, weights_print, with_scoring_limits
+from configs.load import read_recipe, resolve
+from configs.schema import ConfigError, RunConfig
+from data.benchmarks import load_problems
+from data.formats import ANSWER_PREFIX
+from data.levels import Level
+from data.openai_client import Client, Sampling
+from data.problem import Problem
+from data.problems_file import write_parquet
+from data.prompts import PromptSet
+from data.rate import Judge, Rating, Sample, rate, select_level
+from data.seeds import derive_seed
+from data.verdict import Verdict
+from evaluation.pass_at_k import estimate
+from evaluation.records import same_run, write_json
+
+# Where a base model that continues HumanEval's prompt has gone past the function, and past a fenced answer.
+CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")
+FENCE_STOPS = ("```",)
+KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class Served:
+    """An autoregressive model behind the completions protocol.
+
+    Exactly one of `endpoint` and `vllm` is given.
+
+    Attributes:
+        endpoint: address of a running server, up to and including the version.
+        vllm: model for which `vllm serve` is started, with `python` of its environment, on `gpus`.
+        options: further options of `vllm serve`.
+        ready_seconds: how long it may take to come up.
+        model: name at the server; None takes its first.
+        base: the model is no chat model: it continues the problem's code, or an answer begun for it.
+    """
+
+    endpoint: str | None = None
+    vllm: str | None = None
+    python: str | None = None
+    gpus: float = 0.0
+    options: tuple[str, ...] = ()
+    ready_seconds: float = 1200.0
+    model: str | None = None
+    base: bool = False
+
+
+def run_rating(
+    problems: str,
+    out: Path,
+    *,
+    policy: str | None = None,
+    served: Served | None = None,
+    sampling: Sampling,
+    level: Level = "hard",
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    limit: int | None = None,
+    local: bool = False,
+    console: Console,
+) -> dict[str, Any]:
+    """Rate every problem, write those of `level` to `out` (Parquet), and print the model's pass@k.
+
+    Beside `out` stand `.ratings.jsonl` (pass rates of each problem; an interrupted rating goes on there), `.run.json` (what
+    they belong to) and `.summary.json`. An answer of a served model is judged by the program in it, whatever stands
+    around it; one of our own policy under the format rule it is trained with.
+
+    Args:
+        problems: as `data.benchmarks.load_problems`.
+        policy: folder of our own policy; else `served` names the model.
+        sampling: completions per problem and how they are drawn; a policy takes its own decoder at that temperature.
+        level: `all`, `easy`, `medium` or `hard`, by percentiles over the rated problems.
+        recipe, overrides, limit, local: as `actors.evaluate.run_evaluation`.
+
+    Raises:
+        ConfigError, ValueError: something the user must mend, named.
+        EndpointError: the server cannot be reached or refuses.
+    """
+    if policy is not None:
+        folder, config = open_policy(policy, recipe, overrides)
+        prompts = prompts_of(config, folder, problems, limit, overrides)
+        facts = {"policy": str(folder), "weights": weights_print(folder)}
+        found = list(prompts.problems)
+    else:
+        assert served is not None, "a policy or a served model"
+        config = resolve(RunConfig, {} if recipe is None else read_recipe(recipe), overrides)
+        config = with_scoring_limits(config, overrides)
+        found = load_problems(problems, seed=config.problems.seed, limit=limit)
+        facts = {"model": served.model or served.vllm or served.endpoint or "", "base": str(served.base)}
+    facts |= {"problems": problems, "problem_print": problems_print(found), "sampling": str(sampling)}
+    same_run(out.with_suffix(".run.json"), facts)
+    with open_bench(config, local=local) as bench:
+        console.print(f"{problems}: {bench.describe()}", highlight=False, soft_wrap=True)
+        if policy is not None:
+            rater = PolicyRater(bench, folder, prompts, config, sampling)
+            ratings = _rate(found, rater.sample, rater.judge, out, console)
+        else:
+            assert served is not None
+            with _client(served, local) as client:
+                ratings = _rate(found, ServedRater(client, sampling).sample, program_judge(bench), out, console)
+    return _write(found, ratings, level, out, facts, console)
+
+
+class PolicyRater:
+    """Samples on the rollout actors; the verdicts come along and are handed out when they are asked for."""
+
+    def __init__(self, bench: Bench, folder: Path, prompts: PromptSet, config: RunConfig, sampling: Sampling) -> None:
+        self.bench, self.folder, self.sampling = bench, folder, sampling
+        self.sampler = dataclasses.replace(config.sampler, temperature=sampling.temperature)
+        self.tokens = {p.problem_id: tokens for p, tokens in zip(prompts.problems, prompts.prompts, strict=True)}
+        self.verdicts: dict[str, tuple[Verdict, ...]] = {}
+
+    def sample(self, problems: Sequence[Problem]) -> list[list[str]]:
+        """Texts of the completions of every problem."""
+        part = PromptSet(tuple(problems), tuple(self.tokens[problem.problem_id] for problem in problems))
+        seed = self.sampling.seed or 0
+        scored = self.bench.evaluate(self.folder, part, self.sampler, self.sampling.samples, seed)
+        self.verdicts = {group.group.problem_id: group.verdicts for group in scored}
+        return [list(group.group.texts) for group in scored]
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[float | None]]:
+        """Pass rates of what `sample` returned last."""
+        return [pass_rates(self.verdicts[problem.problem_id]) for problem in problems]
+
+
+class ServedRater:
+    """Samples from an endpoint; prompts that share a system message and stops go out together."""
+
+    def __init__(self, client: Client, sampling: Sampling) -> None:
+        self.client, self.sampling = client, sampling
+
+    def sample(self, problems: Sequence[Problem]) -> list[list[str]]:
+        """Texts of the completions of every problem."""
+        kinds = [self._kind(problem) for problem in problems]
+        texts: dict[int, list[str]] = {}
+        for kind in dict.fromkeys(kinds):
+            members = [i for i, other in enumerate(kinds) if other == kind]
+            system, stops = kind
+            client = dataclasses.replace(self.client, system=system)
+            sampling = dataclasses.replace(self.sampling, stop=stops, seed=self._seed(problems[members[0]]))
+            answers = client.complete_many([self._prompt(problems[i]) for i in members], sampling)
+            texts |= dict(zip(members, answers, strict=True))
+        return [texts[i] for i in range(len(problems))]
+
+    def _kind(self, problem: Problem) -> tuple[str | None, tuple[str, ...]]:
+        if self.client.chat:
+            return problem.metadata.get("system"), ()
+        return None, CONTINUATION_STOPS if problem.code_prefix else FENCE_STOPS
+
+    def _prompt(self, problem: Problem) -> str:
+        if self.client.chat:
+            return problem.question
+        return problem.code_prefix or f"{problem.question}\n{ANSWER_PREFIX}"
+
+    def _seed(self, first: Problem) -> int | None:
+        """Distinct per batch, since a request's seed is this one plus its place in the batch."""
+        seed = self.sampling.seed
+        return None if seed is None else derive_seed(seed, f"rate {first.problem_id}") % 2**31
+
+
+def program_judge(bench: Bench) -> Judge:
+    """Judges the program in each text: a fenced block, a whole program, or a continuation of the prompt."""
+    from reward.code_format import program_of_sample
+
+    def judge(problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[float | None]]:
+        programs = [[program_of_sample(text, p) for text in texts] for p, texts in zip(problems, completions)]
+        return [pass_rates(verdicts) for verdicts in bench.judge(problems, programs, programs=True)]
+
+    return judge
+
+
+def pass_rates(verdicts: Sequence[Verdict]) -> list[float | None]:
+    """The pass rate of each completion; None where the sandbox gave no verdict."""
+    return [verdict.pass_rate if verdict.outcome.is_verdict else None for verdict in verdicts]
+
+
+@contextmanager
+def _client(served: Served, local: bool) -> Iterator[Client]:
+    """A client of the running server, or of one that is started for the time of the block."""
+    if served.endpoint is not None:
+        key = os.environ.get(KEY_VARIABLE)
+        client = Client(served.endpoint, served.model, chat=not served.base, api_key=key)
+        if served.model is None:
+            client.model = client.models()[0]
+        yield client
+        return
+    assert served.vllm is not None
+    with _serving(served, local) as (url, key):
+        yield Client(url, chat=not served.base, api_key=key)
+
+
+@contextmanager
+def _serving(served: Served, local: bool) -> Iterator[tuple[str, str]]:
+    assert served.vllm is not None
+    if not local:
+        from actors.vllm_actor import serving_on_ray
+
+        with serving_on_ray(
+            served.vllm,
+            python=served.python,
+            gpus=served.gpus,
+            options=served.options,
+            timeout=served.ready_seconds,
+        ) as found:
+            yield found
+        return
+    from actors.vllm_server import VllmServer
+
+    server = VllmServer(served.vllm, python=served.python, options=served.options)
+    try:
+        server.wait_ready(served.ready_seconds)
+        yield server.url, server.key
+    finally:
+        server.close()
+
+
+def _rate(problems: Sequence[Problem], sample: Sample, judge: Judge, out: Path, console: Console) -> list[Rating]:
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        rated = rate(problems, sample, judge, out.with_suffix(".ratings.jsonl"))
+        return list(bar.track(rated, total=len(problems), description="rating"))
+
+
+def _write(
+    problems: Sequence[Problem],
+    ratings: Sequence[Rating],
+    level: Level,
+    out: Path,
+    facts: dict[str, str],
+    console: Console,
+) -> dict[str, Any]:
+    kept, choice = select_level(problems, ratings, level)
+    if not kept:
+        raise ConfigError(f"--level {level}: none of {len(problems)} problems is of that level: {dict(choice.dropped)}")
+    write_parquet(kept, out)
+    counts = [(len(rating.rates), rating.solved) for rating in ratings if rating.rates]
+    most = max((judged for judged, _ in counts), default=0)
+    scores = {}
+    for k in dict.fromkeys((1, most)):
+        able = [pair for pair in counts if pair[0] >= k]
+        if able:
+            scores[f"pass@{k}"] = estimate(able, k)
+    for name, found in scores.items():
+        console.print(f"{name}: {found} over {found.problems} problems", highlight=False)
+    summary = {
+        **facts,
+        "level": level,
+        "problems": len(problems),
+        "kept": len(kept),
+        "dropped": dict(choice.dropped),
+        "thresholds": choice.thresholds,
+        "lost": sum(rating.lost for rating in ratings),
+        **{name: dataclasses.asdict(found) for name, found in scores.items()},
+    }
+    write_json(out.with_suffix(".summary.json"), summary)
+    dropped = ", ".join(f"{count} {reason}" for reason, count in choice.dropped.items() if count)
+    note = f" ({dropped})" if dropped else ""
+    console.print(f"{len(kept)} of {len(problems)} problems are {level}{note}: {out}", highlight=False, soft_wrap=True)
+    return summary

@@ -1,0 +1,188 @@
+"""The replay queue: the actor that keeps issuing groups, has them generated and judged, and hands out ready ones.
+
+It pulls: it calls the rollout actors and keeps the references of what they return, so it owns them. One task per
+rollout actor and one per reward actor run side by side on its event loop; a worker that joins or leaves adds or ends
+a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.generation import Generation
+from actors.judging import Judging
+from actors.metrics import Exporter
+from actors.parts import OrderBook
+from actors.replay_hub import ROLES, Hub, Worker
+from actors.telemetry import ledger_metrics
+from configs.schema import RunConfig
+from rollout.ledger import Ledger
+from rollout.record import Record, State
+
+EXPORT_SECONDS = 2.0  # between two exports of the queue's depths and rates
+
+
+@dataclass
+class Memory:
+    """What the driver remembers for a queue, so that one that is rebuilt goes on where the last one died."""
+
+    record: Record = field(default_factory=Record)
+    version: int = 0  # learner steps done
+    restarts: int = 0
+    targets: dict[str, int] = field(default_factory=dict)  # wanted workers per role
+    lost: dict[str, int] = field(default_factory=dict)  # workers lost so far, per role
+    tiers: tuple[str, ...] = ()  # sandbox tiers the run accepts; empty: any
+
+
+class ReplayActor:
+    """Ledger, work distribution and lease of ready groups. Every method may be called twice without harm.
+
+    Args:
+        config: the run.
+        book: prompts, order and seeds.
+        memory: finals, version and counts as the driver has recorded them; open groups are issued again.
+    """
+
+    def __init__(self, config: RunConfig, book: OrderBook, memory: Memory) -> None:
+        self.config = config
+        self.ledger = Ledger(config.replay, memory.record, memory.version, config.steps)
+        self.hub = Hub(config, book, self.ledger, memory.lost)
+        self.hub.tiers = memory.tiers
+        self.judging = Judging(self.hub)
+        self.generation = Generation(self.hub, self.judging.add)
+        self.targets = dict(memory.targets)
+        self.restarts = memory.restarts
+        self.metrics = Exporter(config.name, role="replay")
+        self._exporting: asyncio.Task[None] | None = None
+
+    async def join(self, role: str, index: int, handle: Any, info: dict[str, Any]) -> None:
+        """A worker has started: give it work from now on."""
+        if index in self.hub.workers[role]:
+            return
+        worker = self.hub.workers[role][index] = Worker(role, index, handle, info)
+        worker.task = self.hub.spawn(self._serve(worker))
+        if self._exporting is None:
+            self._exporting = self.hub.spawn(self._export())
+
+    async def leave(self, role: str, index: int) -> None:
+        """Give a worker no more work; it disappears from the roster once it holds none."""
+        worker = self.hub.workers[role].get(index)
+        if worker is not None:
+            worker.leaving = True
+            await self.hub.notify()
+
+    async def publish(self, version: int, holder: list[Any]) -> None:
+        """New weights: push them to every rollout actor and admit more groups."""
+        self.ledger.publish(version)
+        await self.generation.publish((version, holder))
+        await self.hub.notify()
+
+    async def take(self, count: int, seconds: float) -> dict[str, Any]:
+        """Lease `count` ready groups; an answer without `numbers` when `seconds` pass first.
+
+        Raises what broke a worker's code, if anything did. An answer that never arrived is made good by `give_back`.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            if self.hub.failure is not None:
+                raise self.hub.failure
+            numbers = self.ledger.lease(count, time.monotonic())
+            await self.hub.notify()  # a lease may have sent stale groups back to be issued again
+            if numbers is not None:
+                break
+            if not await self.hub.wait(deadline - time.monotonic()):
+                return {"numbers": None, "progress": self.hub.progress, "cursor": self.ledger.cursor()}
+        groups, verdicts = self.judging.take(numbers)
+        return {
+            "numbers": numbers,
+            "groups": groups,
+            "verdicts": verdicts,
+            "decided": self.ledger.unreported(),
+            "cursor": self.ledger.cursor(),
+            "metrics": self.hub.telemetry.report(time.monotonic()) | self._depths(),
+        }
+
+    async def give_back(self, numbers: list[int]) -> None:
+        """The payload of these leased groups could not be fetched: issue them again."""
+        self.ledger.give_back(numbers)
+        await self.hub.notify()
+
+    async def finish(self, finals: Mapping[int, State], version: int) -> dict[str, Any]:
+        """The driver has recorded these finals; how far the numbering has come."""
+        self.ledger.finish(finals, version)
+        self.ledger.check()
+        await self.hub.notify()
+        return self.ledger.cursor()
+
+    async def totals(self) -> dict[str, int]:
+        """The ledger's totals."""
+        return self.ledger.totals()
+
+    async def set_targets(self, targets: Mapping[str, int]) -> None:
+        """Wanted number of workers per role; the driver starts and stops actors to match."""
+        self.targets |= targets
+
+    async def accept(self, tiers: tuple[str, ...]) -> None:
+        """The sandbox tiers the run accepts from now on."""
+        self.hub.tiers = tiers
+
+    async def roster(self) -> dict[str, Any]:
+        """What the driver needs to look after the workers."""
+        return {
+            "targets": dict(self.targets),
+            "held": {role: {i: w.info for i, w in workers.items()} for role, workers in self.hub.workers.items()},
+            "serving": {role: [worker.index for worker in self.hub.active(role)] for role in ROLES},
+            "lost": dict(self.hub.lost),
+            "weights_lost": self.generation.weights_lost,
+        }
+
+    async def status(self) -> dict[str, Any]:
+        """Workers, ledger states and rates, as `launch.py status` shows them."""
+        return {
+            "run": self.config.name,
+            "step": self.ledger.version,
+            "steps": self.config.steps,
+            "published_version": self.ledger.published,
+            "targets": dict(self.targets),
+            "workers": {role: [_shown(w) for _, w in sorted(self.hub.workers[role].items())] for role in ROLES},
+            "ledger": self.ledger.states(),
+            "totals": self.ledger.totals(),
+            "pid": os.getpid(),
+            "queue": {"waiting_for_reward": len(self.judging.jobs), "ready": len(self.judging.ready)},
+            "rates": self.hub.telemetry.rates(time.monotonic()),
+            "sandbox_faults": dict(self.hub.telemetry.faults),
+            "restarts": {"replay": self.restarts, **self.hub.lost},
+        }
+
+    async def _serve(self, worker: Worker) -> None:
+        await (self.generation if worker.role == "rollout" else self.judging).serve(worker)
+        self.hub.workers[worker.role].pop(worker.index, None)
+
+    async def _export(self) -> None:
+        while True:
+            self.metrics.export(self._depths() | self.hub.telemetry.rates(time.monotonic()))
+            await asyncio.sleep(EXPORT_SECONDS)
+
+    def _depths(self) -> dict[str, float]:
+        """Groups per ledger state, totals, workers and restarts."""
+        metrics = ledger_metrics(self.ledger) | {"replay_restarts": float(self.restarts)}
+        for role in ROLES:
+            metrics[f"{role}_workers"] = float(len(self.hub.active(role)))
+            metrics[f"{role}_restarts"] = float(self.hub.lost[role])
+        return metrics
+
+
+def _shown(worker: Worker) -> dict[str, Any]:
+    return {
+        "index": worker.index,
+        "calls": worker.calls,
+        "lost": worker.lost,
+        "version": worker.version,
+        "leaving": worker.leaving,
+        **worker.info,
+    }

@@ -1,0 +1,140 @@
+"""What the tasks of the replay queue share: the ledger, the workers, one condition they all wait on, and failure."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayError
+
+from actors.batch_metrics import FaultGuard
+from actors.parts import OrderBook
+from actors.telemetry import Telemetry
+from actors.waiting import original
+from configs.schema import ConfigError, RunConfig
+from data.verdict import Outcome, Verdict
+from rollout.ledger import Ledger
+from rollout.record import State
+
+ROLES = ("rollout", "reward")
+IDLE_SECONDS = 5.0  # a task looks around at least this often
+
+
+@dataclass
+class Worker:
+    """A rollout or reward actor as the queue sees it."""
+
+    role: str
+    index: int
+    handle: Any
+    info: dict[str, Any]
+    task: asyncio.Task[None] | None = None
+    leaving: bool = False
+    calls: int = 0
+    lost: int = 0
+    version: int | None = None  # newest weights it has acknowledged
+
+
+class Hub:
+    """Shared state of one queue's tasks. Everything runs on one event loop, so nothing is locked."""
+
+    def __init__(self, config: RunConfig, book: OrderBook, ledger: Ledger, lost: Mapping[str, int]) -> None:
+        self.config = config
+        self.book = book
+        self.ledger = ledger
+        self.workers: dict[str, dict[int, Worker]] = {role: {} for role in ROLES}
+        self.lost = {role: lost.get(role, 0) for role in ROLES}
+        self.tiers: tuple[str, ...] = ()  # sandbox tiers the run accepts
+        self.faults = FaultGuard(config.reward.max_fault_share)
+        self.telemetry = Telemetry(time.monotonic())
+        self.failure: BaseException | None = None
+        self.progress = 0  # groups generated and calls judged so far
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def active(self, role: str) -> list[Worker]:
+        """Workers that are given work."""
+        return [worker for worker in self.workers[role].values() if not worker.leaving]
+
+    def lose(self, orders: list[tuple[int, int]], *, counted: bool) -> None:
+        """Attempts whose holder is gone. A group that is lost too often is counted as a fault of the machinery."""
+        for number, attempt in orders:
+            if self.ledger.lose(number, attempt, counted=counted) is State.QUARANTINED:
+                self.guard(self.quarantined("its rollout workers died"))
+
+    def quarantined(self, reason: str) -> list[Verdict]:
+        """What stands in the place of verdicts for a group that keeps killing its workers."""
+        return [Verdict(Outcome.QUARANTINED, float("nan"), reason=reason)] * self.config.replay.completions
+
+    def guard(self, verdicts: Sequence[Verdict]) -> None:
+        """Count the samples of a group, and stop the run where the machinery loses too many."""
+        try:
+            self.faults.count(verdicts)
+        except ConfigError as error:
+            self.fail(error)
+
+    def is_ready(self, number: int) -> bool:
+        """True while the payload of group `number` may still be leased."""
+        entry = self.ledger.entries.get(number)
+        return entry is not None and entry.state is State.READY
+
+    def fail(self, error: BaseException) -> None:
+        """A defect: keep it for the driver, which stops the run with it."""
+        self.failure = self.failure or original(error)
+
+    def answered(self, worker: Worker, info: dict[str, Any]) -> None:
+        """A worker answered and described itself; one that died while it was idle is another process than before."""
+        if info["pid"] != worker.info["pid"]:
+            self._count_loss(worker)
+        worker.info = info
+
+    async def recover(self, worker: Worker, error: BaseException) -> None:
+        """Wait until a worker that died answers again; a hung one is killed first, one that is gone for good leaves."""
+        self._count_loss(worker)
+        if isinstance(error, TimeoutError):
+            ray.kill(worker.handle, no_restart=False)
+        while not worker.leaving:
+            try:
+                worker.info = await asyncio.wait_for(worker.handle.describe.remote(), self.config.ray.call_timeout)
+                return
+            except ActorDiedError:
+                worker.leaving = True  # the driver starts another
+            except (RayError, TimeoutError):
+                await asyncio.sleep(0.5)
+
+    def _count_loss(self, worker: Worker) -> None:
+        worker.lost += 1
+        self.lost[worker.role] += 1
+
+    async def notify(self) -> None:
+        """Wake every task that waits for a change."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for any change; False when `seconds` pass first."""
+        if seconds <= 0:
+            return False
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait(), seconds)
+            except TimeoutError:
+                return False
+        return True
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` beside the others; an error that escapes it stops the run."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.fail(error)

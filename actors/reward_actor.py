@@ -1,0 +1,63 @@
+"""A Ray actor around `reward.worker.RewardWorker`. Its process never imports torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from actors.bench import judge_texts
+from actors.metrics import Exporter
+from actors.tiers import refuse
+from configs.schema import RewardConfig, SandboxConfig
+from data.problem import Problem
+from data.trajectory import PromptGroup
+from data.verdict import Verdict
+from reward.worker import RewardWorker
+
+
+class RewardActor:
+    """Judges completions; stateless but for its verdict cache, so Ray may restart it at any time."""
+
+    def __init__(self, name: str, reward: RewardConfig, sandbox: SandboxConfig, index: int) -> None:
+        self.worker = RewardWorker(reward, sandbox)
+        self.started = time.monotonic()
+        self.busy = 0.0
+        self.metrics = Exporter(name, role="reward", index=index)
+
+    def describe(self) -> dict[str, Any]:
+        """Process, node and sandbox tier of the actor."""
+        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "tier": self.worker.tier}
+
+    def score(
+        self, problem: Problem, group: PromptGroup, which: Sequence[int] | None = None, tiers: Sequence[str] = ()
+    ) -> tuple[list[Verdict], float, dict[str, Any]]:
+        """Verdicts of the group's completions, the busy seconds they took, and what `describe` says.
+
+        Args:
+            problem, group: what was asked, and what was answered.
+            which: only these completions.
+            tiers: the sandbox tiers the run accepts; in another one nothing is judged. Empty: any.
+        """
+        texts = group.texts if which is None else [group.texts[g] for g in which]
+        started = time.monotonic()
+        verdicts = refuse(self.worker.tier, tiers, len(texts)) or self.worker.score(problem, texts)
+        return verdicts, self._count(started), self.describe()
+
+    def judge(self, problem: Problem, texts: Sequence[str], programs: bool) -> list[Verdict]:
+        """Verdicts of texts that no rollout actor made; see `actors.bench.judge_texts`."""
+        started = time.monotonic()
+        verdicts = judge_texts(self.worker, problem, texts, programs)
+        self._count(started)
+        return verdicts
+
+    def _count(self, started: float) -> float:
+        """Busy seconds since `started`, counted."""
+        seconds = time.monotonic() - started
+        self.busy += seconds
+        stats = {f"sandbox_{name}": float(value) for name, value in self.worker.stats().items()}
+        self.metrics.export({"reward_busy_share": self.busy / (time.monotonic() - self.started), **stats})
+        return seconds

@@ -1,0 +1,84 @@
+"""A Ray actor around `rollout.worker.RolloutWorker`: weight receipt, busy time, metric export."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.metrics import Exporter
+from actors.parts import build_rollout_worker
+from actors.waiting import WeightsLost
+from configs.schema import RunConfig, SamplerConfig
+from data.trajectory import PromptGroup, RolloutRequest
+
+
+class RolloutActor:
+    """Generates prompt groups. Weights are swapped between calls, never inside one.
+
+    `weights` arguments are `(version, [ref])`: the reference stays in a list so that Ray does not fetch it for a call
+    whose version the actor already holds.
+    """
+
+    def __init__(self, config: RunConfig, start: str, index: int) -> None:
+        self.worker = build_rollout_worker(config, start)
+        self.verify = config.weights.verify
+        self.timeout = config.weights.timeout
+        self.started = time.monotonic()
+        self.busy = 0.0
+        self.groups = 0
+        self.tokens = 0
+        self.metrics = Exporter(config.name, role="rollout", index=index)
+
+    def describe(self) -> dict[str, Any]:
+        """Process and node of the actor."""
+        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    def load_weights(self, weights: tuple[int, list[Any]]) -> tuple[int, float, dict[str, Any]]:
+        """Fetch, verify and swap in the named version unless it is held already.
+
+        Returns:
+            The version now held, the seconds it took, and what `describe` says.
+
+        Raises:
+            WeightsLost: they are nowhere any more, or did not arrive within `weights.timeout`.
+        """
+        started = time.monotonic()
+        version, holder = weights
+        if self.worker.version != version:
+            try:
+                manifest, buckets = ray.get(holder[0], timeout=self.timeout)
+            except RayError as error:
+                raise WeightsLost(f"weights version {version}: {type(error).__name__}") from error
+            self.worker.load_weights(manifest, buckets, verify=self.verify)
+        return self.worker.version, time.monotonic() - started, self.describe()
+
+    def generate(
+        self,
+        requests: Sequence[RolloutRequest],
+        weights: tuple[int, list[Any]],
+        sampler: SamplerConfig | None = None,
+    ) -> Any:
+        """One group per request; with several requests, one return value each."""
+        self.load_weights(weights)
+        started = time.monotonic()
+        groups = self.worker.generate(requests, sampler=sampler)
+        self._count(groups, time.monotonic() - started)
+        return groups[0] if len(groups) == 1 else tuple(groups)
+
+    def _count(self, groups: Sequence[PromptGroup], seconds: float) -> None:
+        self.busy += seconds
+        self.groups += len(groups)
+        self.tokens += sum(group.tokens_GC.size for group in groups)
+        self.metrics.export(
+            {
+                "rollout_busy_share": self.busy / (time.monotonic() - self.started),
+                "rollout_groups_total": float(self.groups),
+                "rollout_tokens_per_second": sum(g.tokens_GC.size for g in groups) / max(seconds, 1e-9),
+                "rollout_weights_version": float(self.worker.version),
+            }
+        )

@@ -1,0 +1,229 @@
+"""The folder of one run: everything a run makes lives in it, and every file appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from actors.trackers import Tracker
+from configs.load import dump
+from configs.schema import ConfigError
+from data.trajectory import ScoredGroup, trajectory_table
+from learner.checkpoint import latest_checkpoint
+
+MINIMUM_FREE_BYTES = 64 * 2**20
+
+
+class RunFolder:
+    """Writes config, metrics (JSON lines and TensorBoard), trajectories (Parquet), checkpoints and the summary.
+
+    Args:
+        root: the run's folder; see `create` and `reopen`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.tracker: Tracker | None = None  # receives the metrics too
+        self._tensorboard: Any = None
+
+    @classmethod
+    def create(cls, config: Any) -> RunFolder:
+        """A new folder `runs_dir/name` (`name-2`, ... where taken) with the resolved config, and `runs_dir/latest`."""
+        runs = _runs_folder(config.runs_dir)
+        number = 1
+        while True:
+            root = runs / (config.name if number == 1 else f"{config.name}-{number}")
+            try:
+                root.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+            except OSError as error:
+                raise ConfigError(f"runs_dir = {str(runs)!r}: cannot create {root}: {error.strerror}") from error
+        folder = cls(root)
+        folder._require_space()
+        folder.write_text("config.yaml", dump(config))
+        folder.write_json("run.json", {"code": code_version(), "started": time.time(), "pid": os.getpid()})
+        folder._point_latest()
+        return folder
+
+    @classmethod
+    def reopen(cls, config: Any) -> RunFolder:
+        """The newest folder of this name that holds a checkpoint; `ConfigError` where there is none to resume."""
+        runs = _runs_folder(config.runs_dir)
+        named = [
+            p for p in runs.glob(f"{config.name}*") if p.name == config.name or _suffix(p, config.name) is not None
+        ]
+        holding = [p for p in named if any((p / "checkpoints").glob("step-*"))]
+        if not holding:
+            raise ConfigError(
+                f"--resume: no checkpoint of a run named {config.name!r} under {runs}; start it without --resume"
+            )
+        folder = cls(max(holding, key=lambda p: _suffix(p, config.name) or 1))
+        folder._require_space()
+        folder._point_latest()
+        return folder
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints live."""
+        return self.root / "checkpoints"
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file aside and rename it into place."""
+        path = self.root / name
+        aside = path.with_name(path.name + ".part")
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(text)
+            aside.replace(path)
+        return path
+
+    def write_json(self, name: str, tree: Any) -> Path:
+        """Write a JSON document."""
+        return self.write_text(name, json.dumps(tree, indent=1) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON document of the run."""
+        return json.loads((self.root / name).read_text())
+
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to metrics.jsonl and the same values to TensorBoard; what is not finite is left out."""
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        with explained(self.root / "metrics.jsonl"), (self.root / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps({"step": step, "time": time.time(), **metrics}) + "\n")
+        if self._tensorboard is None:
+            from tensorboard.summary import Writer
+
+            self._tensorboard = Writer(str(self.root / "tensorboard"))
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(name, value, step)
+        if self.tracker is not None:
+            self.tracker.log(step, metrics)
+
+    def log_trajectories(self, step: int, groups: Sequence[ScoredGroup]) -> None:
+        """Write the groups of one learner step as trajectories/step-N.parquet."""
+        path = self.root / "trajectories" / f"step-{step:06d}.parquet"
+        aside = path.with_suffix(".part")
+        with explained(path):
+            path.parent.mkdir(exist_ok=True)
+            pq.write_table(trajectory_table(groups, step), aside)
+            aside.replace(path)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl, a torn last line left out."""
+        path = self.root / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows = []
+        for number, line in enumerate(lines):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                if number < len(lines) - 1:
+                    raise ValueError(f"{path}, line {number + 1}: broken JSON: {line[:80]!r}") from None
+        return rows
+
+    def keep_policy(self) -> Path:
+        """Give the newest checkpoint's policy its own place, `policy/`, where a later checkpoint does not replace it."""
+        found = latest_checkpoint(self.checkpoints)
+        assert found is not None, "a run ends with a checkpoint"
+        target, aside = self.root / "policy", self.root / "policy.part"
+        with explained(target):
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(found[0] / "policy", aside)
+            shutil.rmtree(target, ignore_errors=True)
+            aside.replace(target)
+        return target
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after learner step `step`, so that a resumed run writes each step once."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        for path in (self.root / "trajectories").glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+        for path in (self.root / "evaluations").glob("*.json"):
+            if json.loads(path.read_text())["step"] > step:
+                path.unlink()
+
+    def close(self) -> None:
+        """Flush TensorBoard and end the tracker."""
+        if self.tracker is not None:
+            self.tracker.close()
+            self.tracker = None
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+            self._tensorboard = None
+
+    def _require_space(self) -> None:
+        free = shutil.disk_usage(self.root).free
+        if free < MINIMUM_FREE_BYTES:
+            raise ConfigError(
+                f"run folder {self.root}: {free / 2**20:.0f} MiB free, a run needs at least "
+                f"{MINIMUM_FREE_BYTES / 2**20:.0f} MiB; free some or set runs_dir to another disk"
+            )
+
+    def _point_latest(self) -> None:
+        link = self.root.parent / "latest"
+        aside = self.root.parent / f".latest-{os.getpid()}"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(self.root.name)
+        aside.replace(link)
+
+
+class explained:
+    """Context manager: an `OSError` while writing `path` becomes one clear `ConfigError`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            mend = "free some space and resume" if error.errno == errno.ENOSPC else "check the run folder and resume"
+            raise ConfigError(f"cannot write {self.path}: {error.strerror}; {mend}") from error
+
+
+def code_version() -> dict[str, str]:
+    """The commit the code stands at, where it is a git checkout, and the versions of the main packages."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    here = Path(__file__).parent.parent
+    done = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    versions = {"commit": done.stdout.strip() or "unknown"}
+    for package in ("torch", "transformers", "ray", "deepspeed"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    return versions
+
+
+def _runs_folder(setting: str) -> Path:
+    """The folder of `runs_dir`; `ConfigError` where it would vanish with the working directory of a Ray job."""
+    folder = Path(setting)
+    if "working_dir_files" in folder.absolute().parts:
+        raise ConfigError(
+            f"runs_dir = {setting!r}: lies in the scratch folder of a Ray job ({folder.absolute()}), which is deleted after "
+            "it; give an absolute folder, on shared storage where the cluster has several machines"
+        )
+    return folder
+
+
+def _suffix(path: Path, name: str) -> int | None:
+    text = path.name.removeprefix(f"{name}-")
+    return int(text) if text.isdigit() and text != path.name else None

@@ -1,0 +1,102 @@
+"""One supervised stage as one learner rank runs it: corpus, engine, a few updates at a time. No ray here."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.schema import AdaptConfig, ConfigError, StageConfig
+from data.corpus import InstructBatches, PackedBatches
+from data.seeds import derive_seed
+from data.stream import Part
+from data.tokenizer import load_tokenizer
+from learner.adapt import SupervisedLearner, fastest_threads, run_stage
+from learner.engine import build_engine
+from model.policy import DiffusionPolicy
+
+Batches = InstructBatches | PackedBatches
+
+
+class StageRunner:
+    """Stage number `index` of `config`, started from the policy in folder `start`.
+
+    Every rank reads the same global batches and trains its rows of them. A runner that is `alone` on its machine uses as
+    many threads as are fastest, and looks again when it has become slow: cores may be shared with other work.
+    """
+
+    def __init__(
+        self, config: AdaptConfig, index: int, start: str, rank: int = 0, ranks: int = 1, *, alone: bool = False
+    ) -> None:
+        self.config = config
+        self.stage: StageConfig = config.stages[index]
+        self.seed = derive_seed(config.seed, "stage", index)
+        device = "cuda" if config.learner.gpus > 0 else "cpu"
+        self.policy = DiffusionPolicy.from_pretrained(start, device=device, add_tokens=True)
+        self.tokenizer = load_tokenizer(start)
+        engine = build_engine(self.policy, self.stage.optimizer, config.learner, self.stage.steps, rank, ranks)
+        self.learner = SupervisedLearner(engine, self.policy, self.stage, self.seed)
+        self.corpus = self._batches()
+        self.validation = self._validation() if self.stage.validate_every else []
+        self._retune = alone
+        self._alone = alone
+        self._best_speed = 0.0
+
+    def advance(self, updates: int) -> tuple[dict[str, float], int, bool]:
+        """Up to `updates` more updates: (last metrics, updates done, whether the stage has ended)."""
+        if self._retune:
+            torch.set_num_threads(fastest_threads(self.policy, self.learner, next(iter(self._batches()))))
+        target = min(self.learner.updates + updates, self.stage.steps)
+        metrics = run_stage(self.learner, self.stage, self.corpus, self.validation, until=target)
+        speed = metrics.get("tokens_per_second", 0.0)
+        self._best_speed = max(self._best_speed, speed)
+        self._retune = self._alone and speed < self._best_speed / 2
+        ended = self.learner.updates >= self.stage.steps or self.learner.early_stop.stopped
+        return metrics, self.learner.updates, ended
+
+    def save(self, folder: Path) -> None:
+        """Write learner and policy. Collective."""
+        self.learner.save(folder)
+
+    def position(self) -> dict[str, Any]:
+        """Where the corpus stands; the same on every rank."""
+        return self.corpus.state()
+
+    def restore(self, folder: Path, position: dict[str, Any]) -> None:
+        """Read what `save` wrote and wind the corpus forward. Collective."""
+        self.learner.restore(folder)
+        self.corpus.restore(position)
+
+    def _batches(self, part: Part = "train", epochs: int | None = None) -> Batches:
+        stage = self.stage
+        part = part if stage.validate_every else "all"
+        shape: dict[str, Any] = {
+            "length": stage.length,
+            "batch": stage.batch,
+            "seed": self.seed,
+            "part": part,
+            "epochs": epochs,
+        }
+        if stage.objective == "instruct":
+            return InstructBatches(
+                stage.corpus,
+                self.tokenizer,
+                canvas=stage.canvas,
+                prompt_column=stage.prompt_column,
+                answer_column=stage.answer_column,
+                system=stage.system,
+                **shape,
+            )
+        return PackedBatches(stage.corpus, self.tokenizer, text_column=stage.text_column, **shape)
+
+    def _validation(self) -> list[Any]:
+        wanted = max(1, self.stage.validation_examples // self.stage.batch)
+        batches = list(itertools.islice(self._batches("validation", epochs=1), wanted))
+        if not batches:
+            raise ConfigError(
+                f"stages.{self.stage.name}.validate_every = {self.stage.validate_every}: the held-out part of "
+                f"{self.stage.corpus} does not fill one batch of {self.stage.batch}; lower batch, or set it to 0"
+            )
+        return batches

@@ -1,0 +1,135 @@
+"""The policy a run starts from: a folder, or the cached result of an adaptation recipe."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from actors.display import Display
+from configs.load import load, to_dict
+from configs.schema import AdaptConfig, ConfigError, RunConfig
+from learner.checkpoint import latest_checkpoint
+
+
+def resolve_start(config: RunConfig, display: Display) -> str:
+    """Folder of the start policy; a recipe is carried out on first use and kept in the cache folder.
+
+    Raises:
+        ConfigError: neither or both of `model.path` and `model.recipe` are given, or the folder does not exist.
+    """
+    check_start(config)
+    if config.model.path is not None:
+        return find_policy(config.model.path, "model.path")
+    recipe = load(AdaptConfig, str(config.model.recipe), [f"seed={config.seed}"])
+    return str(cached_start(recipe, display))
+
+
+def check_start(config: RunConfig) -> None:
+    """`ConfigError` or `ValueError` unless exactly one start is named, can exist and has a mask token; trains nothing."""
+    path, recipe = config.model.path, config.model.recipe
+    if (path is None) == (recipe is None):
+        raise ConfigError(f"model.path = {path!r}, model.recipe = {recipe!r}: give exactly one of them")
+    if recipe is not None:
+        load(AdaptConfig, recipe)
+    elif path is not None and not _may_be_policy(path):
+        raise ConfigError(f"model.path = {path!r}: no such model folder (a folder with config.json is expected)")
+    elif path is not None and Path(path).is_dir():
+        from model.tokens import read_token_names, resolve_token_ids
+
+        fields = json.loads((Path(path) / "config.json").read_text())
+        resolve_token_ids(fields, read_token_names(Path(path)), config.model.end_tokens, f"model.path = {path!r}")
+
+
+def _may_be_policy(path: str) -> bool:
+    hub_name = not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path)
+    return (Path(path) / "config.json").is_file() or bool(hub_name)
+
+
+def find_policy(path: str, where: str) -> str:
+    """A model folder, or the local copy of a hub name (`owner/name`), fetched where it is not there yet.
+
+    Raises:
+        ConfigError: neither; `where` names the setting.
+    """
+    if (Path(path) / "config.json").is_file():
+        return str(Path(path).absolute())
+    if not _may_be_policy(path):
+        raise ConfigError(f"{where} = {path!r}: no such model folder (a folder with config.json is expected)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{where} = {path!r}: neither a local folder nor a model of the hub that can be fetched ({reason}); "
+            "give a folder with config.json and safetensors"
+        ) from error
+
+
+def cached_start(recipe: AdaptConfig, display: Display) -> Path:
+    """The last stage of `recipe` from the cache; trained now where it is not there yet.
+
+    Of several processes that need it at once one trains and the others wait; a training that was killed goes on.
+    """
+    from actors.adapt import run_adaptation
+
+    folder = cache_folder() / f"{recipe.name}-{_fingerprint(recipe)}"
+    policy, unfinished = folder / "policy", folder.with_name(f"{folder.name}.part")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_name(f".{folder.name}.lock"), display):
+        if (policy / "config.json").is_file():
+            display.say(f"start: {recipe.name}, from the cache ({policy})")
+            return policy
+        resume = latest_checkpoint(unfinished / "checkpoints") is not None
+        if not resume:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        verb = "Going on with" if resume else "Preparing"
+        display.headline(f"{verb} the start: {recipe.name} (kept in {folder} for later runs)")
+        run = replace(recipe, runs_dir=str(folder.parent), name=unfinished.name)
+        trained = run_adaptation(run, display, resume=resume)
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(unfinished / "config.yaml", folder / "config.yaml")
+        os.replace(trained, policy)
+        shutil.rmtree(unfinished)
+    return policy
+
+
+@contextmanager
+def _alone(path: Path, display: Display) -> Iterator[None]:
+    """Hold a lock that ends with the process; wait for another holder, and say so."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            display.say(f"another process prepares this start; waiting for it ({path})")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def cache_folder() -> Path:
+    """COUPLET_CACHE, or `couplet` in the user's cache folder."""
+    if "COUPLET_CACHE" in os.environ:
+        return Path(os.environ["COUPLET_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "couplet"
+
+
+def _fingerprint(recipe: AdaptConfig) -> str:
+    """Changes with every setting that changes the result, and with the code that makes it."""
+    from data import corpus, kata_compositions, kata_corpus, katas, stream, tokenizer
+    from learner import adapt, engine, schedule, supervised
+
+    tree = {k: v for k, v in to_dict(recipe).items() if k not in ("name", "runs_dir", "ray", "checkpoint")}
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
+    code = (adapt, engine, schedule, supervised, corpus, kata_compositions, kata_corpus, katas, stream, tokenizer)
+    for module in code:
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()[:12]

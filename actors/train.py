@@ -1,0 +1,216 @@
+"""`launch.py train`: the start, the cluster, evaluation before and after, the loop, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from actors import cluster as clusters
+from actors.cluster import Batch, Cluster
+from actors.display import Display, percent, step_note
+from actors.loop import train
+from actors.parts import load_prompts
+from actors.run_folder import RunFolder
+from actors.start import check_start, resolve_start
+from actors.trackers import open_tracker
+from configs.load import to_dict
+from configs.schema import ConfigError, RunConfig
+from data.benchmarks import load_problems
+from data.prompts import PromptSet
+from evaluation.figures import reward_curve
+from evaluation.suite import run_suite
+
+
+def run_training(config: RunConfig, *, resume: bool = False, local: bool = False) -> dict[str, Any]:
+    """Train `config` from its start to its last step; returns what `summary.json` holds.
+
+    Raises:
+        ConfigError, ValueError: something the user must mend, named.
+    """
+    began = time.monotonic()
+    display = Display()
+    check_inputs(config, local=local)
+    folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
+    display.say(f"run folder {folder.root}")
+    start = resolve_start(config, display)
+    held_out = load_prompts(config, start, config.problems.evaluate, config.evaluation.limit)
+    display.headline("Starting one process" if local else "Starting the Ray cluster")
+    cluster = (clusters.local if local else clusters.on_ray)(config, start, folder.checkpoints)
+    try:
+        folder.tracker = open_tracker(config.tracker, folder.root, to_dict(config))
+        display.say(f"  {cluster.describe()}")
+        if resume:
+            folder.rewind(cluster.restore())
+            display.say(f"resumed at learner step {cluster.step}")
+        cluster.publish()
+        run = _Run(config, cluster, folder, display, held_out)
+        before = run.evaluate(0, "before")
+        run.train()
+        after = run.evaluate(config.steps, "after")
+        folder.keep_policy()
+        summary = _summary(config, cluster, folder, before, after, time.monotonic() - began)
+    finally:
+        cluster.close()
+        folder.close()
+    _report(display, folder, config, summary)
+    return summary
+
+
+def check_inputs(config: RunConfig, *, local: bool) -> None:
+    """Look at what the user named before any time is spent: model, problem sets, Ray's address.
+
+    Raises:
+        ConfigError, ValueError: the first thing that cannot work.
+    """
+    check_start(config)
+    for source in (config.problems.train, config.problems.evaluate):
+        load_problems(source, seed=config.problems.seed)
+    address = config.ray.address or os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if local or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=config.ray.connect_timeout).close()
+    except OSError as error:
+        raise ConfigError(
+            f"ray.address = {address!r}: no Ray cluster there ({error.strerror or error}); start one with "
+            "`ray start --head`, or leave ray.address and RAY_ADDRESS unset to start a local one"
+        ) from error
+
+
+class _Run:
+    """The loop's surroundings: progress, evaluations, files."""
+
+    def __init__(
+        self, config: RunConfig, cluster: Cluster, folder: RunFolder, display: Display, held_out: PromptSet
+    ) -> None:
+        self.config, self.cluster, self.folder, self.display, self.held_out = config, cluster, folder, display, held_out
+
+    def evaluate(self, step: int, name: str) -> dict[str, Any]:
+        """Run the evaluation suite, or read its result where an interrupted run has it already."""
+        path = self.folder.root / "evaluations" / f"{name}.json"
+        if path.exists() and (found := self.folder.read_json(f"evaluations/{name}.json"))["step"] == step:
+            return dict(found)
+        self.display.headline(f"Evaluating {name} training on {len(self.held_out)} held-out problems")
+        with self.display.bar("evaluate", len(self.held_out)) as bar:
+            result = run_suite(
+                self.config.evaluation,
+                self.config.sampler,
+                self.held_out,
+                self.cluster.evaluate,
+                lambda what, done, total: bar.update(done, what, total),
+            )
+        self.folder.write_json(f"evaluations/{name}.json", {"step": step, **result})
+        samples = self.config.evaluation.samples
+        self.display.say(
+            f"  pass@1 {percent(result['pass_at_1'])} at T = {self.config.evaluation.greedy_temperature:g}, "
+            f"{percent(result['pass_at_1_t1'])} at T = {self.config.evaluation.temperature:g}, "
+            f"pass@{samples} {percent(result[f'pass_at_{samples}'])}"
+        )
+        return result
+
+    def train(self) -> None:
+        """All remaining learner steps."""
+        self.display.headline(
+            f"Coupled-GRPO: {self.config.steps} steps of {self.config.replay.groups_per_step} prompts "
+            f"x {self.config.replay.completions} completions"
+        )
+        with self.display.bar("train", self.config.steps) as bar:
+
+            def observe(step: int, batch: Batch, metrics: dict[str, float]) -> None:
+                bar.update(step, step_note(metrics))
+
+            train(self.config, self.cluster, self.folder, observe, lambda step: self._midway(step))
+
+    def _midway(self, step: int) -> None:
+        self.evaluate(step, f"step-{step:06d}")
+
+
+def _summary(
+    config: RunConfig,
+    cluster: Cluster,
+    folder: RunFolder,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    samples = config.evaluation.samples
+    summary: dict[str, Any] = {}
+    for name in ("pass_at_1", "pass_at_1_t1", f"pass_at_{samples}", "format_rate_t1"):
+        summary[f"{name}_before"] = before[name]
+        summary[f"{name}_after"] = after[name]
+    summary |= {
+        "steps": cluster.step,
+        "seconds": seconds,
+        "seed": config.seed,
+        "ar_ness": {"before": before["ar_ness"], "after": after["ar_ness"]},
+        "ledger": cluster.totals(),
+        "restarts": cluster.restarts(),
+        "sandbox_tier": cluster.sandbox_tier(),
+        **_overlap(folder),
+        "config": to_dict(config),
+    }
+    folder.write_json("summary.json", summary)
+    return summary
+
+
+def _overlap(folder: RunFolder) -> dict[str, Any]:
+    """Speed-up bound and speed-up reached over the whole training phase, its first step (warm-up) left out."""
+    rows = folder.metrics()[1:]
+    if not rows:
+        return {"speedup_bound": None, "speedup_reached": None, "bounding_stage": None}
+    from actors.batch_metrics import STAGES
+
+    spent = {stage: sum(row[f"{stage}_seconds"] for row in rows) for stage in STAGES}
+    names = {"generate": "rollout_workers", "reward": "reward_workers", "train": "learner_workers"}
+    workers = {stage: rows[-1].get(name, 1) for stage, name in names.items()}
+    slowest = max(STAGES, key=lambda stage: spent[stage] / workers[stage])
+    total, wall = sum(spent.values()), sum(row["step_seconds"] for row in rows)
+    return {
+        "speedup_bound": total / max(spent[slowest] / workers[slowest], 1e-9),
+        "speedup_reached": total / max(wall, 1e-9),
+        "bounding_stage": slowest,
+        "stage_seconds": spent,
+    }
+
+
+def _report(display: Display, folder: RunFolder, config: RunConfig, summary: dict[str, Any]) -> None:
+    reward_curve(folder.metrics(), folder.root / "reward.png", title=f"{folder.root.name}: reward per learner step")
+    samples = config.evaluation.samples
+    rows = [
+        [label, percent(summary[f"{name}_before"]), percent(summary[f"{name}_after"])]
+        for label, name in (
+            (f"pass@1, T = {config.evaluation.greedy_temperature:g}", "pass_at_1"),
+            (f"pass@1, T = {config.evaluation.temperature:g}", "pass_at_1_t1"),
+            (f"pass@{samples}, T = {config.evaluation.temperature:g}", f"pass_at_{samples}"),
+        )
+    ]
+    for temperature, before in summary["ar_ness"]["before"].items():
+        after = summary["ar_ness"]["after"][temperature]
+        for kind in ("local", "global"):
+            rows.append([f"{kind} AR-ness, T = {temperature}", f"{before[kind]:.2f}", f"{after[kind]:.2f}"])
+    display.table("Held-out problems", ["", "before", "after"], rows)
+    ledger = summary["ledger"]
+    display.say(
+        f"groups: {ledger['issued']} issued = {ledger['trained']} trained + {ledger['filtered']} filtered "
+        f"+ {ledger['quarantined']} quarantined + {ledger['in_flight']} in flight"
+    )
+    if summary["speedup_reached"] is not None:
+        display.say(
+            f"overlap: {summary['speedup_reached']:.2f}x of at most {summary['speedup_bound']:.2f}x "
+            f"({summary['bounding_stage']} bounds the step)"
+        )
+    root = _relative(folder.root)
+    display.say(f"done in {summary['seconds']:.0f} s; in {root}: summary.json, metrics.jsonl, reward.png, policy/")
+    display.say("next:")
+    display.say(f"  python launch.py report {root}                 # one HTML page of the run")
+    display.say(f"  python launch.py sample {root}/policy          # watch it denoise an answer")
+    display.say(f"  tensorboard --logdir {root}/tensorboard")
+
+
+def _relative(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

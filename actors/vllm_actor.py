@@ -1,0 +1,64 @@
+"""A Ray actor around `actors.vllm_server.VllmServer`, so that the server gets GPUs of the cluster; it dies with the actor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from actors.vllm_server import VllmServer
+from configs.schema import ConfigError
+
+START_SECONDS = 60.0  # for the actor itself
+CLOSE_SECONDS = 60.0
+
+
+class VllmActor:
+    """Holds one server."""
+
+    def start(self, model: str, python: str | None, options: Sequence[str], timeout: float) -> tuple[str, str]:
+        """Start a server on this node and wait until it is ready; its address and key."""
+        self.server = VllmServer(model, python=python, options=options, host=ray.util.get_node_ip_address())
+        try:
+            self.server.wait_ready(timeout)
+        except ConfigError:
+            self.server.close()
+            raise
+        return self.server.url, self.server.key
+
+    def close(self) -> None:
+        """End the server."""
+        self.server.close()
+
+
+@contextmanager
+def serving_on_ray(
+    model: str, *, python: str | None, gpus: float, options: Sequence[str], timeout: float
+) -> Iterator[tuple[str, str]]:
+    """(address, key) of a server on the joined cluster, for the time of the block.
+
+    Raises:
+        ConfigError: no vLLM, too few GPUs, or a server that does not come up in time, with the end of its log.
+    """
+    have = ray.cluster_resources().get("GPU", 0)
+    if gpus > have:
+        raise ConfigError(f"--vllm-gpus {gpus:g}: the cluster has {have:g}; lower it, or add nodes")
+    actor: Any = ray.remote(VllmActor).options(num_cpus=0, num_gpus=gpus, max_restarts=0).remote()
+    try:
+        yield _answer(actor.start.remote(model, python, list(options), timeout), timeout + START_SECONDS)
+    finally:
+        ray.wait([actor.close.remote()], timeout=CLOSE_SECONDS)
+        ray.kill(actor)  # the server's keeper notices, should it still run
+
+
+def _answer(ref: Any, timeout: float) -> Any:
+    ready, _ = ray.wait([ref], timeout=timeout)
+    if not ready:
+        raise TimeoutError(f"vLLM actor: no answer within {timeout:.0f} s")
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, ConfigError) else error) from error

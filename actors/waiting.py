@@ -1,0 +1,76 @@
+"""Every wait for another process: with a time limit, and with an error that says what was waited for.
+
+Two kinds of failure must not be confused. A *loss* (a process, a node or an object is gone, or late) is repaired: work
+is issued again, actors are replaced. A *defect* (the remote code itself raised) would only happen again: it stops the
+run with the error it raised.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+
+class WeightsLost(RuntimeError):
+    """Packed weights could not be fetched: their node died, or they were late. The driver publishes them again."""
+
+
+def is_defect(error: BaseException) -> bool:
+    """True where the remote code raised by itself, rather than a process, a node or an object being lost."""
+    if not isinstance(error, RayTaskError):
+        return not isinstance(error, (RayError, TimeoutError))
+    # Ray puts a plain RayError in the place of an exception that cannot be pickled.
+    lost = isinstance(error.cause, (RayError, WeightsLost)) and type(error.cause) is not RayError
+    return not lost
+
+
+def original(error: BaseException) -> BaseException:
+    """What the remote code raised, with the remote traceback as a note; `error` itself where that is not known."""
+    if not isinstance(error, RayTaskError) or not isinstance(error.cause, Exception) or not is_defect(error):
+        return error
+    error.cause.add_note(str(error))
+    return error.cause
+
+
+def fetch(ref: Any, what: str, seconds: float) -> Any:
+    """The value of a reference, waited for at most `seconds`.
+
+    Raises:
+        TimeoutError: nothing came in time; names `what`.
+        RayError: the process or the object is lost.
+        Exception: whatever the remote code raised, as it raised it.
+    """
+    return fetch_all([ref], what, seconds)[0]
+
+
+def fetch_all(
+    refs: Sequence[Any], what: str, seconds: float, meanwhile: Callable[[], None] = lambda: None
+) -> list[Any]:
+    """The values of references; the first failure is raised at once. `meanwhile` is called about every second."""
+    deadline = time.monotonic() + seconds
+    waiting = list(refs)
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=max(0.0, min(1.0, deadline - time.monotonic())))
+        for ref in done:
+            _value(ref, what, seconds)
+        if waiting and time.monotonic() >= deadline:
+            raise TimeoutError(f"{what}: no answer within {seconds:.0f} s")
+        if waiting:
+            meanwhile()
+    return [_value(ref, what, seconds) for ref in refs]
+
+
+def _value(ref: Any, what: str, seconds: float) -> Any:
+    try:
+        return ray.get(ref, timeout=seconds)
+    except RayTaskError as error:
+        cause = original(error)
+        if cause is error:
+            raise
+        raise cause from None
+    except ray.exceptions.GetTimeoutError as error:
+        raise TimeoutError(f"{what}: the answer did not arrive within {seconds:.0f} s") from error

@@ -1,0 +1,191 @@
+"""Couplet: reinforcement learning of masked-diffusion language models that write code, on Ray."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from actors.arguments import DEFAULT_RECIPE, Call, column_mapping, parse
+from configs.load import load, resolve
+from configs.schema import AdaptConfig, ConfigError, RunConfig
+from data.openai_client import EndpointError, Sampling
+from learner.checkpoint import CheckpointError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BROKEN_PIPE = 128 + 13  # as a shell reports a command that SIGPIPE ended
+
+
+def train(args: argparse.Namespace) -> None:
+    """Coupled-GRPO on a problem set."""
+    if "=" in args.config:  # an override stands where the recipe may be left out
+        args.config, args.overrides = DEFAULT_RECIPE, [args.config, *args.overrides]
+    config = load(RunConfig, args.config, args.overrides)
+    if args.dry_run:
+        from actors.dry_run import describe
+
+        return print(describe(config))
+    from actors.train import run_training
+
+    run_training(config, resume=args.resume, local=args.local)
+
+
+def adapt(args: argparse.Namespace) -> None:
+    """The supervised stages before reinforcement learning."""
+    from actors.adapt import run_adaptation
+    from actors.display import Display
+
+    display = Display()
+    policy = run_adaptation(load(AdaptConfig, args.config, args.overrides), display, resume=args.resume)
+    display.say(f"policy in {policy}")
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Problem sets: published or own files as checked Parquet, and difficulty from a model's pass rates."""
+    if args.set == "rate":
+        return rate(args)
+    from data.prepare import prepare as prepare_set
+
+    summary = prepare_set(
+        args.set, args.source, args.out, level=args.level, double=not args.no_double, split=args.split, seed=args.seed,
+        limit=args.limit, columns=column_mapping(args.columns), benchmarks=args.benchmarks, ngram=args.ngram,
+        drop_overlaps=args.drop,
+    )  # fmt: skip
+    print(summary.text())
+
+
+def rate(args: argparse.Namespace) -> None:
+    """Pass rates of a model on a problem set."""
+    from actors.rate import Served, run_rating
+
+    served = None
+    if args.policy is None:
+        served = Served(
+            args.endpoint, args.vllm, args.vllm_python, args.vllm_gpus, tuple(shlex.split(args.vllm_options)),
+            args.vllm_timeout, args.model, args.base,
+        )  # fmt: skip
+    run_rating(
+        args.problems, args.out, policy=args.policy, served=served, level=args.level, recipe=args.config,
+        sampling=Sampling(args.samples, args.max_tokens, args.temperature, args.top_p, seed=args.seed),
+        overrides=args.overrides, limit=args.limit, local=args.local, console=_console(),
+    )  # fmt: skip
+
+
+def score(args: argparse.Namespace) -> None:
+    """Judge a file of samples: one verdict per sample, pass@k."""
+    from configs.load import to_dict
+    from evaluation.score_report import run_score
+    from reward.score_file import SCORING
+
+    config = resolve(RunConfig, {"sandbox": to_dict(SCORING)}, args.overrides)
+    run_score(args.problems, args.samples, args.out, args.workers, config.reward, config.sandbox, _console())
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Sample and judge: pass@k of a policy, over temperatures and steps; resumable."""
+    from actors.evaluate import run_canonical_check, run_evaluation
+    from evaluation.benchmark import Plan
+
+    common = {"recipe": args.config, "overrides": args.overrides, "limit": args.limit, "local": args.local}
+    if args.canonical:
+        run_canonical_check(args.policy, args.problems, out=args.out, console=_console(), **common)
+        return
+    ks = args.k or tuple(sorted({1, args.samples}))
+    plan = Plan(args.temperatures, args.steps, args.samples, ks, args.seed)
+    run_evaluation(args.policy, args.problems, plan=plan, out=args.out, console=_console(), **common)
+
+
+def analyze(args: argparse.Namespace) -> None:
+    """How a policy decodes: AR-ness, entropy sink, temperature and step sweeps, figures; two side by side."""
+    from actors.analyze import run_policy_analysis
+
+    run_policy_analysis(
+        args.policy, args.problems, samples=args.samples, seed=args.seed, temperatures=args.temperatures,
+        steps=args.steps, before=args.before, words=None if args.words == "none" else args.words, recipe=args.config,
+        overrides=args.overrides, limit=args.limit, out=args.out, local=args.local, console=_console(),
+    )  # fmt: skip
+
+
+def sample(args: argparse.Namespace) -> None:
+    """Type a prompt and watch it being denoised."""
+    from actors.evaluate import open_policy
+    from evaluation.live import run_sample
+
+    names = {"order": "order", "steps": "steps", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k"}
+    changes = {ours: getattr(args, theirs) for ours, theirs in (names | {"completion_length": "length"}).items()}
+    folder, _ = open_policy(args.policy, None, ())
+    run_sample(folder, changes, once=args.once, seed=args.seed, gif=args.gif, svg=args.svg, device=args.device)
+
+
+def report(args: argparse.Namespace) -> None:
+    """One HTML page of a run: curves, staleness, idle shares, completions."""
+    from evaluation.report import write_report
+
+    print(write_report(args.run, args.out))
+
+
+def export(args: argparse.Namespace) -> None:
+    """A run's policy as a Hugging Face folder with decoding defaults and a model card."""
+    from actors.export import export_policy
+
+    out = export_policy(args.run, args.out, dtype=args.dtype, max_shard_gb=args.shard_gb, auto_map=args.auto_map)
+    print(f"{out}: written and read back without a difference")
+
+
+def status(args: argparse.Namespace) -> None:
+    """Workers, ledger and rates of a running job."""
+    from actors.control import show_status
+
+    show_status(args.run, args.address, as_json=args.json)
+
+
+def scale(args: argparse.Namespace) -> None:
+    """Change the number of workers of a running job."""
+    from actors.control import scale_workers
+
+    scale_workers(args.targets, args.run, args.address)
+
+
+CALLS: tuple[Call, ...] = (
+    train, adapt, prepare, score, evaluate, analyze, sample, report, export, status, scale,
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; 2 for a mistake in the input, 130 for Ctrl-C, 141 where the output's reader has gone."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parse(arguments or ["train"], {call.__name__: call for call in CALLS}, __doc__ or "")
+    try:
+        args.call(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at exit
+        return BROKEN_PIPE
+    except (ConfigError, ValueError, EndpointError, CheckpointError) as error:
+        return _mistake(str(error))
+    except OSError as error:
+        return _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        print("interrupted; `train` and `adapt` go on with --resume, the others by themselves", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _mistake(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

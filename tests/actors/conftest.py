@@ -1,0 +1,88 @@
+from types import SimpleNamespace
+
+import pytest
+
+from configs.schema import AdaptConfig, LearnerConfig, OptimizerConfig, ShapeConfig, StageConfig
+from tests.actors.runs import History, run_config
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """A policy of a few thousand weights, tuned for seconds: it finds the fences now and then, so rewards differ."""
+    from io import StringIO
+
+    import torch
+    from rich.console import Console
+
+    from actors.adapt import run_adaptation
+    from actors.display import Display
+
+    optimizer = OptimizerConfig(
+        lr=5e-3, betas=(0.9, 0.98), weight_decay=0.0, grad_norm=1.0, warmup_ratio=0.05, schedule="linear",
+        decay_start=0.6, min_lr_ratio=0.0,
+    )  # fmt: skip
+    config = AdaptConfig(
+        name="start",
+        runs_dir=str(tmp_path_factory.mktemp("start")),
+        shape=ShapeConfig(hidden=48, layers=1, heads=2, kv_heads=2, ffn=96),
+        stages=(StageConfig(corpus="katas:tune-lists", steps=120, length=64, canvas=32, optimizer=optimizer),),
+        learner=LearnerConfig(engine="torch"),
+    )
+    threads = torch.get_num_threads()
+    policy = run_adaptation(config, Display(Console(file=StringIO())))
+    torch.set_num_threads(threads)
+    return policy
+
+
+@pytest.fixture
+def open_cluster(ray_cluster, start, tmp_path):
+    """`open_cluster(name, **changes)` gives a running, published `RayCluster`; all are closed at the end."""
+    from actors.ray_cluster import RayCluster
+
+    opened = []
+
+    def open_one(name, publish=True, **changes):
+        config = run_config(start, name, **changes)
+        opened.append(RayCluster(config, str(start), tmp_path / name / "checkpoints"))
+        if publish:
+            opened[-1].publish()
+        return opened[-1]
+
+    yield open_one
+    for cluster in opened:
+        cluster.close()
+
+
+@pytest.fixture(scope="session")
+def shared_run(ray_cluster, start, tmp_path_factory):
+    """One long run that several tests drive on: two rollout and two reward actors, one learner rank, staleness 1.
+
+    Its `cluster`, its `history`, and the `start` it began from.
+    """
+    from actors.ray_cluster import RayCluster
+
+    config = run_config(start, "shared", steps=100_000, rollout={"actors": 2}, reward={"actors": 2})
+    cluster = RayCluster(config, str(start), tmp_path_factory.mktemp("shared"))
+    cluster.publish()
+    run = SimpleNamespace(cluster=cluster, history=History(), start=start)
+    run.history.steps(cluster, 2)
+    yield run
+    cluster.close()
+
+
+@pytest.fixture
+def scripted(open_cluster, monkeypatch):
+    """`scripted(name, *fakes, **changes)`: a cluster of scripted actors; `fakes` name others of tests/actors/fakes.py."""
+    from actors.reward_actor import RewardActor
+    from tests.actors import fakes
+
+    places = {"Rollout": "actors.workers.RolloutActor", "Reward": "actors.workers.RewardActor"}
+    places["Learner"] = "actors.learner_group.LearnerActor"
+
+    def open_one(name, *chosen, **changes):
+        for role, place in places.items():
+            fake = next((one for one in chosen if one.endswith(role)), f"Scripted{role}")
+            monkeypatch.setattr(place, RewardActor if fake == "RealReward" else getattr(fakes, fake))
+        return open_cluster(name, **changes)
+
+    return open_one

@@ -1,0 +1,86 @@
+"""`status` and `scale` from a second process, on a running job."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.actors.runs import assert_identity, assert_trained_once, wait_for
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parent.parent.parent
+
+
+def command(*arguments):
+    address = ray.get_runtime_context().gcs_address
+    return subprocess.Popen(
+        [sys.executable, "launch.py", *arguments, "--address", address],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def serving(cluster):
+    """Workers that are given work, by role."""
+    return {role: len(indices) for role, indices in cluster._on_replay("roster")["serving"].items()}
+
+
+def run_while(process, shared_run):
+    """Learner steps until `process` has ended; its output."""
+    while process.poll() is None:
+        shared_run.history.steps(shared_run.cluster, 1)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out
+
+
+def test_status_shows_workers_ledger_and_rates_of_a_running_job(shared_run):
+    shown = json.loads(run_while(command("status", "--json", "--run", "shared"), shared_run))
+    assert {role: len(some) for role, some in shown["workers"].items()} == {"rollout": 2, "reward": 2}
+    assert_identity(shown["totals"])
+    assert 0 < shown["step"] <= shared_run.cluster.step
+    assert shown["rates"]["groups_per_second"] > 0
+    assert shown["rates"]["tokens_per_second"] == pytest.approx(4 * 32 * shown["rates"]["groups_per_second"])
+
+
+def test_scale_changes_the_number_of_workers_and_loses_no_lease(shared_run):
+    cluster = shared_run.cluster
+    lost = lambda totals: totals["reissued"] - totals["stale_dropped"]  # noqa: E731
+    before = lost(cluster.totals())
+    said = run_while(command("scale", "reward=3", "rollout=1", "--run", "shared"), shared_run)
+    assert said == "rollout: 1 in service, reward: 3 in service\n"
+    said = run_while(command("scale", "reward=2", "rollout=2", "--run", "shared"), shared_run)
+    assert said == "rollout: 2 in service, reward: 2 in service\n"
+    shared_run.history.steps(cluster, 3)
+    assert_trained_once(shared_run.history, cluster.totals())
+    assert lost(cluster.totals()) == before
+
+
+def test_a_rebuilt_queue_keeps_the_scale(shared_run):
+    cluster = shared_run.cluster
+    for wanted in (3, 2):
+        cluster._on_replay("set_targets", {"reward": wanted})
+        wait_for(lambda: shared_run.history.steps(cluster, 1) and serving(cluster)["reward"] == wanted)  # noqa: B023
+        ray.kill(cluster.replay)
+        shared_run.history.steps(cluster, 1)
+        assert cluster._on_replay("roster")["targets"] == {"rollout": 2, "reward": wanted}
+        assert serving(cluster) == {"rollout": 2, "reward": wanted}
+
+
+def test_scale_refuses_what_it_cannot_read(shared_run):
+    process = command("scale", "learner=2")
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert err.startswith("error: scale 'learner=2': write reward=N or rollout=N")
+
+
+def test_an_unknown_run_is_named(shared_run):
+    process = command("status", "--run", "nobody")
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert err == "error: no running job named 'nobody' on this cluster; running: ['shared']\n"

@@ -1,0 +1,107 @@
+"""Killing any one process costs time, not data: the run goes on, no group is trained twice, none is skipped."""
+
+import numpy as np
+import pytest
+import ray
+
+from tests.actors.runs import assert_trained_once, kill_process, status, wait_for
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def orphans(ray_cluster):
+    """`orphans(n)`: references whose objects died with the process that owned them, as on a node that is gone."""
+
+    @ray.remote(num_cpus=0)
+    class Owner:
+        def put(self, count):
+            return [ray.put(np.zeros(2**20, dtype=np.uint8)) for _ in range(count)]
+
+    def make(count):
+        owner = Owner.remote()
+        *references, probe = ray.get(owner.put.remote(count + 1), timeout=60)
+        ray.kill(owner)
+        wait_for(lambda: is_lost(probe))
+        return references
+
+    return make
+
+
+def is_lost(reference):
+    try:
+        ray.get(reference, timeout=10)
+    except ray.exceptions.ObjectLostError:
+        return True
+    return False
+
+
+def go_on(run, steps=3):
+    """More steps; the identity holds after each, and everything trained so far was trained once."""
+    done = run.cluster.step
+    run.history.steps(run.cluster, steps)
+    assert run.cluster.step == done + steps
+    assert_trained_once(run.history, run.cluster.totals())
+
+
+def packed(cluster):
+    manifest, buckets = ray.get(cluster.learner.weights(), timeout=60)
+    return manifest.version, np.concatenate([bucket.copy() for bucket in buckets])
+
+
+@pytest.mark.parametrize("role", ["rollout", "reward"])
+def test_a_killed_worker_is_replaced_and_its_death_counted(shared_run, role):
+    cluster = shared_run.cluster
+    before = cluster.restarts()[role]
+    kill_process(status(cluster)["workers"][role][0]["pid"])
+    go_on(shared_run)
+    wait_for(lambda: shared_run.history.steps(cluster, 1) and cluster.restarts()[role] == before + 1)
+    assert len(cluster._on_replay("roster")["serving"][role]) == 2
+
+
+def test_a_killed_replay_queue_is_rebuilt_from_what_the_driver_remembers(shared_run):
+    cluster = shared_run.cluster
+    before, totals = cluster.restarts()["replay"], cluster.totals()
+    kill_process(status(cluster)["pid"])
+    after = cluster.totals()
+    assert after["trained"] + after["filtered"] == totals["trained"] + totals["filtered"]
+    assert after["issued"] >= totals["issued"] - 2 * cluster.config.replay.groups_per_step
+    go_on(shared_run)
+    assert cluster.restarts()["replay"] == before + 1
+
+
+def test_leased_groups_whose_payload_is_lost_are_given_out_again(shared_run, orphans):
+    cluster = shared_run.cluster
+    taken = cluster._on_replay("take", 2, 60.0)
+    assert cluster._payload(taken | {"groups": orphans(2)}) is None
+    go_on(shared_run, steps=4)
+    assert set(taken["numbers"]) <= set(shared_run.history.numbers)
+
+
+def test_a_killed_learner_rank_comes_back_with_the_weights_it_had(shared_run):
+    cluster = shared_run.cluster
+    shared_run.history.steps(cluster, 1)
+    cluster.save()
+    shared_run.history.steps(cluster, 2)
+    version, before = packed(cluster)
+    kill_process(cluster.learner.places[0]["pid"])
+    again, after = packed(cluster)
+    assert (version, again) == (cluster.step, cluster.step)
+    assert np.array_equal(before, after)
+    assert cluster.learner.restarts == 1
+    go_on(shared_run)
+    assert cluster.restarts()["learner"] == 1
+
+
+def test_weights_that_died_with_their_node_are_published_again(shared_run, orphans, monkeypatch):
+    cluster, published = shared_run.cluster, []
+    publish = cluster.publish
+    monkeypatch.setattr(cluster, "publish", lambda: published.append(cluster.step) or publish())
+    cluster._on_replay("publish", cluster.step, orphans(1))
+    taken = cluster._on_replay("take", 2, 60.0)
+    for worker in status(cluster)["workers"]["rollout"]:
+        kill_process(worker["pid"])  # a new process holds version 0, and must fetch
+    cluster._on_replay("give_back", taken["numbers"])
+    wait_for(lambda: cluster._reconcile() or published)
+    go_on(shared_run, steps=4)
+    assert set(taken["numbers"]) <= set(shared_run.history.numbers)

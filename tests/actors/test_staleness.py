@@ -1,0 +1,60 @@
+"""How old trained samples may be, and that a trajectory's version is the version of the weights that made it."""
+
+import numpy as np
+import pytest
+import ray
+
+from actors.parts import build_rollout_worker
+from tests.actors.runs import History, assert_trained_once
+
+pytestmark = pytest.mark.ray
+
+
+def ages(history):
+    return [step - scored.group.version for step, batch in enumerate(history.batches) for scored in batch.groups]
+
+
+def test_no_trained_sample_is_older_than_max_staleness(shared_run):
+    shared_run.history.steps(shared_run.cluster, 3)
+    assert set(ages(shared_run.history)) == {0, 1}
+
+
+def test_a_completion_is_made_by_the_weights_of_its_version_and_no_other(shared_run):
+    cluster, history = shared_run.cluster, shared_run.history
+    weights = {}
+    for _ in range(4):
+        weights[cluster.step] = ray.get(cluster.holder[1][0], timeout=60)
+        history.steps(cluster, 1)
+    worker = build_rollout_worker(cluster.config, str(shared_run.start))
+    batches = history.batches[-4:]
+    groups = [(n, s.group) for b in batches for n, s in zip(b.numbers, b.groups) if s.group.version in weights]
+    assert {group.version for _, group in groups} >= {cluster.step - 2, cluster.step - 3}
+    for number, group in groups:
+        worker.load_weights(*weights[group.version])
+        (again,) = worker.generate([cluster.book.request(number, group.attempt)])
+        assert np.array_equal(again.tokens_GC, group.tokens_GC)
+        assert np.allclose(again.behaviour_GJC, group.behaviour_GJC, atol=1e-5)
+
+
+def test_every_rollout_actor_acknowledges_the_published_version(shared_run):
+    cluster = shared_run.cluster
+    cluster.publish()
+    calls = [member.handle.load_weights.remote(cluster.holder) for member in cluster.pool.members["rollout"].values()]
+    assert [version for version, _, _ in ray.get(calls, timeout=60)] == [cluster.step] * 2
+
+
+def test_a_group_that_grew_too_old_is_dropped_and_issued_again(open_cluster):
+    cluster, history = open_cluster("late", replay={"max_staleness": 2}, weights={"broadcast_every": 2}), History()
+    history.steps(cluster, 4)
+    before = cluster.totals()
+    assert before["stale_dropped"] == 0
+    cluster.step += 3  # as if three more steps had gone by while these groups waited
+    cluster._on_replay("finish", {}, cluster.step)
+    taken = cluster._on_replay("take", 2, 0.1)
+    assert taken["numbers"] is None
+    after = cluster.totals()
+    assert after["issued"] == before["issued"]
+    assert after["reissued"] > before["reissued"]
+    assert after["stale_dropped"] > 0
+    assert set(ages(history)) <= {0, 1, 2}
+    assert_trained_once(history, after)

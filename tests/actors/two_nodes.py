@@ -1,0 +1,108 @@
+"""A run over two nodes of one machine, the second of which is killed; run by test_nodes.py in a process of its own.
+
+usage: python -m tests.actors.two_nodes POLICY FOLDER real|scripted       prints one JSON object
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+NODE = {"num_cpus": 3, "object_store_memory": 150 * 2**20}
+QUICK = {
+    "health_check_initial_delay_ms": 2000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+}
+
+
+def blind_away_from_home(probe: str, config: str) -> tuple[bool, str | None]:
+    """What a node sees that does not mount the storage of the driver's node."""
+    import ray
+
+    home = ray.get_runtime_context().get_node_id() == Path(probe).with_name("home").read_text()
+    return home, "the same"
+
+
+def use_fakes() -> None:
+    from actors import learner_group, workers
+    from tests.actors import fakes
+
+    workers.RolloutActor, workers.RewardActor = fakes.ScriptedRollout, fakes.ScriptedReward
+    learner_group.LearnerActor = fakes.ScriptedLearner
+
+
+def refusal(folder: Path, policy: str) -> str:
+    """The message where the second node does not see the run folder."""
+    import ray
+
+    from actors import storage
+    from configs.schema import ConfigError
+
+    (folder / "home").write_text(ray.get_runtime_context().get_node_id())
+    look, storage._look = storage._look, blind_away_from_home
+    try:
+        storage.require_shared(folder, Path(policy))
+    except ConfigError as error:
+        return str(error)
+    finally:
+        storage._look = look
+    return ""
+
+
+def main(policy: str, folder: str, parts: str) -> None:
+    """Start, train, kill the second node, add a third, train on."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from actors.ray_cluster import RayCluster
+    from tests.actors.runs import History, run_config, status, wait_for
+
+    if parts == "scripted":
+        use_fakes()
+    head = NODE | {"_system_config": QUICK, "include_dashboard": False}
+    machines = Cluster(initialize_head=True, head_node_args=head)
+    second = machines.add_node(**NODE)
+    ray.init(address=machines.address, log_to_driver=False, logging_level="error")
+    refused = refusal(Path(folder), policy)
+    config = run_config(policy, "nodes", rollout={"actors": 2}, reward={"actors": 2}, weights={"timeout": 20.0})
+    cluster, history = RayCluster(config, policy, Path(folder) / "checkpoints"), History()
+    cluster.publish()
+    history.steps(cluster, 3)
+    before = {role: [w["node"] for w in some] for role, some in status(cluster)["workers"].items()}
+    before["learner"] = [place["node"] for place in cluster.learner.places]
+
+    machines.remove_node(second, allow_graceful=False)
+    machines.add_node(**NODE)
+    history.steps(cluster, 6)
+    full = {"rollout": 2, "reward": 2}
+
+    def whole() -> bool:
+        history.steps(cluster, 1)
+        return {role: len(some) for role, some in cluster._on_replay("roster")["serving"].items()} == full
+
+    wait_for(whole, seconds=90)
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    wait_for(lambda: all(w["node"] in alive for some in status(cluster)["workers"].values() for w in some) or whole())
+    result = {
+        "refused": refused,
+        "second": second.node_id,
+        "before": before,
+        "after": {role: [w["node"] for w in some] for role, some in status(cluster)["workers"].items()},
+        "alive": sorted(alive),
+        "numbers": history.numbers,
+        "totals": cluster.totals(),
+        "restarts": cluster.restarts(),
+    }
+    cluster.close()
+    ray.shutdown()
+    machines.shutdown()
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
