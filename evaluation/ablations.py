@@ -1,0 +1,262 @@
+"""Recipes against each other over seeds: every recipe of a folder trained from one start, one table, one figure.
+
+`python -m evaluation.ablations --start POLICY` is the command; docs/ablations.md is what it writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from configs.load import load, to_dict
+from configs.schema import ConfigError, RunConfig
+from evaluation.ablations_report import write_ablations
+from evaluation.records import writing
+
+ROOT = Path(__file__).parent.parent
+
+LAUNCHER = ROOT / "launch.py"
+RECIPES = ROOT / "configs" / "ablations"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: a recipe, a seed, and the folder `runs/name` it leaves behind."""
+
+    recipe: Path
+    seed: int
+    runs: Path
+    name: str
+    overrides: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files are."""
+        return self.runs / self.name
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Every override of the run."""
+        return (*self.overrides, f"seed={self.seed}", f"runs_dir={self.runs}", f"name={self.name}")
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return load(RunConfig, self.recipe, self.settings)
+
+
+Train = Callable[[Job], None]
+"""Carries a job out, so that its folder holds summary.json and metrics.jsonl."""
+
+
+def run_ablations(
+    out: Path,
+    runs: Path,
+    *,
+    start: str,
+    seeds: Sequence[int] = (0, 1, 2),
+    recipes: Path = RECIPES,
+    names: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    workers: int = 1,
+    train: Train | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train every recipe with every seed and write `ablations.md`, `ablations.json` and `ablations.png`/`.svg` to `out`.
+
+    Recipes that resolve to the same configuration share their runs. Finished runs in `runs` are read, not repeated, so a
+    killed study goes on; an unfinished one starts again.
+
+    Args:
+        out: folder of the results, e.g. `docs`.
+        runs: folder of the training runs; nothing else should live there.
+        start: policy folder that every run starts from.
+        seeds: of training; the start and the evaluation stay the same.
+        recipes: folder of YAML recipes; `coupled.yaml` is what the others are compared with.
+        names: recipes to run (without .yaml); None runs all.
+        overrides: `section.key=value` for every run.
+        workers: runs at a time.
+        train: carries out one job; default `launch.py train … --local` in a process of its own.
+        console: progress; None prints nothing.
+
+    Raises:
+        ConfigError: no such recipe, or one that cannot be loaded.
+        RuntimeError: a run that failed, with the end of its output.
+    """
+    files = _recipe_files(recipes, names)
+    fixed = (f"model.path={start}", "model.recipe=null", *overrides)
+    owners = _owners(files, fixed)
+    jobs = [
+        Job(files[owner], seed, runs, f"{owner}-seed{seed}", fixed)
+        for owner in dict.fromkeys(owners.values())
+        for seed in seeds
+    ]
+    _carry_out(jobs, train or train_in_process, workers, console)
+    results = {(job.recipe.stem, job.seed): _result(job) for job in jobs}
+    rows = [
+        {"recipe": name, "runs_of": owners[name], "seed": seed, **results[owners[name], seed]}
+        for name in files
+        for seed in seeds
+    ]
+    facts = {"start": "/".join(Path(start).parts[-2:]), "seeds": list(seeds), "overrides": list(overrides)}
+    left_out = sorted({path.stem for path in recipes.glob("*.yaml")} - set(files))
+    facts |= {"command": _command(facts, names), "left_out": left_out}
+    study = write_ablations(rows, {name: jobs_config(jobs, owners[name]) for name in files}, out, facts)
+    if console is not None:
+        console.print(f"{len(jobs)} runs; table, figure and data in {out}", highlight=False)
+    return study
+
+
+def _command(facts: dict[str, Any], names: Sequence[str] | None) -> str:
+    """The command that carries this study out."""
+    seeds = ",".join(map(str, facts["seeds"]))
+    chosen = f" --names {','.join(names)}" if names is not None else ""
+    return " ".join([f"python -m evaluation.ablations --start POLICY --seeds {seeds}{chosen}", *facts["overrides"]])
+
+
+def jobs_config(jobs: Sequence[Job], recipe: str) -> dict[str, Any]:
+    """The resolved configuration that the runs of a recipe share."""
+    return to_dict(next(job for job in jobs if job.recipe.stem == recipe).config)
+
+
+def train_in_process(job: Job) -> None:
+    """`launch.py train RECIPE … --local`; its output goes to `<run>.log` beside the run folder."""
+    log = job.runs / f"{job.name}.log"
+    command = [sys.executable, str(LAUNCHER), "train", str(job.recipe), *job.settings, "--local"]
+    with log.open("w") as output:
+        done = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, env={"OMP_NUM_THREADS": "1", **os.environ}, check=False
+        )
+    if done.returncode != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise RuntimeError(f"run {job.name} ended with code {done.returncode}; the end of {log}:\n{tail}")
+
+
+def _recipe_files(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if not files:
+        raise ConfigError(f"{folder} holds no recipe (*.yaml)")
+    for name in names or ():
+        if name not in files:
+            raise ConfigError(f"recipe {name!r}: choose among {', '.join(files)}")
+    return {name: path for name, path in files.items() if names is None or name in names}
+
+
+def _owners(files: dict[str, Path], overrides: Sequence[str]) -> dict[str, str]:
+    """Recipe -> the first recipe of the same configuration (its name apart), `coupled` before all others."""
+    found: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for name in sorted(files, key=lambda name: (name != "coupled", name)):
+        tree = to_dict(load(RunConfig, files[name], [*overrides, "name=any"]))
+        found[name] = first.setdefault(json.dumps(tree, sort_keys=True), name)
+    return found
+
+
+def _carry_out(jobs: Sequence[Job], train: Train, workers: int, console: Console | None) -> None:
+    """Run what is not finished."""
+    started = time.monotonic()
+    left = [job for job in jobs if not _finished(job)]
+    for job in left:
+        with writing(job.folder):
+            shutil.rmtree(job.folder, ignore_errors=True)
+            job.runs.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        waiting = [(job, pool.submit(train, job)) for job in left]
+        try:
+            for number, (job, future) in enumerate(waiting, start=1):
+                future.result()
+                if console is not None:
+                    minutes = (time.monotonic() - started) / 60
+                    console.print(f"{number} of {len(left)}: {job.name}, {minutes:.1f} min", highlight=False)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(job: Job) -> bool:
+    """Whether the folder holds a finished run of exactly this configuration."""
+    summary, config = job.folder / "summary.json", job.folder / "config.yaml"
+    if not summary.is_file() or not config.is_file():
+        return False
+    stored = yaml.safe_load(config.read_text())
+    return bool(stored == to_dict(job.config))
+
+
+def _result(job: Job) -> dict[str, Any]:
+    """What the study keeps of a run: the flat numbers of its summary, AR-ness, and reward per step."""
+    path = job.folder / "summary.json"
+    if not path.is_file():
+        raise RuntimeError(f"run {job.name} left no {path}: see {job.runs / (job.name + '.log')}")
+    summary = json.loads(path.read_text())
+    lines = (job.folder / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    flat = {key: value for key, value in summary.items() if isinstance(value, (int, float)) and key != "seed"}
+    return {
+        **flat,
+        "ar_ness": summary.get("ar_ness") or {},
+        "reward": [row.get("reward_mean") for row in metrics],
+        "step_seconds": [row.get("step_seconds") for row in metrics],
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `python -m evaluation.ablations`."""
+    options = argparse.ArgumentParser(prog="python -m evaluation.ablations", description=__doc__)
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, e.g. evaluation.limit=60")
+    options.add_argument("--start", required=True, metavar="POLICY", help="policy folder that every run starts from")
+    options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")
+    options.add_argument("--steps", type=int, metavar="N", help="learner steps of every run (default: the recipe's)")
+    options.add_argument("--names", type=words, metavar="NAME,…", help="recipes of configs/ablations/ (default: all)")
+    options.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablations", help="folder of the runs")
+    options.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of table, figure and data")
+    options.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    return options
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """`0,1,2` as whole numbers."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """`a,b` as names."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry the study out; 2 for a mistake in the input, 1 for a run that failed."""
+    args = parser().parse_intermixed_args(argv)
+    steps = () if args.steps is None else (f"steps={args.steps}",)
+    try:
+        if not (Path(args.start) / "config.json").is_file():
+            raise ConfigError(f"--start {args.start}: no policy folder (one with config.json is expected)")
+        run_ablations(
+            args.out,
+            args.runs,
+            start=str(Path(args.start).absolute()),
+            seeds=args.seeds,
+            names=args.names,
+            overrides=(*steps, *args.overrides),
+            workers=args.workers,
+            console=Console(),
+        )
+    except (ConfigError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

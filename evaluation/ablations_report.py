@@ -1,0 +1,243 @@
+"""The ablation study as Markdown, JSON and a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean, write_both
+from evaluation.records import write_json, write_page, writing
+
+BASELINE = "coupled"
+GROUPS = {
+    "estimators": ("coupled", "lambda2", "full_mask", "decoupled"),
+    "weights and times": ("coupled", "half_inverse_t", "weighting_none", "t_range"),
+    "advantage": ("leave_one_out", "group_mean"),
+    "rollout temperature": ("temperature_1_0", "temperature_1_2"),
+    "inner updates": ("mu1", "mu2", "mu4"),
+}
+WINDOW = 5  # steps of the reward at the end of a run
+T_QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # 97.5%, by seeds
+CLAIMS = tuple(
+    (claim, recipe, other, metric)
+    for claim, recipe, other in (
+        ("reinforcement learning raises pass@1", BASELINE, None),
+        ("coupled masks end above the full mask", BASELINE, "full_mask"),
+        ("coupled masks end above decoupled ones", BASELINE, "decoupled"),
+        ("rollouts at T = 1.2 end above T = 1.0", "temperature_1_2", "temperature_1_0"),
+    )
+    for metric in ("pass_at_1", "pass_at_1_t1")
+)  # claim, recipe, recipe it is compared with (None: its own start), metric
+
+
+def write_ablations(
+    rows: Sequence[Mapping[str, Any]], configs: Mapping[str, Mapping[str, Any]], out: Path, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write `ablations.md`, `.json`, `.png` and `.svg`.
+
+    Args:
+        rows: one per recipe and seed: `recipe`, `runs_of`, `seed`, the run's summary, and `reward` per step.
+        configs: resolved configuration of every recipe.
+        out: folder.
+        facts: start, seeds, overrides.
+    """
+    table = [summary_row(rows, name) for name in dict.fromkeys(row["recipe"] for row in rows)]
+    claims = [judge_claim(rows, *claim) for claim in CLAIMS]
+    study = {
+        **facts,
+        "table": table,
+        "claims": [claim for claim in claims if claim is not None],
+        "changes": {name: changes(configs[name], configs.get(BASELINE, configs[name])) for name in configs},
+        "runs": list(rows),
+    }
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_both(reward_figure(rows), out / "ablations")
+    write_json(out / "ablations.json", _finite(study))
+    write_page(out / "ablations.md", markdown(study, rows))
+    return study
+
+
+def summary_row(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Mean and standard deviation over seeds (ddof 1) of every figure of a recipe, and its paired gap to the baseline."""
+    mine = {row["seed"]: row for row in rows if row["recipe"] == name}
+    base = {row["seed"]: row for row in rows if row["recipe"] == BASELINE}
+    found: dict[str, Any] = {"recipe": name, "runs_of": next(iter(mine.values()))["runs_of"], "seeds": len(mine)}
+    keys = [key for key in next(iter(mine.values())) if key.endswith(("_before", "_after"))]
+    for key in keys:
+        found[key] = _spread([row.get(key) for row in mine.values()])
+    found["reward_end"] = _spread([_end_reward(row) for row in mine.values()])
+    found["seconds"] = _spread([row.get("seconds") for row in mine.values()])
+    if name != BASELINE and base:
+        found["gap"] = _spread([_gap(mine[s], base[s], "pass_at_1_after") for s in mine if s in base])
+    return found
+
+
+def judge_claim(
+    rows: Sequence[Mapping[str, Any]], claim: str, recipe: str, other: str | None, metric: str
+) -> dict[str, Any] | None:
+    """A claim, the paired difference over seeds, and a verdict; None where its recipes were not run.
+
+    Reproduced (contradicted): the 95% t interval of the mean difference lies above (below) zero.
+    """
+    mine = {row["seed"]: row for row in rows if row["recipe"] == recipe}
+    others = mine if other is None else {row["seed"]: row for row in rows if row["recipe"] == other}
+    against = f"{metric}_before" if other is None else f"{metric}_after"
+    seeds = [seed for seed in mine if seed in others and f"{metric}_after" in mine[seed]]
+    if not seeds:
+        return None
+    gaps = [float(mine[s][f"{metric}_after"]) - float(others[s][against]) for s in seeds]
+    spread = _spread(gaps)
+    if len(gaps) < 2:
+        verdict = "undecided: one seed"
+    elif abs(spread["mean"]) <= T_QUANTILES.get(len(gaps), 2.2) * spread["std"] / math.sqrt(len(gaps)):
+        verdict = f"undecided within the spread, {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds in favour"
+    else:
+        verdict = "reproduced" if spread["mean"] > 0 else "contradicted"
+    return {
+        "claim": claim,
+        "recipe": recipe,
+        "against": other or "the start",
+        "metric": metric,
+        "gaps": gaps,
+        **spread,
+        "verdict": verdict,
+    }
+
+
+def changes(config: Mapping[str, Any], base: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Settings of `config` that differ from `base`, by dotted name; names and folders of runs left out."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{where}.{key}" if where else key
+        if name in ("name", "seed", "runs_dir"):
+            continue
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
+            found |= changes(value, base[key], name)
+        elif value != base.get(key):
+            found[name] = value
+    return found
+
+
+def markdown(study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The page."""
+    names = [key.removesuffix("_after") for key in study["table"][0] if key.endswith("_after")]
+    heads = ["recipe", "changed", *map(_metric, names)]
+    heads += [f"reward, last {WINDOW} steps", "gap in pass@1", "seconds"]
+    start = study["table"][0]
+    before = ", ".join(f"{_metric(n)} {_percent(start[f'{n}_before'])}" for n in names)
+    lines = [
+        "# Ablations",
+        "",
+        f"Made by `{study['command']}`, from the policy {study['start']}. "
+        + (f"Not run: {_words(study['left_out'])}. " if study["left_out"] else "")
+        + "Seconds were taken beside other work on the machine and compare nothing.",
+        "",
+        f"Recipes of `configs/ablations/`, trained from one start with seeds {_words(study['seeds'])}. Mean ± standard "
+        "deviation over seeds, in percent, on the held-out problems after training; `t1` in a name is the higher of the two "
+        "evaluation temperatures. The gap is to `coupled`, paired by seed, in points. Recipes that resolve to the same "
+        "configuration share their runs.",
+        "",
+        f"The start: {before}.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "| --- | --- |" + " ---: |" * (len(heads) - 2),
+    ]
+    for row in study["table"]:
+        changed = ", ".join(f"{k} = {v}" for k, v in study["changes"][row["recipe"]].items())
+        cells = [row["recipe"], changed or ("baseline" if row["recipe"] == BASELINE else f"as {row['runs_of']}")]
+        cells += [_percent(row[f"{n}_after"]) for n in names]
+        cells += [_plus_minus(row["reward_end"], 2), _points(row.get("gap")), _plus_minus(row["seconds"], 0)]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "![reward against learner steps](ablations.png)", "", "## Claims of the paper on this model", ""]
+    for claim in study["claims"]:
+        gaps = ", ".join(f"{100 * gap:+.1f}" for gap in claim["gaps"])
+        lines.append(
+            f"- **{claim['claim']}**: {claim['verdict']} (`{claim['recipe']}` against {claim['against']}, "
+            f"{_metric(claim['metric'])}: "
+            f"{_points(claim)} points; per seed {gaps})"
+        )
+    note = f"Overrides of every run: {', '.join(study['overrides']) or 'none'}."
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def reward_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Reward against learner steps: mean over seeds of the trailing mean, with the range over seeds; a panel per group."""
+    present = {row["recipe"] for row in rows}
+    groups = {title: [n for n in names if n in present] for title, names in GROUPS.items()}
+    grouped = {name for names in groups.values() for name in names}
+    groups["others"] = sorted(present - grouped)
+    shown = {title: names for title, names in groups.items() if set(names) - {BASELINE} or present <= set(names)}
+    with mpl.rc_context(STYLE):
+        figure, panels = new_figure(len(shown), columns=min(3, len(shown)), width=12.0, height=3.6, sharey=True)
+        for axes, (title, names) in zip(panels, shown.items()):
+            for colour, name in zip(COLOURS, names):
+                _band(axes, [row["reward"] for row in rows if row["recipe"] == name], colour, name)
+            axes.set_title(title)
+            axes.set_xlabel("learner step")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            legend_below(axes, columns=2)
+        panels[0].set_ylabel(f"reward, mean of {WINDOW} steps")
+    return figure
+
+
+def _band(axes: Axes, curves: Sequence[Sequence[float | None]], colour: str, label: str) -> None:
+    length = min(len(curve) for curve in curves)
+    values_SN = np.array([[np.nan if v is None else v for v in curve[:length]] for curve in curves], dtype=float)
+    smooth_SN = np.array([trailing_mean(values_N, WINDOW) for values_N in values_SN])
+    steps_N = np.arange(1, length + 1)
+    axes.plot(steps_N, smooth_SN.mean(axis=0), color=colour, label=label)
+    axes.fill_between(steps_N, smooth_SN.min(axis=0), smooth_SN.max(axis=0), color=colour, alpha=0.13, linewidth=0)
+
+
+def _metric(name: str) -> str:
+    return name.replace("pass_at_", "pass@").replace("_", " ")
+
+
+def _end_reward(row: Mapping[str, Any]) -> float:
+    values = [value for value in row["reward"][-WINDOW:] if value is not None]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _gap(mine: Mapping[str, Any], base: Mapping[str, Any], key: str) -> float:
+    return float(mine[key]) - float(base[key])
+
+
+def _spread(values: Sequence[Any]) -> dict[str, float]:
+    known = np.array([float(value) for value in values if value is not None])
+    if known.size == 0:
+        return {"mean": math.nan, "std": math.nan}
+    return {"mean": float(known.mean()), "std": float(known.std(ddof=1)) if known.size > 1 else 0.0}
+
+
+def _percent(spread: Mapping[str, float]) -> str:
+    return _plus_minus({key: 100 * spread[key] for key in ("mean", "std")}, 1)
+
+
+def _points(spread: Mapping[str, float] | None) -> str:
+    return "–" if spread is None else f"{100 * spread['mean']:+.1f} ± {100 * spread['std']:.1f}"
+
+
+def _plus_minus(spread: Mapping[str, float], digits: int) -> str:
+    return "–" if math.isnan(spread["mean"]) else f"{spread['mean']:.{digits}f} ± {spread['std']:.{digits}f}"
+
+
+def _words(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _finite(tree: Any) -> Any:
+    """`tree` with NaN as null, so that the JSON is one everybody reads."""
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -1,0 +1,246 @@
+"""The analysis of `launch.py analyze`: AR-ness, entropy sink, temperature sweep, step halving, code against word problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from configs.schema import SamplerConfig, require
+from data.prompts import PromptSet
+from evaluation.benchmark import Evaluate
+from evaluation.decoding import (
+    Decoded,
+    at,
+    completion_rows,
+    decode_judged,
+    decode_word_problems,
+    first_forward_confidence,
+    measures,
+)
+from evaluation.decoding_figures import domain_figure, entropy_sink_figure, step_figure, temperature_figure
+from evaluation.figures import write_both
+from evaluation.records import write_json, write_text, writing
+from model.policy import DiffusionPolicy
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One policy under analysis: its name in the figures, how it is evaluated, and its weights in this process.
+
+    Attributes:
+        label: e.g. "before" and "after".
+        evaluate: `Cluster.evaluate` with this policy's weights published.
+        policy: for the entropy sink and the word problems.
+        decode: token ids to text without special tokens.
+    """
+
+    label: str
+    evaluate: Evaluate
+    policy: DiffusionPolicy
+    decode: Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True)
+class AnalysisPlan:
+    """What is measured.
+
+    Attributes:
+        temperatures: of the sweep, at the sampler's own number of steps.
+        steps: of the step halving; None takes C, C/2 and C/4 of the canvas.
+        step_temperature: temperature of the step halving.
+        domain_temperature: temperature of code against word problems.
+        samples: completions per problem.
+        ar_ness_ks: k of local and global AR-ness.
+        pass_ks: k of pass@k.
+        seed: of samples and bootstraps.
+    """
+
+    temperatures: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+    steps: tuple[int, ...] | None = None
+    step_temperature: float = 0.2
+    domain_temperature: float = 0.2
+    samples: int = 8
+    ar_ness_ks: tuple[int, ...] = (1, 2, 4, 8)
+    pass_ks: tuple[int, ...] = (1, 8)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self.samples >= max(self.pass_ks, default=1),
+            "samples",
+            self.samples,
+            f"pass@k of {self.pass_ks} needs as many",
+        )
+        require(
+            min(self.ar_ness_ks, default=0) >= 1, "ar_ness_ks", self.ar_ness_ks, "name at least one k, each 1 or above"
+        )
+        require(len(self.temperatures) > 0, "temperatures", self.temperatures, "name at least one")
+
+
+@dataclass
+class _Collected:
+    """Rows of the two tables, filled setting by setting."""
+
+    plan: AnalysisPlan
+    settings: list[dict[str, Any]] = field(default_factory=list)
+    completions: list[dict[str, Any]] = field(default_factory=list)
+    decoded: dict[tuple[str, float, int], list[Decoded]] = field(default_factory=dict)
+
+    def code(self, subject: Subject, prompts: PromptSet, sampler: SamplerConfig) -> list[Decoded]:
+        """Completions of the code problems; studies that meet in a setting share them."""
+        key = (subject.label, sampler.temperature, sampler.steps)
+        if key not in self.decoded:
+            plan = self.plan
+            self.decoded[key] = decode_judged(subject.evaluate, prompts, sampler, plan.samples, plan.seed)
+        return self.decoded[key]
+
+    def add(self, facts: Mapping[str, Any], decoded: Sequence[Decoded]) -> None:
+        ks = [k for k in self.plan.pass_ks if k <= self.plan.samples]
+        self.settings.append({**facts, **measures(decoded, self.plan.ar_ness_ks, ks, self.plan.seed)})
+        self.completions.extend(completion_rows(decoded, facts))
+
+
+def run_analysis(
+    subjects: Sequence[Subject],
+    code: PromptSet,
+    sampler: SamplerConfig,
+    plan: AnalysisPlan,
+    out: Path,
+    *,
+    words: PromptSet | None = None,
+    facts: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure every subject and write figures (PNG, SVG), data (Parquet), `analysis.json` and `analysis.md` to `out`.
+
+    Args:
+        subjects: one policy, or two for before against after.
+        code: problems with tests.
+        sampler: the decoder; temperature and steps are varied.
+        plan: settings.
+        out: folder.
+        words: arithmetic word problems to set against the code; None leaves that part out.
+        facts: what `analysis.json` should name (policies, problem sets).
+        console: progress; None prints nothing.
+
+    Raises:
+        ConfigError: the plan cannot be measured, or `out` cannot be written.
+        ValueError: two subjects of one label.
+    """
+    labels = [subject.label for subject in subjects]
+    if not labels or len(set(labels)) != len(labels):
+        raise ValueError(f"subjects {labels}: need at least one, each with its own label")
+    canvas = sampler.completion_length
+    found = _Collected(plan)
+    sink: list[dict[str, Any]] = []
+    for subject in subjects:
+        _say(console, f"{subject.label}: temperature sweep, step halving, entropy sink")
+        for temperature in plan.temperatures:
+            decoded = found.code(subject, code, at(sampler, temperature))
+            found.add(_facts("temperature", subject, "code", temperature, sampler.steps), decoded)
+        for steps in plan.steps or (canvas, canvas // 2, canvas // 4):
+            decoded = found.code(subject, code, at(sampler, plan.step_temperature, steps))
+            found.add(_facts("steps", subject, "code", plan.step_temperature, steps), decoded)
+        sink += _sink_rows(subject, "code", code, canvas)
+        if words is not None:
+            _domains(subject, code, words, sampler, plan, found)
+            sink += _sink_rows(subject, "word problems", words, canvas)
+    result = {**(facts or {}), "plan": _plain(plan), "sampler": _plain(sampler), "settings": found.settings}
+    _write(out, result, found, sink, plan)
+    _say(console, f"figures and data in {out}")
+    return result
+
+
+def _domains(
+    subject: Subject, code: PromptSet, words: PromptSet, sampler: SamplerConfig, plan: AnalysisPlan, found: _Collected
+) -> None:
+    setting = at(sampler, plan.domain_temperature)
+    decoded = found.code(subject, code, setting)
+    found.add(_facts("domain", subject, "code", plan.domain_temperature, sampler.steps), decoded)
+    decoded = decode_word_problems(subject.policy, subject.decode, words, setting, plan.samples, plan.seed)
+    found.add(_facts("domain", subject, "word problems", plan.domain_temperature, sampler.steps), decoded)
+
+
+def _facts(study: str, subject: Subject, domain: str, temperature: float, steps: int) -> dict[str, Any]:
+    return {"study": study, "policy": subject.label, "domain": domain, "temperature": temperature, "steps": steps}
+
+
+def _sink_rows(subject: Subject, domain: str, prompts: PromptSet, canvas: int) -> list[dict[str, Any]]:
+    """Means over problems per completion position."""
+    largest_PC, entropy_PC = first_forward_confidence(subject.policy, [p.tolist() for p in prompts.prompts], canvas)
+    return [
+        {
+            "policy": subject.label,
+            "domain": domain,
+            "position": position,
+            "largest_probability": float(largest_PC[:, position].mean()),
+            "largest_probability_std": float(largest_PC[:, position].std()),
+            "entropy": float(entropy_PC[:, position].mean()),
+        }
+        for position in range(canvas)
+    ]
+
+
+def _write(
+    out: Path, result: Mapping[str, Any], found: _Collected, sink: Sequence[Mapping[str, Any]], plan: AnalysisPlan
+) -> None:
+    by_study = {name: [r for r in found.settings if r["study"] == name] for name in ("temperature", "steps", "domain")}
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(found.settings), out / "settings.parquet")
+        pq.write_table(pa.Table.from_pylist(found.completions), out / "completions.parquet")
+        pq.write_table(pa.Table.from_pylist(list(sink)), out / "entropy_sink.parquet")
+        write_both(temperature_figure(by_study["temperature"], plan.ar_ness_ks[0], plan.pass_ks), out / "temperature")
+        write_both(step_figure(by_study["steps"]), out / "steps")
+        write_both(entropy_sink_figure(sink), out / "entropy_sink")
+        if by_study["domain"]:
+            write_both(domain_figure(by_study["domain"], plan.ar_ness_ks), out / "domains")
+    write_json(out / "analysis.json", result)
+    write_text(out / "analysis.md", markdown(by_study, plan))
+
+
+def markdown(by_study: Mapping[str, Sequence[Mapping[str, Any]]], plan: AnalysisPlan) -> str:
+    """A table per study."""
+    k = plan.ar_ness_ks[0]
+    names = [f"local_ar_ness_{k}", f"global_ar_ness_{k}", "order_diversity", *(f"pass_{p}" for p in plan.pass_ks)]
+    heads = ["policy", "domain", "T", "steps", f"local AR-ness@{k}", f"global AR-ness@{k}", "order diversity"]
+    heads += [*(f"pass@{p}" for p in plan.pass_ks), "order entropy", "tokens/s"]
+    lines = []
+    for study, rows in by_study.items():
+        if not rows:
+            continue
+        lines += [
+            f"### {study}",
+            "",
+            "| " + " | ".join(heads) + " |",
+            "|" + " --- |" * 2 + " ---: |" * (len(heads) - 2),
+        ]
+        for row in rows:
+            cells = [row["policy"], row["domain"], f"{row['temperature']:g}", str(row["steps"])]
+            cells += [_interval(row, name) for name in names]
+            speed = row.get("tokens_per_second")
+            cells += [f"{row['order_entropy']:.2f}", "–" if speed is None else f"{speed:.0f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    if row.get(name) is None:
+        return "–"
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(config).items()}
+
+
+def _say(console: Console | None, text: str) -> None:
+    if console is not None:
+        console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,290 @@
+"""pass@1 and pass@k of a policy on a problem set, over temperatures and steps; a killed run goes on where it stood.
+
+What is not covered: a problem counts towards pass@k with the samples that were judged; one with fewer than k of them
+(the sandbox failed) is left out of that estimate and counted in `left_out`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from configs.schema import ConfigError, SamplerConfig, require
+from data.problem import Problem
+from data.prompts import PromptSet
+from data.trajectory import ScoredGroup
+from data.verdict import Outcome, Verdict
+from evaluation.pass_at_k import estimate
+from evaluation.records import Records, same_run, write_json, write_text
+from reward.code_format import program_of_sample, read_answer
+
+Evaluate = Callable[[PromptSet, SamplerConfig, int, int, Callable[[int, ScoredGroup], None] | None], list[ScoredGroup]]
+"""`Cluster.evaluate`: (prompts, sampler, samples, seed, progress) -> scored groups in prompt order."""
+
+Judge = Callable[[Problem, Sequence[str]], Sequence[Verdict]]
+"""`RewardWorker.score`: the verdicts of texts for one problem."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is sampled. Every pair of a temperature and a number of steps is one setting; None keeps the sampler's own.
+
+    Attributes:
+        temperatures: sampling temperatures.
+        steps: denoising steps.
+        samples: completions per problem.
+        ks: the k of each pass@k; all must be at most `samples`.
+        seed: of the samples and of the bootstrap.
+    """
+
+    temperatures: tuple[float, ...] | None = None
+    steps: tuple[int, ...] | None = None
+    samples: int = 8
+    ks: tuple[int, ...] = (1,)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.samples >= 1, "samples", self.samples, "must be at least 1")
+        for k in self.ks:
+            require(1 <= k <= self.samples, "k", k, f"pass@k needs 1 <= k <= samples = {self.samples}")
+        require(len(self.ks) > 0, "k", self.ks, "name at least one")
+        require(self.temperatures != (), "temperatures", self.temperatures, "name at least one")
+        require(self.steps != (), "steps", self.steps, "name at least one")
+
+    def samplers(self, base: SamplerConfig) -> list[SamplerConfig]:
+        """One sampler per setting, steps outer, temperatures inner."""
+        return [
+            dataclasses.replace(base, temperature=temperature, steps=steps)
+            for steps in self.steps or (base.steps,)
+            for temperature in self.temperatures or (base.temperature,)
+        ]
+
+
+def run_benchmark(
+    evaluate: Evaluate,
+    prompts: PromptSet,
+    sampler: SamplerConfig,
+    plan: Plan,
+    out: Path,
+    *,
+    facts: Mapping[str, Any],
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Sample, judge and tabulate every setting of `plan`.
+
+    Writes under `out`: `run.json` (what the results belong to), per setting `T…-S…/problems.jsonl` (verdicts of every
+    completion) and `samples.jsonl` (EvalPlus's `task_id`, `solution`), and `results.json`, `results.md`.
+
+    Args:
+        evaluate: samples and judges, e.g. `Cluster.evaluate`.
+        prompts: the problems.
+        sampler: its temperature and steps are replaced by those of the plan.
+        plan: settings, samples, seed.
+        out: folder; a second call with the same facts goes on where the first one ended.
+        facts: what identifies the run besides plan and sampler (policy, problem set); must not change on resume.
+        console: progress and table; None prints nothing.
+
+    Raises:
+        ConfigError: `out` holds results of another run, or cannot be written.
+    """
+    fixed = {key: value for key, value in dataclasses.asdict(sampler).items() if key not in ("temperature", "steps")}
+    names = [problem.problem_id for problem in prompts.problems]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"problem {twice!r} stands twice in the set: results are kept by problem id")
+    header = {**facts, "samples": plan.samples, "seed": plan.seed, "problems_used": len(prompts), "sampler": fixed}
+    same_run(out / "run.json", header)
+    rows = []
+    for setting in plan.samplers(sampler):
+        folder = out / f"T{setting.temperature:g}-S{setting.steps}"
+        records = _sample(evaluate, prompts, setting, plan, folder, console)
+        write_samples(folder / "samples.jsonl", prompts.problems, records)
+        rows.append({"temperature": setting.temperature, "steps": setting.steps} | summarise(records, plan))
+        write_json(out / "results.json", {"run": header, "dropped_prompts": prompts.dropped, "settings": rows})
+    write_text(out / "results.md", markdown(rows, plan.ks))
+    if console is not None:
+        console.print(table(rows, plan.ks))
+        console.print(
+            f"{len(prompts)} problems, {prompts.dropped} dropped for length; results in {out}", soft_wrap=True
+        )
+    return rows
+
+
+def _sample(
+    evaluate: Evaluate, prompts: PromptSet, sampler: SamplerConfig, plan: Plan, folder: Path, console: Console | None
+) -> list[dict[str, Any]]:
+    """The records of one setting in prompt order; only problems without one are sampled."""
+    records = Records(folder / "problems.jsonl")
+    if console is not None and records.torn:
+        console.print(f"{records.path}: passed over a torn last line of {records.torn} bytes")
+    left = [i for i, problem in enumerate(prompts.problems) if problem.problem_id not in records.rows]
+    title = f"T = {sampler.temperature:g}, {sampler.steps} steps"
+    with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=len(prompts), completed=len(prompts) - len(left))
+
+        def done(index: int, group: ScoredGroup) -> None:
+            records.append(record(prompts.problems[left[index]], group))
+            bar.advance(task)
+
+        if left:
+            part = PromptSet(tuple(prompts.problems[i] for i in left), tuple(prompts.prompts[i] for i in left))
+            evaluate(part, sampler, plan.samples, plan.seed, done)
+    records.close()
+    missing = [problem.problem_id for problem in prompts.problems if problem.problem_id not in records.rows]
+    if missing:
+        raise ValueError(f"{folder}: no result for {len(missing)} problems, first {missing[0]}; start again to go on")
+    return [records.rows[problem.problem_id] for problem in prompts.problems]
+
+
+def record(problem: Problem, scored: ScoredGroup) -> dict[str, Any]:
+    """What is kept of one problem's completions."""
+    return {"problem_id": problem.problem_id, **_verdicts(scored.group.texts, scored.verdicts)}
+
+
+def _verdicts(texts: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    judged = [v for v in verdicts if v.outcome.is_verdict]
+    return {
+        "samples": len(verdicts),
+        "judged": len(judged),
+        "correct": sum(v.outcome is Outcome.PASSED for v in judged),
+        "completions": [
+            {
+                "outcome": v.outcome.value,
+                "pass_rate": v.pass_rate,
+                "reason": v.reason,
+                "tests": [test.passed for test in v.tests],
+                "reasons": sorted({test.reason for test in v.tests if not test.passed}),
+                "text": text,
+            }
+            for text, v in zip(texts, verdicts, strict=True)
+        ],
+    }
+
+
+def summarise(records: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any]:
+    """Estimates over problems: pass@k with intervals, pass and format rates, and what had to be left out."""
+    completions = [c for row in records for c in row["completions"]]
+    judged = [c for c in completions if Outcome(c["outcome"]).is_verdict]
+    found: dict[str, Any] = {
+        "problems": len(records),
+        "excluded": len(completions) - len(judged),
+        "pass_rate": _mean(c["pass_rate"] for c in judged),
+        "format_rate": _mean(c["outcome"] != Outcome.FORMAT_ERROR.value for c in judged),
+    }
+    for k in plan.ks:
+        counts = [(row["judged"], row["correct"]) for row in records if row["judged"] >= k]
+        found[f"left_out@{k}"] = len(records) - len(counts)
+        found[f"pass@{k}"] = dataclasses.asdict(estimate(counts, k, seed=plan.seed)) if counts else None
+    return found
+
+
+def write_samples(path: Path, problems: Sequence[Problem], records: Sequence[Mapping[str, Any]]) -> None:
+    """The completions as EvalPlus reads them: one {"task_id", "solution"} per line.
+
+    The solution is the program that was judged, or, where the format rule refused the text, what looks most like one.
+    """
+    lines = [
+        json.dumps({"task_id": problem.problem_id, "solution": _program(problem, completion["text"])})
+        for problem, row in zip(problems, records, strict=True)
+        for completion in row["completions"]
+    ]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def _program(problem: Problem, text: str) -> str:
+    return read_answer(text, problem).program or program_of_sample(text, problem)
+
+
+def run_canonical(
+    judge: Judge, problems: Sequence[Problem], out: Path | None = None, console: Console | None = None
+) -> dict[str, Any]:
+    """Judge every canonical solution as if a policy had written it; anything below 100% is a fault of set or sandbox.
+
+    Returns:
+        counts (`problems`, `without_solution`, `passed`) and `failing`: problem id -> reasons of its failed tests.
+
+    Raises:
+        ConfigError: no problem has a canonical solution.
+    """
+    able = [problem for problem in problems if problem.canonical_solution]
+    if not able:
+        raise ConfigError(f"--canonical: none of {len(problems)} problems has a canonical solution")
+    failing: dict[str, list[str]] = {}
+    with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar:
+        for problem in bar.track(able, description="canonical solutions"):
+            (verdict,) = judge(problem, [f"```python\n{str(problem.canonical_solution).rstrip()}\n```\n"])
+            if verdict.outcome is not Outcome.PASSED:
+                reasons = {test.reason for test in verdict.tests if not test.passed}
+                failing[problem.problem_id] = sorted(reasons | {verdict.reason or verdict.outcome.value})
+    passed = len(able) - len(failing)
+    counts = {"problems": len(able), "without_solution": len(problems) - len(able), "passed": passed}
+    result = counts | {"failing": failing}
+    if out is not None:
+        write_json(out / "canonical.json", result)
+    if console is not None:
+        console.print(f"canonical solutions: {passed} of {len(able)} pass ({100 * passed / len(able):.1f}%)")
+        for name, why in failing.items():
+            console.print(f"  {name}: {', '.join(why)}", markup=False)
+    return result
+
+
+def table(rows: Sequence[Mapping[str, Any]], ks: Sequence[int]) -> Table:
+    """The settings for a terminal; the best pass@k of each column is bold."""
+    grid = Table(title="pass@k in percent, mean [95% interval over problems]")
+    for name in _heads(ks):
+        grid.add_column(name, justify="right")
+    for row, cells in zip(rows, _cells(rows, ks)):
+        best = [_is_best(rows, row, f"pass@{k}") for k in ks]
+        marks = [False, False, *best, *[False] * (len(cells) - 2 - len(best))]
+        grid.add_row(*(Text(cell, style="bold" if mark else "") for cell, mark in zip(cells, marks)))
+    return grid
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], ks: Sequence[int]) -> str:
+    """The settings as a Markdown table."""
+    heads = _heads(ks)
+    lines = ["| " + " | ".join(heads) + " |", "|" + " ---: |" * len(heads)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(rows, ks)]
+    return "\n".join(lines) + "\n"
+
+
+def _heads(ks: Sequence[int]) -> list[str]:
+    return ["T", "steps", *(f"pass@{k}" for k in ks), "tests passed", "format", "excluded"]
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], ks: Sequence[int]) -> list[list[str]]:
+    return [
+        [
+            f"{row['temperature']:g}",
+            str(row["steps"]),
+            *(_interval(row[f"pass@{k}"]) for k in ks),
+            *("–" if row[name] is None else f"{100 * row[name]:.1f}" for name in ("pass_rate", "format_rate")),
+            str(row["excluded"]),
+        ]
+        for row in rows
+    ]
+
+
+def _interval(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return "none judged"
+    return f"{100 * found['mean']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def _is_best(rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any], name: str) -> bool:
+    means = [r[name]["mean"] for r in rows if r[name] is not None]
+    return len(rows) > 1 and row[name] is not None and row[name]["mean"] == max(means)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return sum(found) / len(found) if found else None

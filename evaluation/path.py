@@ -1,0 +1,221 @@
+"""The paper's whole path on one model: supervised stages, then reinforcement learning, measured after every stage.
+
+`python -m evaluation.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny.yaml (`launch.py train`) with
+every seed, one process after the other, measures each stage's policy, and writes docs/path.md, path.json and path.png.
+A killed study goes on where it was; whatever is finished is read, not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from configs.load import load, to_dict
+from configs.schema import AdaptConfig, ConfigError, RunConfig
+from evaluation.ablations import LAUNCHER, ROOT, numbers
+from evaluation.path_measure import BEFORE_AND_AFTER, EVERY_STAGE, Decoding, measure_policy
+from evaluation.path_report import RL_STAGE as RL
+from evaluation.path_report import write_path_page
+from evaluation.records import same_run, write_json
+
+LEAST = ("evaluation.limit=1", "evaluation.samples=1", "evaluation.ar_ness_problems=1")  # the study measures by itself
+Launch = Callable[[Sequence[str], Path], None]
+"""Carries out `launch.py` with these arguments; its output goes to the file."""
+
+Measure = Callable[[Path, RunConfig, Sequence[Decoding]], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run: recipes of the stages and of reinforcement learning, overrides of each, problems to measure on."""
+
+    adapt_recipe: Path = ROOT / "configs" / "tiny_path.yaml"
+    train_recipe: Path = ROOT / "configs" / "tiny.yaml"
+    adapt_overrides: tuple[str, ...] = ()
+    train_overrides: tuple[str, ...] = ()
+    problems: int = 40
+
+    def adapt_settings(self, seed: int, folder: Path) -> list[str]:
+        """Overrides of the supervised stages."""
+        return [*self.adapt_overrides, f"seed={seed}", f"runs_dir={folder}", "name=stages"]
+
+    def train_settings(self, seed: int, folder: Path, start: Path) -> list[str]:
+        """Overrides of reinforcement learning."""
+        where = [f"model.path={start}", "model.recipe=null", f"seed={seed}", f"runs_dir={folder}", f"name={RL}"]
+        return [*LEAST, *self.train_overrides, *where]
+
+    @property
+    def measured(self) -> RunConfig:
+        """The configuration every policy is measured by."""
+        return load(RunConfig, self.train_recipe, [*self.train_overrides, f"evaluation.limit={self.problems}"])
+
+
+def run_path(
+    out: Path,
+    runs: Path,
+    plan: Plan,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    ablations: Path | None = None,
+    launch: Launch | None = None,
+    measure: Measure = measure_policy,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Run and measure every seed and write `path.md`, `path.json`, `path.png` and `.svg` to `out` after each of them.
+
+    Args:
+        out: folder of the results, e.g. `docs`.
+        runs: folder of the runs, one `seed<N>` each; nothing else should live there.
+        plan: recipes and problems.
+        seeds: of everything that is trained; problems and sampling noise stay the same.
+        ablations: `ablations.json` of an ablation study, for the claim about masks; None leaves it out.
+        launch: carries out `launch.py`; by default in a process of its own.
+        measure: measures a policy folder.
+        console: progress; None prints nothing.
+
+    Raises:
+        ConfigError: a recipe that cannot be, or `runs` holds those of another plan.
+        RuntimeError: a run that failed, with the end of its output.
+    """
+    study: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        rows += run_seed(runs / f"seed{seed}", plan, seed, launch or launch_process, measure, console)
+        facts = {"seeds": list(dict.fromkeys(row["seed"] for row in rows)), **_facts(plan, seeds)}
+        study = write_path_page(rows, out, facts, ablations)
+    return study
+
+
+def run_seed(
+    folder: Path, plan: Plan, seed: int, launch: Launch, measure: Measure, console: Console | None
+) -> list[dict[str, Any]]:
+    """Every stage of one seed: one row per stage and decoding, in order, the last stage being reinforcement learning."""
+    stages = load(AdaptConfig, plan.adapt_recipe, plan.adapt_settings(seed, folder)).stages
+    folders = {stage.name: folder / "stages" / "stages" / f"{i}-{stage.name}" for i, stage in enumerate(stages)}
+    start = folders[stages[-1].name]
+    train = load(RunConfig, plan.train_recipe, plan.train_settings(seed, folder, start))
+    same_run(folder / "study.json", {"stages": [dataclasses.asdict(s) for s in stages], "train": to_dict(train)})
+    _once(
+        launch,
+        folder / "stages",
+        "policy/config.json",
+        ["adapt", str(plan.adapt_recipe)],
+        plan.adapt_settings(seed, folder),
+    )
+    arguments = ["train", str(plan.train_recipe), "--local"]
+    _once(launch, folder / RL, "summary.json", arguments, plan.train_settings(seed, folder, start))
+    rows = []
+    for name, policy in {**folders, RL: folder / RL / "policy"}.items():
+        decodings = BEFORE_AND_AFTER if name in (stages[-1].name, RL) else EVERY_STAGE
+        found = _measured(folder / "measures" / f"{name}.json", policy, plan.measured, decodings, measure)
+        rows += [{"seed": seed, "stage": name, **row} for row in found]
+        if console is not None:
+            row = next(row for row in found if row["temperature"] == 1.0)
+            console.print(f"seed {seed}, after {name}: pass@1 {row['pass@1']:.3f} at T = 1", highlight=False)
+    return rows
+
+
+def launch_process(arguments: Sequence[str], log: Path) -> None:
+    """`launch.py ARGUMENTS` in a process of its own, one thread per worker; its output goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as output:
+        done = subprocess.run(
+            [sys.executable, str(LAUNCHER), *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": "1", **os.environ},
+            check=False,
+        )
+    if done.returncode != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise RuntimeError(f"launch.py {arguments[0]} ended with code {done.returncode}; the end of {log}:\n{tail}")
+
+
+def _once(launch: Launch, folder: Path, mark: str, command: Sequence[str], settings: Sequence[str]) -> None:
+    """Run `command` unless its folder holds `mark`; go on from its newest checkpoint where it has one."""
+    if (folder / mark).is_file():
+        return
+    resume = any((folder / "checkpoints").glob("step-*"))
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    launch([*command, *settings, *(["--resume"] if resume else [])], folder.with_name(folder.name + ".log"))
+    if not (folder / mark).is_file():
+        raise RuntimeError(f"launch.py {command[0]} left no {folder / mark}: see {folder}.log")
+
+
+def _measured(
+    path: Path, policy: Path, config: RunConfig, decodings: Sequence[Decoding], measure: Measure
+) -> list[dict[str, Any]]:
+    """One row per decoding; those that `path` holds, of as many problems, are not measured again."""
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = stored["rows"] if stored.get("problems") == config.evaluation.limit else []
+    found = {(row["temperature"], row["steps"], row["samples"]): row for row in known}
+    wanted = {(d.temperature, round(config.sampler.steps * d.pace), d.samples): d for d in decodings}
+    missing = [decoding for key, decoding in wanted.items() if key not in found]
+    if missing:
+        found |= {(row["temperature"], row["steps"], row["samples"]): row for row in measure(policy, config, missing)}
+        write_json(path, {"problems": config.evaluation.limit, "rows": list(found.values())})
+    return [found[key] for key in wanted]
+
+
+def _facts(plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
+    command = f"python -m evaluation.path --seeds {','.join(map(str, seeds))} --problems {plan.problems}"
+    stages = load(AdaptConfig, plan.adapt_recipe, plan.adapt_overrides).stages
+    train = load(RunConfig, plan.train_recipe, plan.train_overrides)
+    return {
+        "command": " ".join([command, *plan.train_overrides]),
+        "stages": [{"name": s.name, "steps": s.steps, "objective": s.objective, "corpus": s.corpus} for s in stages],
+        "train_steps": train.steps,
+        "steps": train.sampler.steps,
+        "problems": plan.problems,
+        "problem_set": train.problems.evaluate,
+        "adapt_overrides": list(plan.adapt_overrides),
+        "train_overrides": list(plan.train_overrides),
+        "recipes": [plan.adapt_recipe.name, plan.train_recipe.name],
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `python -m evaluation.path`."""
+    options = argparse.ArgumentParser(prog="python -m evaluation.path", description=__doc__)
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="of reinforcement learning, e.g. steps=20")
+    options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")
+    options.add_argument("--problems", type=int, default=40, metavar="N", help="held-out problems (default: 40)")
+    options.add_argument("--adapt", type=Path, default=Plan.adapt_recipe, metavar="RECIPE", help="supervised stages")
+    options.add_argument(
+        "--train", type=Path, default=Plan.train_recipe, metavar="RECIPE", help="reinforcement learning"
+    )
+    options.add_argument("--ablations", type=Path, default=ROOT / "docs" / "ablations.json", metavar="JSON")
+    options.add_argument("--runs", type=Path, default=ROOT / "runs" / "path", help="folder of the runs")
+    options.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of page, figure and data")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry the study out; 2 for a mistake in the input, 1 for a run that failed."""
+    args = parser().parse_intermixed_args(argv)
+    plan = Plan(args.adapt, args.train, train_overrides=tuple(args.overrides), problems=args.problems)
+    console, began = Console(), time.monotonic()
+    try:
+        run_path(args.out, args.runs.absolute(), plan, seeds=args.seeds, ablations=args.ablations, console=console)
+    except (ConfigError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError) else 2
+    console.print(f"{(time.monotonic() - began) / 60:.1f} min; page, figure and data in {args.out}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

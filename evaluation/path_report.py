@@ -1,0 +1,280 @@
+"""The study of the whole path as a page, a figure and data: a table after each stage, and the paper's claims judged."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from evaluation.ablations_report import T_QUANTILES
+from evaluation.figures import COLOURS, STYLE, new_figure, write_both
+from evaluation.records import write_json, write_page, writing
+
+Rows = Sequence[Mapping[str, Any]]
+RL_STAGE = "rl"
+LOW, HIGH, HIGHEST = 0.2, 1.0, 1.2
+COLUMNS = (
+    ("pass@1, T = 0.2", LOW, "pass@1"),
+    ("pass@1, T = 1.0", HIGH, "pass@1"),
+    ("pass@8, T = 1.0", HIGH, "pass@8"),
+    ("format, T = 1.0", HIGH, "format"),
+    ("local AR-ness, T = 0.2", LOW, "local"),
+    ("local, T = 1.2", HIGHEST, "local"),
+    ("global, T = 0.2", LOW, "global"),
+    ("global, T = 1.2", HIGHEST, "global"),
+)
+PERCENT = ("pass@1", "pass@8", "format")
+
+
+def write_path_page(rows: Rows, out: Path, facts: Mapping[str, Any], ablations: Path | None = None) -> dict[str, Any]:
+    """Write `path.md`, `path.json`, `path.png` and `.svg`.
+
+    Args:
+        rows: one per seed, stage and decoding (`evaluation.path_measure.measure_policy`, with `seed` and `stage`).
+        out: folder.
+        facts: seeds, stages, steps, problems and overrides of the study.
+        ablations: `ablations.json`, for the claim about masks.
+    """
+    study = {**facts, "claims": claims(rows, int(facts["steps"])) + mask_claims(ablations), "rows": list(rows)}
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_both(path_figure(rows, int(facts["steps"])), out / "path")
+    write_json(out / "path.json", study)
+    write_page(out / "path.md", markdown(study))
+    return study
+
+
+def value(rows: Rows, seed: int, stage: str, temperature: float, steps: int, name: str) -> float:
+    """One figure of one policy, of the decoding with the most samples that has it; NaN where there is none."""
+    found = [
+        row
+        for row in rows
+        if (row["seed"], row["stage"], row["temperature"], row["steps"]) == (seed, stage, temperature, steps)
+        and row.get(name) is not None
+    ]
+    return float(max(found, key=lambda row: row["samples"])[name]) if found else math.nan
+
+
+def interval(gaps: Sequence[float]) -> dict[str, Any]:
+    """Mean of paired differences over seeds, half the width of its 95% t interval, and what follows from it."""
+    known = np.array([gap for gap in gaps if math.isfinite(gap)])
+    if known.size < 2:
+        mean = float(known.mean()) if known.size else math.nan
+        return {"mean": mean, "half": math.nan, "verdict": "undecided: fewer than two seeds"}
+    mean = float(known.mean())
+    half = T_QUANTILES.get(known.size, 2.2) * float(known.std(ddof=1)) / math.sqrt(known.size)
+    if abs(mean) <= half:
+        verdict = f"undecided, {int((known > 0).sum())} of {known.size} seeds in favour"
+    else:
+        verdict = "reproduced" if mean > 0 else "not reproduced, the opposite was measured"
+    return {"mean": mean, "half": half, "verdict": verdict}
+
+
+def claims(rows: Rows, steps: int) -> list[dict[str, Any]]:
+    """The paper's claims as paired differences over seeds, positive where the claim holds."""
+    start, rl = list(dict.fromkeys(row["stage"] for row in rows))[-2:]
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+
+    def judge(claim: str, measured: str, gap: Callable[[int], float]) -> dict[str, Any]:
+        gaps = [gap(seed) for seed in seeds]
+        return {"claim": claim, "measured": measured, "gaps": gaps, **interval(gaps)}
+
+    def at(stage: str, temperature: float, name: str, count: int = steps) -> Callable[[int], float]:
+        return lambda seed: value(rows, seed, stage, temperature, count, name)
+
+    def minus(first: Callable[[int], float], second: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda seed: first(seed) - second(seed)
+
+    def cost(stage: str, more: int, fewer: int) -> Callable[[int], float]:
+        return minus(at(stage, LOW, "pass@1", more), at(stage, LOW, "pass@1", fewer))
+
+    def kept(stage: str, more: int, fewer: int) -> Callable[[int], float]:
+        def share(seed: int) -> float:
+            whole = value(rows, seed, stage, LOW, more, "pass@1")
+            return value(rows, seed, stage, LOW, fewer, "pass@1") / whole if whole > 0 else math.nan
+
+        return share
+
+    found = [
+        judge(
+            "RL raises pass@1",
+            f"pass@1 at T = {t:g}, {rl} minus {start}",
+            minus(at(rl, t, "pass@1"), at(start, t, "pass@1")),
+        )
+        for t in (LOW, HIGH)
+    ]
+    for stage in (start, rl):
+        found += [
+            judge(
+                "temperature lowers AR-ness",
+                f"{kind} AR-ness@1 of {stage} in {count} steps, T = {LOW:g} minus T = {HIGHEST:g}",
+                minus(at(stage, LOW, kind, count), at(stage, HIGHEST, kind, count)),
+            )
+            for count in (steps, 2 * steps)
+            for kind in ("local", "global")
+        ]
+    for stage in (start, rl):
+        found += [
+            judge(
+                "temperature raises pass@k",
+                f"pass@8 of {stage}, T = {t:g} minus T = {LOW:g}",
+                minus(at(stage, t, "pass@8"), at(stage, LOW, "pass@8")),
+            )
+            for t in (HIGH, HIGHEST)
+        ]
+    for more, fewer in ((2 * steps, steps), (steps, steps // 2)):
+        found += [
+            judge(
+                "halved steps cost less after RL",
+                f"fall of pass@1 from {more} to {fewer} steps, {start} minus {rl}",
+                minus(cost(start, more, fewer), cost(rl, more, fewer)),
+            ),
+            judge(
+                "halved steps cost less after RL",
+                f"share of pass@1 kept from {more} to {fewer} steps, {rl} minus {start}",
+                minus(kept(rl, more, fewer), kept(start, more, fewer)),
+            ),
+        ]
+    return found
+
+
+def mask_claims(ablations: Path | None) -> list[dict[str, Any]]:
+    """Coupled against full-mask and decoupled likelihoods, from the ablation study; empty where there is none."""
+    if ablations is None or not ablations.is_file():
+        return []
+    runs = json.loads(ablations.read_text(encoding="utf-8"))["runs"]
+    found = []
+    for other in ("full_mask", "decoupled"):
+        for name, words in (("pass_at_1_after", "T = 0.2"), ("pass_at_1_t1_after", "T = 1")):
+            by_recipe = {
+                recipe: {row["seed"]: row[name] for row in runs if row["recipe"] == recipe and name in row}
+                for recipe in ("coupled", other)
+            }
+            seeds = [seed for seed in by_recipe["coupled"] if seed in by_recipe[other]]
+            if seeds:
+                gaps = [by_recipe["coupled"][seed] - by_recipe[other][seed] for seed in seeds]
+                measured = f"pass@1 at {words} after RL, coupled minus {other} (docs/ablations.md)"
+                claim = f"coupled beats {other.replace('_', ' ')}"
+                found.append({"claim": claim, "measured": measured, "gaps": gaps, **interval(gaps)})
+    return found
+
+
+def markdown(study: Mapping[str, Any]) -> str:
+    """The page, without the discussion that a person adds."""
+    rows, steps = study["rows"], int(study["steps"])
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    start = stages[-2]
+    described = ", ".join(
+        f"{s['name']} ({s['objective']} on {s['corpus']}, {s['steps']} steps)" for s in study["stages"]
+    )
+    lines = [
+        "# The whole path on the tiny model",
+        "",
+        f"`{study['command']}` takes random weights through {described}, and then through {study['train_steps']} learner "
+        f"steps of reinforcement learning (`{RL_STAGE}` below), which starts from the policy after `{start}`; seeds "
+        f"{', '.join(map(str, seeds))} "
+        f"(recipes {' and '.join(f'`configs/{name}`' for name in study['recipes'])}"
+        + (f", reinforcement learning with {' '.join(study['train_overrides'])}" if study["train_overrides"] else "")
+        + f"). After each stage the first {study['problems']} problems of {study['problem_set']} are decoded in {steps} "
+        "steps, two tokens per step, by the entropy order. Mean ± standard deviation over seeds; pass rates in percent. "
+        "Every policy meets the same problems and the same sampling noise.",
+        "",
+        "## After each stage",
+        "",
+        "| stage | " + " | ".join(head for head, _, _ in COLUMNS) + " |",
+        "| --- |" + " ---: |" * len(COLUMNS),
+    ]
+    for stage in stages:
+        cells = [_cell([value(rows, s, stage, t, steps, name) for s in seeds], name) for _, t, name in COLUMNS]
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    lines += ["", "![pass rates, AR-ness and steps](path.png)", "", "## Temperature and steps before and after RL", ""]
+    lines += _decodings(rows, stages[-2:], seeds)
+    lines += ["", "## Claims of the paper", "", *_claim_table(study["claims"])]
+    return "\n".join(lines) + "\n"
+
+
+def _decodings(rows: Rows, stages: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    lines = [
+        "| stage | temperature | steps | pass@1 | pass@8 | local AR-ness | global AR-ness |",
+        "| --- |" + " ---: |" * 6,
+    ]
+    for stage in stages:
+        for temperature, steps in dict.fromkeys((r["temperature"], r["steps"]) for r in rows if r["stage"] == stage):
+            names = ("pass@1", "pass@8", "local", "global")
+            cells = [_cell([value(rows, s, stage, temperature, steps, n) for s in seeds], n) for n in names]
+            lines.append(f"| {stage} | {temperature:g} | {steps} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _claim_table(found: Rows) -> list[str]:
+    lines = [
+        "Differences are paired by seed and positive where the claim holds; the interval is Student's t at 95% over seeds. "
+        "A claim is reproduced where the interval lies above zero, not reproduced where it lies below, else undecided.",
+        "",
+        "| claim | measured | per seed | mean [95%] | verdict |",
+        "| --- | --- | --- | ---: | --- |",
+    ]
+    for claim in found:
+        each = ", ".join("–" if not math.isfinite(gap) else f"{gap:+.3f}" for gap in claim["gaps"])
+        mean, half = claim["mean"], claim["half"]
+        span = "–" if not math.isfinite(half) else f"[{mean - half:+.3f}, {mean + half:+.3f}]"
+        middle = "–" if not math.isfinite(mean) else f"{mean:+.3f}"
+        lines.append(f"| {claim['claim']} | {claim['measured']} | {each} | {middle} {span} | {claim['verdict']} |")
+    return lines
+
+
+def path_figure(rows: Rows, steps: int) -> Figure:
+    """Pass rates and AR-ness after each stage, and pass@1 against denoising steps before and after RL."""
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    with mpl.rc_context(STYLE):
+        figure, (passing, order, halving) = new_figure(3, columns=3, width=13.0, height=3.8)
+        for colour, (label, temperature, name) in zip(COLOURS, COLUMNS[:3]):
+            curves = [[value(rows, s, stage, temperature, steps, name) for stage in stages] for s in seeds]
+            _line(passing, range(len(stages)), curves, colour, label)
+        for colour, (label, temperature, name) in zip(COLOURS, COLUMNS[4:]):
+            curves = [[value(rows, s, stage, temperature, steps, name) for stage in stages] for s in seeds]
+            _line(order, range(len(stages)), curves, colour, label)
+        for axes in (passing, order):
+            axes.set_xticks(range(len(stages)), stages, rotation=25, ha="right")
+        paces = (steps // 2, steps, 2 * steps)
+        for colour, stage in zip(COLOURS[1:], stages[-2:]):
+            curves = [[value(rows, s, stage, LOW, pace, "pass@1") for pace in paces] for s in seeds]
+            _line(halving, paces, curves, colour, stage)
+        halving.set_xscale("log", base=2)
+        halving.set_xticks(paces, [str(pace) for pace in paces])
+        halving.minorticks_off()
+        halving.set_xlabel("denoising steps")
+        for axes, title in ((passing, "problems solved"), (order, "AR-ness@1"), (halving, "pass@1 at T = 0.2")):
+            axes.set_title(title)
+            axes.set_ylim(bottom=0.0)
+            axes.legend(fontsize=8.5)
+        for axes in (passing, halving):
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure
+
+
+def _line(axes: Axes, places: Sequence[int], curves: Sequence[Sequence[float]], colour: str, label: str) -> None:
+    """Mean over seeds as a line, every seed as a dot."""
+    values_SN = np.array(curves, dtype=float)
+    axes.plot(places, values_SN.mean(axis=0), color=colour, label=label)
+    for values_N in values_SN:
+        axes.plot(places, values_N, ".", color=colour, alpha=0.45)
+
+
+def _cell(values: Sequence[float], name: str) -> str:
+    known = np.array([v for v in values if math.isfinite(v)])
+    if known.size == 0:
+        return "–"
+    scale, digits = (100, 1) if name in PERCENT else (1, 2)
+    spread = f" ± {scale * known.std(ddof=1):.{digits}f}" if known.size > 1 else ""
+    return f"{scale * known.mean():.{digits}f}{spread}"

@@ -1,0 +1,84 @@
+"""The settings that belong to a policy folder: of the run it lies in, of its adaptation, or its own decoding defaults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.load import read_recipe, resolve
+from configs.schema import RunConfig, SamplerConfig
+
+GENERATION_FILE = "generation_config.json"
+
+
+def config_for(folder: Path, recipe: str | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """How to sample from the policy in `folder` and judge it: `recipe` where one is named, else `settings_tree`.
+
+    Raises:
+        ConfigError: a recipe or an override that cannot be.
+    """
+    return resolve(RunConfig, settings_tree(folder) if recipe is None else read_recipe(recipe), overrides)
+
+
+def settings_tree(folder: Path) -> dict[str, Any]:
+    """A plain tree of `RunConfig`; empty where nothing is known about the folder.
+
+    A policy of a `train` run has that run's settings; one of `adapt` the canvas of its last instruction stage, one token
+    per step; any other folder what its generation_config.json says about decoding by diffusion.
+    """
+    folder = folder.resolve()
+    for place in _run_folders(folder):
+        if (place / "config.yaml").is_file():
+            tree = read_recipe(place / "config.yaml")
+            return _of_adaptation(tree) if "stages" in tree else tree
+    return _of_generation(folder / GENERATION_FILE)
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    """Where the run's config lies, seen from RUN/policy, RUN/stages/NAME and RUN/checkpoints/STEP/policy."""
+    found = [folder.parent]
+    if folder.parent.name == "stages":
+        found.append(folder.parents[1])
+    if len(folder.parents) > 2 and folder.parents[1].name == "checkpoints":
+        found.append(folder.parents[2])
+    return found
+
+
+def _of_adaptation(tree: Mapping[str, Any]) -> dict[str, Any]:
+    canvases = [stage["canvas"] for stage in tree["stages"] if stage.get("objective") == "instruct"]
+    if not canvases:
+        return {}
+    return {"sampler": {"completion_length": canvases[-1], "steps": canvases[-1]}}
+
+
+def _of_generation(path: Path) -> dict[str, Any]:
+    """Only a file that names an order (`alg`) speaks of diffusion; those of autoregressive models are passed over."""
+    if not path.is_file():
+        return {}
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no valid JSON ({error}); delete it or fetch it again") from error
+    if not isinstance(fields, dict) or "alg" not in fields:
+        return {}
+    sampler = {ours: fields[theirs] for ours, theirs in _NAMES.items() if fields.get(theirs) is not None}
+    return {"sampler": sampler}
+
+
+_NAMES = {
+    "order": "alg",
+    "steps": "steps",
+    "completion_length": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "alg_temp": "alg_temp",
+    "eps": "eps",
+}
+
+
+def generation_fields(sampler: SamplerConfig) -> dict[str, Any]:
+    """The decoding defaults of generation_config.json, in the names of Dream's decoder; `_of_generation` reads them."""
+    return {theirs: getattr(sampler, ours) for ours, theirs in _NAMES.items()}

@@ -1,0 +1,124 @@
+"""Results that survive a kill: JSON lines appended problem by problem, a torn last line passed over."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ConfigError
+
+
+class Records:
+    """One JSON line per problem, keyed by `problem_id`; opening a file that exists goes on behind its last whole line.
+
+    Args:
+        path: the JSON lines file; made with its folder where missing.
+
+    Attributes:
+        rows: the records by problem id, in file order.
+        torn: characters of a half-written last line that was passed over (and cut off).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.torn = 0
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                self._read()
+            self._file = path.open("a", encoding="utf-8")
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one record and hand it to the operating system; a problem that has one already is left alone."""
+        key = row["problem_id"]
+        if key in self.rows:
+            return
+        with writing(self.path):
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.flush()
+        self.rows[key] = dict(row)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _read(self) -> None:
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        self.torn = len(data) - whole
+        lines = data[:whole].decode("utf-8").split("\n")[:-1]
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                self.rows[row["problem_id"]] = row
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self.path}, line {number}: no record of a problem ({error!r}); delete the line or name another --out"
+                ) from error
+        if self.torn:
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
+
+
+def same_run(path: Path, facts: Mapping[str, Any]) -> None:
+    """Store `facts` as JSON at `path`, or check that what stands there is the same.
+
+    Raises:
+        ConfigError: a fact differs, by name, so that results of two different runs never mix.
+    """
+    facts = json.loads(json.dumps(facts))
+    if not path.exists():
+        write_json(path, facts)
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no valid JSON ({error}); name another --out") from error
+    for name in sorted(facts.keys() | stored.keys()):
+        if facts.get(name) != stored.get(name):
+            raise ConfigError(
+                f"{path.parent} holds results with {name} = {stored.get(name)!r}, this run has {facts.get(name)!r}: "
+                "name another --out, or delete that folder"
+            )
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write a JSON document aside and rename it into place."""
+    write_text(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file aside and rename it into place."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(path.name + ".part")
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+
+
+KEPT = "## Discussion"
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a generated Markdown page; the `## Discussion` that a person has added to its end is kept."""
+    kept = path.read_text(encoding="utf-8").partition(f"\n{KEPT}\n")[2] if path.is_file() else ""
+    write_text(path, text.rstrip("\n") + "\n" + (f"\n{KEPT}\n{kept}" if kept else ""))
+
+
+class writing:
+    """Context manager: an `OSError` while writing `path` becomes one clear `ConfigError`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            mend = "free some space" if error.errno == errno.ENOSPC else "name another --out"
+            raise ConfigError(f"cannot write {self.path}: {error.strerror}; {mend} and start again") from error

@@ -1,0 +1,242 @@
+"""The variance study as a table, a figure, Parquet and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.figures import COLOURS, FAINT, STYLE, legend_below, new_figure, write_both
+from evaluation.pass_at_k import bootstrap
+from evaluation.records import write_json, write_page, writing
+from evaluation.variance import TARGETS, Budget, Case, measure
+
+TARGET_NAMES = {"inverse_t": "inverse_t target", "half_inverse_t": "half_inverse_t target", "elbo": "ELBO"}
+
+
+def run_variance_study(
+    policy: Any,
+    cases: Sequence[Case],
+    out: Path,
+    *,
+    budget: Budget | None = None,
+    t_range: tuple[float, float] = (0.2, 0.8),
+    seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure, print the table and write `variance.parquet`, `variance.json`, `variance.md`, `variance.png` and `.svg`.
+
+    Args:
+        policy: a `DiffusionPolicy`.
+        cases: completions to score, as sampled; only their masks are drawn here.
+        out: folder of the results.
+        budget: how much to compute.
+        t_range: range of diffusion times of the estimators.
+        seed: of every mask.
+        facts: what else the JSON should say (policy folder, problem set, ...).
+        console: where the table is printed; None prints nothing.
+
+    Raises:
+        ValueError: no completion.
+        ConfigError: `out` cannot be written.
+    """
+    if not cases:
+        raise ValueError("variance study: no completion given; sample some first")
+    budget = budget or Budget()
+    rows = measure(policy, cases, budget, t_range, seed)
+    summary = summarise(rows, budget.forwards)
+    result = {
+        "completions": len(cases),
+        "loss_tokens": int(sum(case.loss_mask_C.sum() for case in cases)),
+        "draws": budget.draws,
+        "forwards": budget.forwards,
+        "t_range": list(t_range),
+        "seed": seed,
+        **(facts or {}),
+        "estimators": summary,
+        "antithetic": antithetic_ratios(rows, seed),
+    }
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), out / "variance.parquet")
+        write_both(figure(summary, budget.forwards), out / "variance")
+    write_json(out / "variance.json", result)
+    write_page(out / "variance.md", markdown(result))
+    if console is not None:
+        console.print(table(summary, budget.forwards))
+        for line in ratio_lines(result["antithetic"]):
+            console.print(line)
+    return result
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], forwards: int) -> list[dict[str, Any]]:
+    """One row per setting: means over completions, variances scaled to an estimate of `forwards` forwards.
+
+    `rmse_*` joins the bias and the noise of one such estimate of a completion's token mean.
+    """
+    found = []
+    for key in dict.fromkeys(_key(row) for row in rows):
+        part = [row for row in rows if _key(row) == key]
+        share = 2 * key[2] / (forwards - 1)  # 1 / draws that the budget pays for
+        entry: dict[str, Any] = {
+            "estimator": key[0],
+            "weighting": key[1],
+            "pairs": key[2],
+            "forwards_per_draw": part[0]["forwards"],
+            "expected_weight": part[0]["expected_weight"],
+            "token_variance": share * _mean(part, "token_variance"),
+            "sequence_variance": share * _mean(part, "sequence_variance"),
+        }
+        for name in TARGETS:
+            noise = share * np.array([row["sequence_variance"] for row in part])
+            bias = np.array([row[f"bias_{name}"] for row in part])
+            error = np.array([row[f"se_{name}"] for row in part])
+            entry[f"bias_{name}"] = float(bias.mean())
+            entry[f"se_{name}"] = float(np.sqrt((error**2).sum()) / len(part))
+            entry[f"rmse_{name}"] = float(np.sqrt((bias**2 + noise).mean()))
+        found.append(entry)
+    return found
+
+
+def antithetic_ratios(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+    """Variance of `decoupled` over that of `coupled`, per weighting and pairs: above 1 where the complement helps.
+
+    The ratio is that of the mean variances; its interval is the bootstrap of the log ratio over completions.
+    """
+    found = []
+    for weighting, pairs in dict.fromkeys((r["weighting"], r["pairs"]) for r in rows if r["pairs"]):
+        entry: dict[str, Any] = {"weighting": weighting, "pairs": pairs}
+        for scope in ("token", "sequence"):
+            values = {
+                name: np.array([r[f"{scope}_variance"] for r in rows if _key(r) == (name, weighting, pairs)])
+                for name in ("decoupled", "coupled")
+            }
+            noisy = (values["decoupled"] > 0) & (values["coupled"] > 0)
+            if not noisy.any():
+                continue  # the policy does not look at the canvas: nothing to compare
+            entry[scope] = float(values["decoupled"].mean() / values["coupled"].mean())
+            spread = bootstrap(np.log(values["decoupled"][noisy] / values["coupled"][noisy]), seed)
+            entry[f"{scope}_geometric"] = float(np.exp(spread.mean))
+            entry[f"{scope}_low"], entry[f"{scope}_high"] = float(np.exp(spread.low)), float(np.exp(spread.high))
+        found.append(entry)
+    return found
+
+
+def ratio_lines(ratios: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The antithetic claim in words, a line per weighting and number of pairs."""
+    return [
+        f"{r['weighting']}, {r['pairs']} pair{'s' if r['pairs'] > 1 else ''}: decoupled masks have "
+        f"{r['token']:.2f} times the token variance of coupled ones (per completion, geometric mean "
+        f"{r['token_geometric']:.2f}, 95% {r['token_low']:.2f} to {r['token_high']:.2f}) and {r['sequence']:.2f} times "
+        f"the variance of the completion's mean ({r['sequence_geometric']:.2f}, {r['sequence_low']:.2f} to "
+        f"{r['sequence_high']:.2f})"
+        for r in ratios
+        if "token" in r and "sequence" in r
+    ]
+
+
+def table(summary: Sequence[Mapping[str, Any]], forwards: int) -> Table:
+    """The summary for a terminal."""
+    grid = Table(title=f"Estimators at {forwards} forwards, divided by their expected weight (nats per token)")
+    for name in ("estimator", "weighting", "pairs", "E weight", "std token", "std sequence"):
+        grid.add_column(name, justify="left" if name in ("estimator", "weighting") else "right")
+    for name in TARGETS:
+        grid.add_column(f"bias: {TARGET_NAMES[name]}", justify="right")
+    grid.add_column("RMSE to ELBO", justify="right")
+    for row in summary:
+        grid.add_row(*_cells(row))
+    return grid
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The summary as a Markdown page."""
+    head = ["estimator", "weighting", "pairs", "E weight", "std token", "std sequence"]
+    head += [f"bias: {TARGET_NAMES[name]}" for name in TARGETS] + ["RMSE to ELBO"]
+    lines = [
+        "# Variance of the likelihood estimators",
+        "",
+        *([f"Made by `{result['command']}`.", ""] if "command" in result else []),
+        f"{result['completions']} completions, {result['loss_tokens']} loss tokens, {result['draws']} mask draws each, "
+        f"t in {result['t_range']}, seed {result['seed']}. Every estimate is divided by its expected weight; standard "
+        f"deviations and RMSE are those of an estimate that costs {result['forwards']} forwards; nats per token; bias "
+        "± its standard error.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + " --- |" * 2 + " ---: |" * (len(head) - 2),
+        *("| " + " | ".join(_cells(row)) + " |" for row in result["estimators"]),
+        "",
+        *(f"- {line}" for line in ratio_lines(result["antithetic"])),
+        "",
+        "![standard deviations and biases](variance.png)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def figure(summary: Sequence[Mapping[str, Any]], forwards: int) -> Any:
+    """Standard deviations on the left, bias against every target on the right."""
+    with mpl.rc_context(STYLE):
+        chart, (left, right) = new_figure(2, columns=2, width=12.0, height=0.9 + 0.34 * len(summary), sharey=True)
+        labels = [_label(row) for row in summary]
+        rows_N = np.arange(len(summary))[::-1]
+        for shift, scope, colour in ((0.19, "token", COLOURS[0]), (-0.19, "sequence", COLOURS[5])):
+            deviations = [np.sqrt(row[f"{scope}_variance"]) for row in summary]
+            name = "one token" if scope == "token" else "mean of a completion"
+            left.barh(rows_N + shift, deviations, height=0.36, color=colour, label=name)
+        left.set_title(f"standard deviation at {forwards} forwards")
+        left.set_xlabel("nats")
+        left.set_yticks(rows_N, labels)
+        left.set_ylim(-0.6, len(summary) - 0.4)
+        legend_below(left)
+        _bias_panel(right, summary, rows_N)
+    return chart
+
+
+def _bias_panel(axes: Axes, summary: Sequence[Mapping[str, Any]], rows_N: np.ndarray) -> None:
+    axes.axvline(0.0, color=FAINT, linewidth=1.2)
+    for shift, name, colour, marker in zip((0.22, 0.0, -0.22), TARGETS, (COLOURS[0], COLOURS[2], COLOURS[1]), "osD"):
+        axes.errorbar(
+            [row[f"bias_{name}"] for row in summary],
+            rows_N + shift,
+            xerr=[1.96 * row[f"se_{name}"] for row in summary],
+            fmt=marker,
+            color=colour,
+            markersize=4.5,
+            linewidth=1.2,
+            label=TARGET_NAMES[name],
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_title("bias with 95% interval")
+    axes.set_xlabel("nats per token")
+    legend_below(axes)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    cells = [row["estimator"], row["weighting"] if row["pairs"] else "", str(row["pairs"])]
+    cells += [f"{row['expected_weight']:.3f}"]
+    cells += [f"{np.sqrt(row[f'{scope}_variance']):.4f}" for scope in ("token", "sequence")]
+    cells += [f"{row[f'bias_{name}']:+.4f} ± {row[f'se_{name}']:.4f}" for name in TARGETS]
+    return [*cells, f"{row['rmse_elbo']:.4f}"]
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    if not row["pairs"]:
+        return str(row["estimator"])
+    return f"{row['estimator']}, {row['weighting']}, {row['pairs']} pair{'s' if row['pairs'] > 1 else ''}"
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["estimator"], row["weighting"], row["pairs"]
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))

@@ -1,0 +1,72 @@
+"""The variance study on a policy folder: `python -m evaluation.variance_study --policy POLICY` writes docs/variance.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from configs.load import load
+from configs.schema import ConfigError, RunConfig
+from data.benchmarks import load_problems
+from data.prompts import encode_prompts
+from data.tokenizer import load_tokenizer
+from evaluation.variance import Budget, cases_by_sampling
+from evaluation.variance_report import run_variance_study
+from model.policy import DiffusionPolicy
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `python -m evaluation.variance_study`."""
+    options = argparse.ArgumentParser(prog="python -m evaluation.variance_study", description=__doc__)
+    options.add_argument("--policy", required=True, help="policy folder whose estimates are studied")
+    options.add_argument("--recipe", default="tiny.yaml", help="decoder and range of t (default: tiny.yaml)")
+    options.add_argument("--problems", default="katas:heldout", help="one completion of each is scored")
+    options.add_argument("--limit", type=int, default=24, metavar="N", help="problems (default: 24)")
+    options.add_argument("--draws", type=int, default=256, metavar="N", help="mask draws of each (default: 256)")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--out", type=Path, default=Path("docs"), help="folder of page, figure and data")
+    return options
+
+
+def study_policy(args: argparse.Namespace, command: str, console: Console) -> dict[str, Any]:
+    """The study the options ask for: completions as the rollouts decode them, then their masks."""
+    folder = Path(args.policy)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"--policy {folder}: no policy folder (one with config.json is expected)")
+    config = load(RunConfig, args.recipe)
+    policy = DiffusionPolicy.from_pretrained(str(folder), end_tokens=config.model.end_tokens).eval()
+    tokenizer = load_tokenizer(folder)
+    problems = load_problems(args.problems, seed=config.problems.seed, limit=args.limit)
+    prompts = encode_prompts(problems, tokenizer.chat_prompt, config.problems, tokenizer.id("<|mask|>")).prompts
+    cases = cases_by_sampling(policy, [prompt.tolist() for prompt in prompts], config.sampler, args.seed)
+    facts = {"command": command, "problems": args.problems, "temperature": config.sampler.temperature}
+    t_range = (config.estimator.t_min, config.estimator.t_max)
+    budget = Budget(draws=args.draws)
+    return run_variance_study(
+        policy, cases, args.out, budget=budget, t_range=t_range, seed=args.seed, facts=facts, console=console
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry the study out; 2 for a mistake in the input."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(words)
+    spoken = [
+        f"{name} {value}" for name, value in (("--limit", args.limit), ("--draws", args.draws), ("--seed", args.seed))
+    ]
+    command = f"python -m evaluation.variance_study --policy POLICY --problems {args.problems} {' '.join(spoken)}"
+    try:
+        study_policy(args, command, Console())
+    except (ConfigError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
