@@ -51,24 +51,27 @@ def reap() -> None:
 def main(output_file: str, log: str, text: str, *command: str) -> None:
     """See the top of the file."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would inherit a deaf ear
     places = [Path(output_file), Path(log)]
-    with places[0].open("w+") as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        began = time.monotonic()
-        while text != "-" and child.poll() is None and time.monotonic() - began < START:
-            if any(text in place.read_text() for place in places if place.exists()):
-                child.send_signal(signal.SIGINT)
-                break
-            time.sleep(0.05)
-        returncode = child.wait(timeout=120)
-        deadline = time.monotonic() + PATIENCE
-        while (left := descendants()) and time.monotonic() < deadline:
-            reap()
-            time.sleep(0.2)
-        output.seek(0)
-        print(json.dumps({"returncode": returncode, "survivors": list(left.values()), "output": output.read()}))
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
+    try:
+        with places[0].open("w+") as output:
+            child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            began = time.monotonic()
+            while text != "-" and child.poll() is None and time.monotonic() - began < START:
+                if any(text in place.read_text() for place in places if place.exists()):
+                    child.send_signal(signal.SIGINT)
+                    break
+                time.sleep(0.05)
+            returncode = child.wait(timeout=90)
+            deadline = time.monotonic() + PATIENCE
+            while (left := descendants()) and time.monotonic() < deadline:
+                reap()
+                time.sleep(0.2)
+            output.seek(0)
+            print(json.dumps({"returncode": returncode, "survivors": list(left.values()), "output": output.read()}))
+    finally:
+        for pid in descendants():
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -79,15 +79,15 @@ def main(policy: str, folder: str, parts: str) -> None:
     machines.remove_node(second, allow_graceful=False)
     machines.add_node(**NODE)
     history.steps(cluster, 6)
-    full = {"rollout": 2, "reward": 2}
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
     def whole() -> bool:
+        """Two workers of each role, all known to be on living nodes."""
         history.steps(cluster, 1)
-        return {role: len(some) for role, some in cluster._on_replay("roster")["serving"].items()} == full
+        nodes = [[worker["node"] for worker in some] for some in status(cluster)["workers"].values()]
+        return all(len(some) == 2 and set(some) <= alive for some in nodes)
 
-    wait_for(whole, seconds=90)
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    wait_for(lambda: all(w["node"] in alive for some in status(cluster)["workers"].values() for w in some) or whole())
+    wait_for(whole, seconds=120)
     result = {
         "refused": refused,
         "second": second.node_id,
