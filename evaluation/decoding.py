@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,34 +23,10 @@ from data.verdict import Outcome
 from evaluation.benchmark import Evaluate
 from evaluation.pass_at_k import Estimate, bootstrap, pass_at_k
 from model.policy import DiffusionPolicy
-from rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, reveal_order
+from rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, order_entropy, reveal_order
 from rollout.sampler import sample
 
 ANSWER = re.compile(r"answer is (-?\d+)")
-
-
-def masked_ranks(order: Sequence[int]) -> list[int]:
-    """For each reveal, how many masked positions stand left of it: all 0 from left to right."""
-    left = sorted(order)
-    ranks = []
-    for position in order:
-        rank = left.index(position)
-        ranks.append(rank)
-        del left[rank]
-    return ranks
-
-
-def order_entropy(orders: Iterable[Sequence[int]]) -> float:
-    """Entropy in nats of the rank among masked positions at which tokens are revealed, over all reveals of `orders`.
-
-    0 from left to right; towards log(answer length) where reveals jump anywhere in what is left.
-    """
-    ranks = [rank for order in orders for rank in masked_ranks(order)]
-    if not ranks:
-        raise ValueError("no reveal: order entropy needs at least one")
-    share_R = np.bincount(ranks) / len(ranks)
-    share_R = share_R[share_R > 0]
-    return float(-(share_R * np.log(share_R)).sum()) + 0.0
 
 
 def order_diversity(orders_G: Sequence[Sequence[int]]) -> float:

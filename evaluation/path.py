@@ -25,7 +25,7 @@ from rich.console import Console
 from configs.load import load, to_dict
 from configs.schema import AdaptConfig, ConfigError, RunConfig
 from evaluation.ablations import LAUNCHER, ROOT, numbers
-from evaluation.path_measure import BEFORE_AND_AFTER, EVERY_STAGE, Decoding, measure_policy
+from evaluation.path_measure import BEFORE_AND_AFTER, EVERY_STAGE, FORMS, Decoding, Form, measure_policy
 from evaluation.path_report import RL_STAGE as RL
 from evaluation.path_report import write_path_page
 from evaluation.records import same_run, write_json
@@ -34,7 +34,7 @@ LEAST = ("evaluation.limit=1", "evaluation.samples=1", "evaluation.ar_ness_probl
 Launch = Callable[[Sequence[str], Path], None]
 """Carries out `launch.py` with these arguments; its output goes to the file."""
 
-Measure = Callable[[Path, RunConfig, Sequence[Decoding]], list[dict[str, Any]]]
+Measure = Callable[[Path, RunConfig, Sequence[Decoding], Form], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,11 @@ def run_seed(
     arguments = ["train", str(plan.train_recipe), "--local"]
     _once(launch, folder / RL, "summary.json", arguments, plan.train_settings(seed, folder, start))
     rows = []
+    forms = {stage.name: FORMS[stage.objective] for stage in stages}
     for name, policy in {**folders, RL: folder / RL / "policy"}.items():
         decodings = BEFORE_AND_AFTER if name in (stages[-1].name, RL) else EVERY_STAGE
-        found = _measured(folder / "measures" / f"{name}.json", policy, plan.measured, decodings, measure)
+        form = forms.get(name, Form.CHAT)
+        found = _measured(folder / "measures" / f"{name}.json", policy, plan.measured, decodings, form, measure)
         rows += [{"seed": seed, "stage": name, **row} for row in found]
         if console is not None:
             row = next(row for row in found if row["temperature"] == 1.0)
@@ -156,16 +158,17 @@ def _once(launch: Launch, folder: Path, mark: str, command: Sequence[str], setti
 
 
 def _measured(
-    path: Path, policy: Path, config: RunConfig, decodings: Sequence[Decoding], measure: Measure
+    path: Path, policy: Path, config: RunConfig, decodings: Sequence[Decoding], form: Form, measure: Measure
 ) -> list[dict[str, Any]]:
     """One row per decoding; those that `path` holds, of as many problems, are not measured again."""
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known = stored["rows"] if stored.get("problems") == config.evaluation.limit else []
-    found = {(row["temperature"], row["steps"], row["samples"]): row for row in known}
-    wanted = {(d.temperature, round(config.sampler.steps * d.pace), d.samples): d for d in decodings}
+    found = {(row["temperature"], row["pace"], row["samples"]): row for row in known}
+    wanted = {(d.temperature, d.pace, d.samples): d for d in decodings}
     missing = [decoding for key, decoding in wanted.items() if key not in found]
     if missing:
-        found |= {(row["temperature"], row["steps"], row["samples"]): row for row in measure(policy, config, missing)}
+        measured = measure(policy, config, missing, form)
+        found |= {(row["temperature"], row["pace"], row["samples"]): row for row in measured}
         write_json(path, {"problems": config.evaluation.limit, "rows": list(found.values())})
     return [found[key] for key in wanted]
 

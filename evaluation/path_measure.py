@@ -1,10 +1,15 @@
-"""One policy measured in this process: pass@1, pass@8 and AR-ness at several temperatures and numbers of steps."""
+"""One policy measured in this process: pass@1, pass@8 and AR-ness at several temperatures and numbers of steps.
+
+A stage is asked in the form it was trained on: documents of text before instruction tuning, chat prompts from there on.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +18,29 @@ import torch
 
 from configs.schema import RunConfig
 from data.benchmarks import load_problems
+from data.problem import Problem
 from data.prompts import PromptSet, encode_prompts
 from data.seeds import derive_seed
-from data.tokenizer import load_tokenizer
-from data.trajectory import GroupId, RolloutRequest, ScoredGroup
-from evaluation.suite import mean_pass_at
+from data.tokenizer import MASK, PAD, Tokenizer, completion_text, load_tokenizer
+from data.trajectory import GroupId, RolloutRequest
+from data.verdict import Outcome
+from evaluation.left_to_right import sample_left_to_right
+from evaluation.pass_at_k import pass_at_k
 from model.policy import DiffusionPolicy
 from reward.worker import RewardWorker
+from rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness
 from rollout.worker import RolloutWorker
+
+
+class Form(Enum):
+    """How a policy is asked and decoded."""
+
+    LEFT_TO_RIGHT = "plain text, left to right"
+    TEXT = "plain text, diffusion"
+    CHAT = "chat prompt, diffusion"
+
+
+FORMS = {"autoregressive": Form.LEFT_TO_RIGHT, "pretrain": Form.TEXT, "instruct": Form.CHAT}  # by a stage's objective
 
 
 @dataclass(frozen=True)
@@ -43,8 +63,21 @@ BEFORE_AND_AFTER = (
 )
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Completions of one problem as texts, and how autoregressive their order was (mean over them, k = 1)."""
+
+    problem: Problem
+    texts: tuple[str, ...]
+    local: float
+    global_: float
+
+
+Decode = Callable[[Decoding], list[Answers]]
+
+
 def measure_policy(
-    folder: Path, config: RunConfig, decodings: Sequence[Decoding], seed: int = 1234
+    folder: Path, config: RunConfig, decodings: Sequence[Decoding], form: Form = Form.CHAT, seed: int = 1234
 ) -> list[dict[str, Any]]:
     """Sample and judge `config.problems.evaluate` with the policy in `folder`, decoding by decoding.
 
@@ -52,57 +85,97 @@ def measure_policy(
         folder: policy folder with its tokenizer.
         config: problems (`evaluation.limit` of them), sampler, sandbox.
         decodings: what is sampled.
+        form: of the question and of the decoding.
         seed: of the samples, which depend on it and on the problem's id alone.
 
     Returns:
-        One row per decoding: `temperature`, `steps`, `samples`, `problems`, `pass@1`, `pass@<samples>`, `format`,
-        `local`, `global` (AR-ness@1), `seconds`.
+        One row per decoding: `form`, `temperature`, `pace`, `steps` (None from left to right), `samples`, `problems`, `excluded`, `pass@1`,
+        `pass@<samples>`, `format`, `local`, `global` (AR-ness@1), `seconds`.
     """
     torch.set_num_threads(config.rollout.threads)
-    policy = DiffusionPolicy.from_pretrained(
-        str(folder), dtype=config.model.dtype, attention=config.model.attention, end_tokens=config.model.end_tokens
-    )
     tokenizer = load_tokenizer(folder)
-    rollout = RolloutWorker(policy, tokenizer.decode, config.sampler, config.estimator)
+    ends = config.model.end_tokens if form is Form.CHAT else (PAD,)  # a document ends with the pad
+    policy = DiffusionPolicy.from_pretrained(
+        str(folder), dtype=config.model.dtype, attention=config.model.attention, end_tokens=ends
+    ).eval()
     problems = load_problems(config.problems.evaluate, seed=config.problems.seed, limit=config.evaluation.limit)
-    prompts = encode_prompts(problems, tokenizer.chat_prompt, config.problems, tokenizer.id("<|mask|>"))
+    encode = tokenizer.chat_prompt if form is Form.CHAT else partial(_document, tokenizer)
+    prompts = encode_prompts(problems, encode, config.problems, tokenizer.id(MASK))
+    decode: Decode
+    if form is Form.LEFT_TO_RIGHT:
+        decode = partial(_left_to_right, policy, tokenizer, prompts, config, seed)
+    else:
+        rollout = RolloutWorker(policy, tokenizer.decode, config.sampler, config.estimator)
+        decode = partial(_diffusion, rollout, prompts, config, seed)
     with RewardWorker(config.reward, config.sandbox) as reward:
-        return [_row(decoding, prompts, config, rollout, reward, seed) for decoding in decodings]
+        return [{"form": form.value, **_row(decoding, form, decode, config, reward)} for decoding in decodings]
 
 
-def _row(
-    decoding: Decoding,
-    prompts: PromptSet,
-    config: RunConfig,
-    rollout: RolloutWorker,
-    reward: RewardWorker,
-    seed: int,
-) -> dict[str, Any]:
+def _document(tokenizer: Tokenizer, question: str, system: str | None = None) -> list[int]:
+    """A question as the beginning of a document of the packed stages."""
+    return tokenizer.encode(f"{question}\n")
+
+
+def _diffusion(
+    rollout: RolloutWorker, prompts: PromptSet, config: RunConfig, seed: int, decoding: Decoding
+) -> list[Answers]:
     steps = round(config.sampler.steps * decoding.pace)
     sampler = replace(config.sampler, temperature=decoding.temperature, steps=steps)
-    started = time.monotonic()
-    groups = []
     size = max(1, config.rollout.microbatch_rows // decoding.samples)  # problems decoded together
     requests = _requests(prompts, decoding.samples, seed)
+    answers = []
     for chunk in (requests[i : i + size] for i in range(0, len(requests), size)):
         for group in rollout.generate(chunk, sampler):
+            metrics = group.metrics or {}
             problem = prompts.problems[group.group_id.problem]
-            groups.append(ScoredGroup(group, tuple(reward.score(problem, group.texts))))
-    verdicts = [verdict for scored in groups for verdict in scored.verdicts]
-    order = {
-        kind: float(np.mean([(scored.group.metrics or {})[f"{kind}_ar_ness"] for scored in groups]))
-        for kind in ("local", "global")
-    }
+            answers.append(Answers(problem, group.texts, metrics["local_ar_ness"], metrics["global_ar_ness"]))
+    return answers
+
+
+def _left_to_right(
+    policy: DiffusionPolicy, tokenizer: Tokenizer, prompts: PromptSet, config: RunConfig, seed: int, decoding: Decoding
+) -> list[Answers]:
+    requests = _requests(prompts, decoding.samples, seed)
+    flat = [request.prompt_tokens.tolist() for request in requests for _ in request.seeds_G]
+    seeds = [one for request in requests for one in request.seeds_G]
+    length = config.sampler.completion_length
+    drawn = sample_left_to_right(policy, flat, length, decoding.temperature, seeds, config.rollout.microbatch_rows)
+    answers = []
+    for i, problem in enumerate(prompts.problems):
+        mine = drawn[i * decoding.samples : (i + 1) * decoding.samples]
+        orders = [range(answer_length(tokens_C, policy.token_ids.end)) for tokens_C in mine]
+        texts = tuple(completion_text(tokenizer, tokens_C.tolist(), policy.token_ids.end) for tokens_C in mine)
+        local, global_ = (float(np.mean([f(order, 1) for order in orders])) for f in (local_ar_ness, global_ar_ness))
+        answers.append(Answers(problem, texts, local, global_))
+    return answers
+
+
+def _row(decoding: Decoding, form: Form, decode: Decode, config: RunConfig, reward: RewardWorker) -> dict[str, Any]:
+    started = time.monotonic()
+    steps = None if form is Form.LEFT_TO_RIGHT else round(config.sampler.steps * decoding.pace)
+    answers = decode(decoding)
+    judged = [reward.score(answer.problem, answer.texts) for answer in answers]
+    verdicts = [verdict for some in judged for verdict in some]
+    counts = [
+        (sum(v.outcome.is_verdict for v in some), sum(v.outcome is Outcome.PASSED for v in some)) for some in judged
+    ]
+
+    def pass_at(k: int) -> float:
+        values = [pass_at_k(n, passed, k) for n, passed in counts if n >= k]
+        return float(np.mean(values)) if values else float("nan")
+
     return {
         "temperature": decoding.temperature,
+        "pace": decoding.pace,
         "steps": steps,
         "samples": decoding.samples,
-        "problems": len(prompts),
+        "problems": len(answers),
         "excluded": sum(not verdict.outcome.is_verdict for verdict in verdicts),
-        "pass@1": mean_pass_at(groups, 1),
-        f"pass@{decoding.samples}": mean_pass_at(groups, decoding.samples),
+        "pass@1": pass_at(1),
+        f"pass@{decoding.samples}": pass_at(decoding.samples),
         "format": float(np.mean([verdict.parts.get("code_format", 0.0) == 1.0 for verdict in verdicts])),
-        **order,
+        "local": float(np.mean([answer.local for answer in answers])),
+        "global": float(np.mean([answer.global_ for answer in answers])),
         "seconds": time.monotonic() - started,
     }
 

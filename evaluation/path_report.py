@@ -53,11 +53,15 @@ def write_path_page(rows: Rows, out: Path, facts: Mapping[str, Any], ablations: 
 
 
 def value(rows: Rows, seed: int, stage: str, temperature: float, steps: int, name: str) -> float:
-    """One figure of one policy, of the decoding with the most samples that has it; NaN where there is none."""
+    """One figure of one policy, of the decoding with the most samples that has it; NaN where there is none.
+
+    Decoding from left to right has no number of steps and stands for any.
+    """
     found = [
         row
         for row in rows
-        if (row["seed"], row["stage"], row["temperature"], row["steps"]) == (seed, stage, temperature, steps)
+        if (row["seed"], row["stage"], row["temperature"]) == (seed, stage, temperature)
+        and row["steps"] in (steps, None)
         and row.get(name) is not None
     ]
     return float(max(found, key=lambda row: row["samples"])[name]) if found else math.nan
@@ -184,18 +188,20 @@ def markdown(study: Mapping[str, Any]) -> str:
         f"{', '.join(map(str, seeds))} "
         f"(recipes {' and '.join(f'`configs/{name}`' for name in study['recipes'])}"
         + (f", reinforcement learning with {' '.join(study['train_overrides'])}" if study["train_overrides"] else "")
-        + f"). After each stage the first {study['problems']} problems of {study['problem_set']} are decoded in {steps} "
-        "steps, two tokens per step, by the entropy order. Mean ± standard deviation over seeds; pass rates in percent. "
-        "Every policy meets the same problems and the same sampling noise.",
+        + f"). After each stage the first {study['problems']} problems of {study['problem_set']} are decoded; diffusion "
+        f"takes {steps} steps, two tokens per step, by the entropy order. A model is asked in the form it was trained on: "
+        "plain text before instruction tuning, chat prompts from there on. Mean ± standard deviation over seeds; pass "
+        "rates in percent. Every policy meets the same problems.",
         "",
         "## After each stage",
         "",
-        "| stage | " + " | ".join(head for head, _, _ in COLUMNS) + " |",
-        "| --- |" + " ---: |" * len(COLUMNS),
+        "| stage | asked and decoded by | " + " | ".join(head for head, _, _ in COLUMNS) + " |",
+        "| --- | --- |" + " ---: |" * len(COLUMNS),
     ]
+    forms = {row["stage"]: row["form"] for row in rows}
     for stage in stages:
         cells = [_cell([value(rows, s, stage, t, steps, name) for s in seeds], name) for _, t, name in COLUMNS]
-        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+        lines.append(f"| {stage} | {forms[stage]} | " + " | ".join(cells) + " |")
     lines += ["", "![pass rates, AR-ness and steps](path.png)", "", "## Temperature and steps before and after RL", ""]
     lines += _decodings(rows, stages[-2:], seeds)
     lines += ["", "## Claims of the paper", "", *_claim_table(study["claims"])]

@@ -52,6 +52,7 @@ CHARTS: tuple[tuple[str, tuple[tuple[str, str, bool], ...], dict[str, bool]], ..
     ("Groups and tokens without signal", (("zero_signal_share", "zero-signal groups", True), ("clip_share", "clipped tokens", False), ("excluded_share", "excluded samples", False)), {"share": True}),
     ("AR-ness of the rollouts", (("local_ar_ness", "local", True), ("global_ar_ness", "global", True)), {"share": True}),
     ("Entropy of the drawn tokens (nats)", (("draw_entropy", "entropy", True),), {}),
+    ("Entropy of the reveal order (nats)", (("order_entropy", "entropy", True),), {}),
     ("Answer length (tokens)", (("completion_tokens_mean", "mean length", True),), {}),
     ("Wait for verdicts (seconds)", (("reward_wait_p50", "median", False), ("reward_wait_p95", "95th percentile", False)), {}),
     ("Weight broadcast (seconds)", (("weight_broadcast_seconds", "broadcast", False),), {}),

@@ -7,7 +7,7 @@ measures and every k.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -35,13 +35,34 @@ def global_ar_ness(order: Sequence[int], k: int) -> float:
         ValueError: an empty order, a repeated position, or k below 1.
     """
     _check(order, k)
+    return sum(rank < k for rank in masked_ranks(order)) / len(order)
+
+
+def masked_ranks(order: Sequence[int]) -> list[int]:
+    """For each reveal, how many masked positions stand left of it: all 0 from left to right."""
     masked = sorted(order)
-    early = 0
+    ranks = []
     for position in order:
         rank = bisect_left(masked, position)
-        early += rank < k
+        ranks.append(rank)
         del masked[rank]
-    return early / len(order)
+    return ranks
+
+
+def order_entropy(orders: Iterable[Sequence[int]]) -> float:
+    """Entropy in nats of the rank among masked positions at which tokens are revealed, over all reveals of `orders`.
+
+    0 from left to right; towards log(answer length) where reveals jump anywhere in what is left.
+
+    Raises:
+        ValueError: no reveal at all.
+    """
+    ranks = [rank for order in orders for rank in masked_ranks(order)]
+    if not ranks:
+        raise ValueError("no reveal: order entropy needs at least one")
+    share_R = np.bincount(ranks) / len(ranks)
+    share_R = share_R[share_R > 0]
+    return float(-(share_R * np.log(share_R)).sum()) + 0.0
 
 
 def reveal_order(

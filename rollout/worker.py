@@ -17,7 +17,7 @@ from data.trajectory import PromptGroup, RolloutRequest
 from model.likelihood import inner_logprobs
 from model.policy import DiffusionPolicy
 from model.weights import Manifest, unpack_into
-from rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, reveal_order
+from rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, order_entropy, reveal_order
 from rollout.sampler import Completion, approximations, sample
 
 
@@ -149,7 +149,7 @@ class RolloutWorker:
         return self._decode(answer[:-1] if answer and answer[-1] in self._policy.token_ids.end else answer)
 
     def _metrics(self, completions: Sequence[Completion], loss_mask_GC: np.ndarray, seconds: float) -> dict[str, float]:
-        """Entropy of the drawn tokens (nats, answer positions), AR-ness, tokens per second of the whole canvas."""
+        """Entropies (nats) of drawn tokens and of the order, AR-ness, tokens per second of the whole canvas."""
         end, k = self._policy.token_ids.end, self._ar_ness_k
         orders = [reveal_order(c.tokens, c.reveal_step, end) for c in completions]
         entropy_GC = np.stack([c.entropy for c in completions])
@@ -157,6 +157,7 @@ class RolloutWorker:
             "draw_entropy": float(entropy_GC[loss_mask_GC].mean()),
             "local_ar_ness": float(np.mean([local_ar_ness(order, k) for order in orders])),
             "global_ar_ness": float(np.mean([global_ar_ness(order, k) for order in orders])),
+            "order_entropy": order_entropy(orders),
             "answer_end_share": float(np.mean([bool(np.isin(c.tokens, end).any()) for c in completions])),
             "sampler_tokens_per_second": loss_mask_GC.size / max(seconds, 1e-9),
         }

@@ -16,7 +16,7 @@ NAMES = set(
         r"\w+",
         """
     reward_mean reward_std reward_code reward_code_format pass_rate format_rate zero_signal_share
-    ratio_mean ratio_max clip_share kl_mean grad_norm loss draw_entropy local_ar_ness global_ar_ness
+    ratio_mean ratio_max clip_share kl_mean grad_norm loss draw_entropy local_ar_ness global_ar_ness order_entropy
     staleness_mean staleness_max ledger_issued ledger_generated ledger_scoring ledger_ready ledger_leased
     ledger_trained ledger_filtered ledger_quarantined ledger_issued_total ledger_in_flight
     ledger_reissued ledger_stale_dropped tokens_per_second rollouts_per_second generate_busy_share

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -23,10 +22,8 @@ from evaluation.decoding import (
     decode_judged,
     decode_word_problems,
     first_forward_confidence,
-    masked_ranks,
     measures,
     order_diversity,
-    order_entropy,
 )
 from model.policy import DiffusionPolicy
 from model.tokens import TokenIds
@@ -82,20 +79,6 @@ class Evaluator:
             verdicts = [Verdict(Outcome.PASSED if ok else Outcome.FAILED, float(ok), float(ok)) for ok in passed]
             scored.append(ScoredGroup(group, tuple(verdicts)))
         return scored
-
-
-def test_ranks_among_the_masked_positions() -> None:
-    assert masked_ranks([0, 1, 2, 3]) == [0, 0, 0, 0]
-    assert masked_ranks([3, 2, 1, 0]) == [3, 2, 1, 0]
-    assert masked_ranks([1, 3, 0, 2]) == [1, 2, 0, 0]
-
-
-def test_order_entropy_is_zero_from_left_to_right() -> None:
-    assert order_entropy([[0, 1, 2, 3], [0, 1]]) == 0.0
-
-
-def test_order_entropy_of_two_equally_frequent_ranks_is_log_two() -> None:
-    assert order_entropy([[1, 0]]) == pytest.approx(math.log(2))
 
 
 def test_order_diversity_of_equal_and_of_all_different_orders() -> None:

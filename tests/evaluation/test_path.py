@@ -9,6 +9,7 @@ import pytest
 
 from configs.schema import ConfigError
 from evaluation.path import RL, Plan, launch_process, main, run_path
+from evaluation.path_measure import Form
 from evaluation.path_report import claims, interval, value
 from evaluation.records import write_page
 
@@ -43,15 +44,19 @@ class FakeMeasure:
 
     def __init__(self) -> None:
         self.folders: list[str] = []
+        self.forms: dict[str, Form] = {}
 
-    def __call__(self, folder, config, decodings):
+    def __call__(self, folder, config, decodings, form):
         assert (folder / "config.json").is_file() and config.evaluation.limit == 40
         self.folders.append(folder.name)
+        self.forms[folder.name] = form
         rl = folder.parent.name == RL
         return [
             {
+                "form": form.value,
                 "temperature": d.temperature,
-                "steps": round(16 * d.pace),
+                "pace": d.pace,
+                "steps": None if form is Form.LEFT_TO_RIGHT else round(16 * d.pace),
                 "samples": d.samples,
                 "pass@1": (0.5 if rl else 0.1) - (0.05 if d.pace < 1 else 0.0),
                 f"pass@{d.samples}": 0.6 + 0.1 * d.temperature,
@@ -76,7 +81,10 @@ def test_every_seed_runs_its_stages_then_reinforcement_from_the_last_one_and_all
     assert f"model.path={tmp_path}/runs/seed3/stages/stages/4-messy" in launch.commands[3]
     assert {row["stage"] for row in result["rows"]} == {*STAGES, RL}
     page = (tmp_path / "docs" / "path.md").read_text()
-    assert "| rl | 50.0 ± 0.0 | 50.0 ± 0.0 | 70.0 ± 0.0 | 100.0 ± 0.0 | 0.88 ± 0.00 |" in page
+    assert "| autoregressive | plain text, left to right | 10.0 ± 0.0 |" in page
+    forms = [Form.LEFT_TO_RIGHT, Form.TEXT, Form.TEXT, Form.CHAT, Form.CHAT, Form.CHAT]
+    assert list(measure.forms.values()) == forms
+    assert "| rl | chat prompt, diffusion | 50.0 ± 0.0 | 50.0 ± 0.0 | 70.0 ± 0.0 | 100.0 ± 0.0 | 0.88 ± 0.00 |" in page
     for suffix in ("json", "png", "svg"):
         assert (tmp_path / "docs" / f"path.{suffix}").is_file()
 

@@ -1,8 +1,17 @@
 """AR-ness by hand: left to right is exactly 1 for every k."""
 
+import math
+
 import pytest
 
-from rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, reveal_order
+from rollout.ar_ness import (
+    answer_length,
+    global_ar_ness,
+    local_ar_ness,
+    masked_ranks,
+    order_entropy,
+    reveal_order,
+)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 8, 40])
@@ -68,3 +77,22 @@ def test_what_is_no_order_is_refused() -> None:
         global_ar_ness([0, 1], 0)
     with pytest.raises(ValueError, match="scope = 'all': choose one of answer, canvas"):
         reveal_order([1], [0], (), scope="all")
+
+
+def test_ranks_among_the_masked_positions() -> None:
+    assert masked_ranks([0, 1, 2, 3]) == [0, 0, 0, 0]
+    assert masked_ranks([3, 2, 1, 0]) == [3, 2, 1, 0]
+    assert masked_ranks([1, 3, 0, 2]) == [1, 2, 0, 0]
+
+
+def test_order_entropy_is_zero_from_left_to_right() -> None:
+    assert order_entropy([[0, 1, 2, 3], [0, 1]]) == 0.0
+
+
+def test_order_entropy_of_two_equally_frequent_ranks_is_log_two() -> None:
+    assert order_entropy([[1, 0]]) == pytest.approx(math.log(2))
+
+
+def test_order_entropy_needs_a_reveal() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        order_entropy([[]])

@@ -103,6 +103,7 @@ def test_metrics_of_a_group() -> None:
     assert metrics is not None
     assert 0 < metrics["draw_entropy"] < np.log(11)
     assert 0 <= metrics["local_ar_ness"] <= 1 and 0 <= metrics["global_ar_ness"] <= 1
+    assert 0 <= metrics["order_entropy"] <= np.log(8)
     assert metrics["seconds"] > 0 and metrics["sampler_tokens_per_second"] > 0
 
 
