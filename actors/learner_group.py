@@ -15,6 +15,10 @@ from configs.schema import ConfigError, RunConfig
 from data.trajectory import ScoredGroup
 
 MAX_REBUILDS = 5  # in a row, without a finished call between
+LEANER = (
+    "lower learner.micro_groups or learner.micro_completions, set learner.gradient_checkpointing: true, or raise "
+    "learner.zero_stage"
+)
 
 
 class LearnerGroup:
@@ -113,14 +117,21 @@ class LearnerGroup:
 
     def _surviving(self, work: Callable[[], Any], step: int) -> Any:
         """The result of `work`, which needs ranks that have done `step` steps; they are rebuilt where one dies."""
+        last: BaseException | None = None
         for _ in range(MAX_REBUILDS):
             try:
                 if not self.ranks:
                     self._rebuild(step)
                 return work()
             except (RayError, TimeoutError, RuntimeError) as error:  # RuntimeError: a collective without its peer
+                if type(error).__name__ == "OutOfMemoryError":
+                    raise ConfigError(
+                        f"the learner ran out of GPU memory ({str(error).splitlines()[0]}); {LEANER}"
+                    ) from error
                 if not isinstance(error, RayError) and not self._lost_a_rank():
                     raise
+                if isinstance(error, TimeoutError) and isinstance(last, TimeoutError):
+                    raise TimeoutError(f"{error}, twice in a row: if the work needs longer, raise the limit") from error
                 last = error
                 self.stop()
         raise RuntimeError(f"the learner died {MAX_REBUILDS} times in a row; the last time: {last}") from last

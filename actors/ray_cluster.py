@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class RayCluster:
         self._reconciled = float("inf")  # nothing is looked after before everything stands
         self.connection = connect(config)
         self.pool = WorkerPool(config, start, tend=self._reconcile, republish=self._republish)
-        self.learner = LearnerGroup(config, start, meanwhile=self._reconcile)
+        self.learner = LearnerGroup(config, start, meanwhile=partial(self._reconcile, republish=False))
         try:
             self._start(start)
         except BaseException:
@@ -274,8 +275,11 @@ class RayCluster:
         """The weights went with the node that held them: gather them again."""
         self.publish()
 
-    def _reconcile(self) -> None:
-        """Start and stop workers until their numbers are those wanted; replace those that died for good."""
+    def _reconcile(self, republish: bool = True) -> None:
+        """Start and stop workers until their numbers are those wanted; replace those that died for good.
+
+        `republish=False` while the ranks compute: lost weights wait until they have a version again.
+        """
         if time.monotonic() - self._reconciled < TICK:
             return
         self._reconciled = float("inf")  # looking after the workers may itself wait, and come here again
@@ -287,7 +291,7 @@ class RayCluster:
                 self._on_replay("leave", role, index)
             self.pool.grow(roster["targets"])
             self._introduce(self.pool.newly_started())
-            if roster["weights_lost"]:
+            if roster["weights_lost"] and republish:
                 self._republish()
         finally:
             self._reconciled = time.monotonic()

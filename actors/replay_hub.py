@@ -36,6 +36,7 @@ class Worker:
     leaving: bool = False
     calls: int = 0
     lost: int = 0
+    recovering: bool = False  # its death is counted already
     version: int | None = None  # newest weights it has acknowledged
 
 
@@ -88,18 +89,20 @@ class Hub:
 
     def answered(self, worker: Worker, info: dict[str, Any]) -> None:
         """A worker answered and described itself; one that died while it was idle is another process than before."""
-        if info["pid"] != worker.info["pid"]:
+        if info["pid"] != worker.info["pid"] and not worker.recovering:
             self._count_loss(worker)
         worker.info = info
 
     async def recover(self, worker: Worker, error: BaseException) -> None:
         """Wait until a worker that died answers again; a hung one is killed first, one that is gone for good leaves."""
         self._count_loss(worker)
+        worker.recovering = True
         if isinstance(error, TimeoutError):
             ray.kill(worker.handle, no_restart=False)
         while not worker.leaving:
             try:
                 worker.info = await asyncio.wait_for(worker.handle.describe.remote(), self.config.ray.call_timeout)
+                worker.recovering = False
                 return
             except ActorDiedError:
                 worker.leaving = True  # the driver starts another

@@ -59,7 +59,11 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, config: Any) -> RunFolder:
-        """The newest folder of this name that holds a checkpoint; `ConfigError` where there is none to resume."""
+        """The newest folder of this name that holds a checkpoint; its config.yaml becomes that of the resumed run.
+
+        Raises:
+            ConfigError: there is none to resume.
+        """
         runs = _runs_folder(config.runs_dir)
         named = [
             p for p in runs.glob(f"{config.name}*") if p.name == config.name or _suffix(p, config.name) is not None
@@ -71,6 +75,7 @@ class RunFolder:
             )
         folder = cls(max(holding, key=lambda p: _suffix(p, config.name) or 1))
         folder._require_space()
+        folder.write_text("config.yaml", dump(config))
         folder._point_latest()
         return folder
 

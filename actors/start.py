@@ -126,10 +126,12 @@ def _fingerprint(recipe: AdaptConfig) -> str:
     """Changes with every setting that changes the result, and with the code that makes it."""
     from data import corpus, kata_compositions, kata_corpus, katas, stream, tokenizer
     from learner import adapt, engine, schedule, supervised
+    from model import dream, logprob, policy, randomness
 
     tree = {k: v for k, v in to_dict(recipe).items() if k not in ("name", "runs_dir", "ray", "checkpoint")}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
-    code = (adapt, engine, schedule, supervised, corpus, kata_compositions, kata_corpus, katas, stream, tokenizer)
-    for module in code:
+    trained_by = (adapt, engine, schedule, supervised, dream, logprob, policy, randomness)
+    trained_on = (corpus, kata_compositions, kata_corpus, katas, stream, tokenizer)
+    for module in (*trained_by, *trained_on):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:12]

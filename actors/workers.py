@@ -22,6 +22,7 @@ from data.verdict import Outcome, Verdict
 NAMESPACE = "couplet"
 IN_FLIGHT = 2  # evaluation calls per worker, so that it never waits for the driver
 START_TRIES = 3  # replacements that may fail to start, in a row, before the run stops
+WEIGHTS_TRIES = 5  # calls in a row that may find their weights lost before an evaluation stops
 NOTHING = object()
 
 
@@ -176,14 +177,14 @@ class WorkerPool:
             poisoned: the result of a job that has killed `replay.max_attempts` actors; None raises instead.
 
         Raises:
-            TimeoutError: no answer within the role's `timeout`.
+            TimeoutError: no answer within the role's `timeout`, or weights that stay lost.
             Exception: what the actor's code raised.
         """
         waiting, ended = iter(jobs), False
         again: list[tuple[Any, int]] = []
         flying: dict[Any, tuple[int, Any, int]] = {}  # reference -> actor, job, actors it has killed
         limit = getattr(self.config, role).timeout
-        last = time.monotonic()
+        last, lost = time.monotonic(), 0
         while True:
             self._tend()
             for index, member in self._usable(role):
@@ -220,9 +221,16 @@ class WorkerPool:
             except (RayError, TimeoutError) as error:
                 if is_defect(error):
                     raise original(error) from None
+                lost += 1
+                if lost == WEIGHTS_TRIES:
+                    raise TimeoutError(
+                        f"{role} actors lost the weights or the data of their call {lost} times in a row; the last: "
+                        f"{_cause(error)}; free object-store memory (ray.object_store_mb) or raise weights.timeout"
+                    ) from error
                 self._republish()
                 again.append((job, killed))
                 continue
+            lost = 0
             yield job, result
 
     def judge(self, groups: Iterable[PromptGroup], problem: Callable[[PromptGroup], Problem]) -> Iterator[ScoredGroup]:

@@ -187,12 +187,3 @@ class Client:
         if not isinstance(answer, dict):
             return f"the reply is no JSON object: {content[:200]!r}", None
         return answer, None
-
-
-def cut_at(texts: Sequence[str], stops: Sequence[str]) -> list[str]:
-    """Texts up to the first of the stop strings, for servers that include it."""
-    cut = []
-    for text in texts:
-        ends = [text.find(stop) for stop in stops if stop in text]
-        cut.append(text[: min(ends)] if ends else text)
-    return cut

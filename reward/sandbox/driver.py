@@ -16,7 +16,6 @@ import sys
 import time
 
 STARTER = "import sys; sys.path.insert(0, {root!r}); from reward.sandbox.driver import child; child({job!r})"
-LIMITS = ("RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_CORE")
 START_SECONDS = 30.0
 CPU_POLL = 0.05  # seconds between looks at the CPU clock
 

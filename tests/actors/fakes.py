@@ -9,6 +9,7 @@ import numpy as np
 import ray
 
 from actors.reward_actor import RewardActor
+from actors.waiting import WeightsLost
 from data.trajectory import PromptGroup
 from data.verdict import Outcome, Verdict
 from reward.sandbox.faults import TierUnavailable
@@ -173,6 +174,31 @@ class RefusedReward:
 
     def describe(self):
         return {}
+
+
+class GreedyLearner(ScriptedLearner):
+    """Needs more memory than its GPU has."""
+
+    def learn(self, groups):
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore than a screen of advice")
+
+
+class SlowLearner(ScriptedLearner):
+    """A healthy rank whose steps take longer than it is given."""
+
+    def learn(self, groups):
+        time.sleep(1000)
+
+
+class ForgetfulRollout(ScriptedRollout):
+    """Never finds the weights of an evaluation."""
+
+    def generate(self, requests, weights, sampler=None):
+        if sampler is not None:
+            raise WeightsLost("weights version 0: OwnerDiedError")
+        return super().generate(requests, weights)
 
 
 class SilentReward(ScriptedReward):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from actors.parts import load_prompts
 from configs.schema import ConfigError
 from tests.actors.runs import History, wait_for
 
@@ -104,6 +105,29 @@ def test_a_defect_in_the_learner_is_no_lost_rank(scripted):
     with pytest.raises(RuntimeError, match="the loss is a banana"):
         cluster.learn(cluster.take(2))
     assert cluster.learner.restarts == 0
+
+
+def test_a_learner_without_enough_memory_names_what_to_lower(scripted):
+    cluster = scripted("greedy", "GreedyLearner")
+    with pytest.raises(
+        ConfigError, match=r"GPU memory \(CUDA out of memory. Tried to allocate 9 GiB.\); lower learner.m"
+    ):
+        cluster.learn(cluster.take(2))
+    assert cluster.learner.restarts == 0
+
+
+def test_a_step_that_needs_longer_than_its_limit_is_not_repeated_for_ever(scripted):
+    cluster = scripted("slow", "SlowLearner", learner={"timeout": 1.5}, ray={"connect_timeout": 1.0})
+    with pytest.raises(TimeoutError, match=r"learn \(learner.timeout\): no answer within 2 s, twice in a row"):
+        cluster.learn(cluster.take(2))
+    assert cluster.learner.restarts == 1
+
+
+def test_weights_that_stay_lost_end_an_evaluation(scripted, start):
+    cluster = scripted("forgetful", "ForgetfulRollout")
+    prompts = load_prompts(cluster.config, str(start), "katas:heldout-lists", 4)
+    with pytest.raises(TimeoutError, match=r"5 times in a row; the last: .*OwnerDiedError.*weights.timeout"):
+        cluster.evaluate(prompts, cluster.config.sampler, 2, 0)
 
 
 def test_too_many_sandbox_faults_stop_the_run(scripted):

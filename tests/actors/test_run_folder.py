@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,6 +131,12 @@ def test_resume_takes_the_newest_folder_that_holds_a_checkpoint(config):
     assert RunFolder.reopen(config).root == second.root
     assert (first.root.parent / "latest").resolve() == second.root
     assert third.root.is_dir()
+
+
+def test_a_resumed_folder_holds_the_config_it_goes_on_with(config):
+    mark_checkpoint(RunFolder.create(config), 4)
+    longer = replace(config, steps=config.steps + 5)
+    assert load(RunConfig, RunFolder.reopen(longer).root / "config.yaml") == longer
 
 
 def test_a_run_of_a_similar_name_is_not_resumed(tmp_path):

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from data.openai_client import Client, EndpointError, Sampling, cut_at
+from data.openai_client import Client, EndpointError, Sampling
 from data.problem import Problem
 from data.problems_file import ProblemFileError
 from data.rate import Rating, rate, read_ratings, select_level
@@ -136,10 +136,6 @@ def test_a_server_that_is_not_there_is_one_clear_error():
 
 def test_wait_ready_returns_the_models(server):
     assert Client(server.url).wait_ready(timeout=5) == ["tiny-coder"]
-
-
-def test_cut_at_takes_the_earliest_stop():
-    assert cut_at(["a b c", "x"], ["c", "b"]) == ["a ", "x"]
 
 
 PROBLEMS = [Problem(f"p{i}", f"q{i}", tests=("assert f()",)) for i in range(5)]
