@@ -103,8 +103,25 @@ def status(cluster):
     return ray.get(cluster.replay.status.remote(), timeout=60)
 
 
+def alive(pid):
+    """Whether a process runs."""
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def living(cluster, role):
+    """Processes of the workers of a role, once the queue knows of no dead one."""
+    found = []
+
+    def known():
+        found[:] = [worker["pid"] for worker in status(cluster)["workers"][role]]
+        return all(map(alive, found))
+
+    wait_for(known)
+    return found
+
+
 def kill_process(pid):
     """kill -9, and wait until the process is gone."""
     os.kill(pid, signal.SIGKILL)
-    status = Path(f"/proc/{pid}/status")
-    wait_for(lambda: not status.exists() or "State:\tZ" in status.read_text())
+    wait_for(lambda: not alive(pid))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import ray
 
-from tests.actors.runs import assert_trained_once, kill_process, status, wait_for
+from tests.actors.runs import assert_trained_once, kill_process, living, status, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -53,7 +53,7 @@ def packed(cluster):
 def test_a_killed_worker_is_replaced_and_its_death_counted(shared_run, role):
     cluster = shared_run.cluster
     before = cluster.restarts()[role]
-    kill_process(status(cluster)["workers"][role][0]["pid"])
+    kill_process(living(cluster, role)[0])
     go_on(shared_run)
     wait_for(lambda: shared_run.history.steps(cluster, 1) and cluster.restarts()[role] == before + 1)
     assert len(cluster._on_replay("roster")["serving"][role]) == 2
@@ -99,8 +99,8 @@ def test_weights_that_died_with_their_node_are_published_again(shared_run, orpha
     monkeypatch.setattr(cluster, "publish", lambda: published.append(cluster.step) or publish())
     cluster._on_replay("publish", cluster.step, orphans(1))
     taken = cluster._on_replay("take", 2, 60.0)
-    for worker in status(cluster)["workers"]["rollout"]:
-        kill_process(worker["pid"])  # a new process holds version 0, and must fetch
+    for pid in living(cluster, "rollout"):
+        kill_process(pid)  # a new process holds version 0, and must fetch
     cluster._on_replay("give_back", taken["numbers"])
     wait_for(lambda: cluster._reconcile() or published)
     go_on(shared_run, steps=4)
