@@ -282,7 +282,7 @@ class SandboxConfig:
     tier: Literal["auto", "namespace", "landlock", "seccomp", "rlimits", "e2b"] = "auto"
     allow_unsafe: bool = False  # needed for tier rlimits
     cpu_seconds: float = 2.0  # CPU time of one test
-    wall_factor: float = 4.0  # wall-clock limit = wall_factor * cpu_seconds
+    wall_factor: float = 4.0  # wall-clock limit = wall_factor * cpu_seconds, more where a program waits for a core
     memory_mb: int = 512
     file_mb: int = 8
     processes: int = 32

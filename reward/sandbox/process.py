@@ -28,6 +28,7 @@ PROJECT = str(Path(__file__).resolve().parents[2])
 START_SECONDS = 60.0  # to start a zygote, imports included
 SPAWN_SECONDS = 30.0  # to fork a child: generous, since a busy node must not look like a fault
 SCRATCH_MB = 16
+STARVATION = 4.0  # a wall-clock limit grows at most by this multiple of itself while there is no core for the process
 STARTER = "import sys; sys.path.insert(0, {root!r}); from reward.sandbox.zygote import main; main({fd})"
 
 
@@ -41,11 +42,18 @@ class ChildGone(Exception):
 
 @dataclass
 class Budget:
-    """What is left to spend: CPU seconds of the child, wall-clock seconds of waiting; and the bytes of one reply."""
+    """What is left to spend: CPU seconds of the child, wall-clock seconds of waiting; and the bytes of one reply.
+
+    `patience` is what may still be added to `wall` for time in which the child was ready to run and no core was free,
+    so that a busy node is not read as a slow program.
+    """
 
     cpu: float
     wall: float
     reply: int
+
+    def __post_init__(self) -> None:
+        self.patience = STARVATION * self.wall
 
 
 def base_interpreter() -> str:
@@ -53,15 +61,15 @@ def base_interpreter() -> str:
     return os.path.realpath(sys.executable)
 
 
-def cpu_clock(pidfd: int) -> int | None:
-    """The clock id of the process behind `pidfd`, or None where the system has none to offer."""
+def process_of(pidfd: int) -> int | None:
+    """The id, in our own numbering, of the process behind `pidfd`; None where the system does not tell."""
     try:
         lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
     except OSError:
         return None
     for line in lines.splitlines():
         if line.startswith("Pid:") and int(line[4:]) > 0:
-            return (~int(line[4:]) << 3) | 2
+            return int(line[4:])
     return None
 
 
@@ -76,8 +84,10 @@ class Child:
 
     def __init__(self, wire: socket.socket, pid: int, pidfd: int | None) -> None:
         self.wire, self.pid, self.pidfd = wire, pid, pidfd
-        self.clock = None if pidfd is None else cpu_clock(pidfd)
+        self.known_as = None if pidfd is None else process_of(pidfd)
+        self.clock = None if self.known_as is None else (~self.known_as << 3) | 2
         self.cpu = 0.0
+        self.excused = 0.0  # seconds without a core that have lengthened a limit already
         self.buffer = bytearray()
         wire.setblocking(False)
 
@@ -87,6 +97,12 @@ class Child:
             with contextlib.suppress(OSError):
                 self.cpu = max(self.cpu, time.clock_gettime(self.clock))
         return self.cpu
+
+    def starved_seconds(self) -> float:
+        """Time its main thread has stood ready to run while no core was free; 0 where the system does not tell."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int(Path(f"/proc/{self.known_as}/schedstat").read_text().split()[1]) * 1e-9
+        return 0.0
 
     def send(self, data: bytes, budget: Budget) -> None:
         """Send frames (see `frame`). Raises `ChildGone`."""
@@ -140,7 +156,7 @@ class Child:
         used, now = self.cpu_seconds(), time.monotonic()
         poll = select.poll()
         poll.register(self.wire, event)
-        while budget.wall > 0 and budget.cpu > 0:
+        while budget.cpu > 0 and (budget.wall > 0 or self._excuse(budget)):
             ready = poll.poll(1000 * max(min(budget.wall, budget.cpu), 0.001))
             before, started = used, now
             used, now = self.cpu_seconds(), time.monotonic()
@@ -149,6 +165,16 @@ class Child:
             if ready:
                 return
         raise ChildGone("timeout")
+
+    def _excuse(self, budget: Budget) -> bool:
+        """Lengthen a spent wall-clock limit by the time the process had no core; False where there was none."""
+        excuse = min(self.starved_seconds() - self.excused, budget.patience)
+        if excuse <= 0:
+            return False
+        self.excused += excuse
+        budget.patience -= excuse
+        budget.wall += excuse
+        return budget.wall > 0
 
     def end(self) -> None:
         """Kill the process, and with it all it started."""

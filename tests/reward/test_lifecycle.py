@@ -16,6 +16,7 @@ import pytest
 from configs.schema import RewardConfig, SandboxConfig
 from data.problem import Problem
 from data.verdict import Outcome
+from reward.sandbox import process
 from reward.worker import RewardWorker
 
 PROJECT = str(Path(__file__).resolve().parents[2])
@@ -214,6 +215,34 @@ def attempt(name):
     if name == "kill": return os.kill(os.getppid(), 0) is None
     if name == "read": return len(open("/etc/passwd").read()) > 0
 """
+
+
+BUSY = """
+import time
+def f(x):
+    while time.process_time() < 0.1 + x: pass
+    return x
+"""
+
+
+def test_a_node_without_a_free_core_makes_no_program_slow(monkeypatch):
+    monkeypatch.setattr(process, "STARVATION", 200.0)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    spin = [sys.executable, "-S", "-c", "while True: pass"]
+    rivals = [subprocess.Popen(spin, start_new_session=True) for _ in range(7)]  # each its own scheduling group
+    try:
+        config = SandboxConfig(cpu_seconds=0.2, wall_factor=1.0, max_timeouts=1)
+        with RewardWorker(RewardConfig(), config) as worker:
+            problem = Problem("busy", "q", ("assert f(0) == 0",))
+            assert worker.judge([problem], [BUSY])[0].outcome is Outcome.PASSED  # takes eight times as long
+            sleeper = worker.judge([problem], ["import time\ndef f(x): time.sleep(60)"])[0]
+            assert sleeper.tests[0].reason == "timeout"
+    finally:
+        os.sched_setaffinity(0, cores)
+        for rival in rivals:
+            rival.kill()
+            rival.wait()
 
 
 def test_the_seccomp_tier_leaves_reads_open_and_says_so(caplog):
