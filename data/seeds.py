@@ -14,3 +14,11 @@ def derive_seed(seed: int, purpose: str, *indices: int) -> int:
     """
     text = ":".join((str(seed), purpose, *map(str, indices)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") & MAX_SEED
+
+
+def mask_seed(seed: int, update: int) -> int:
+    """Seed of the masks of inner update `update` (1-based, as in the paper) from a trajectory's or a group's seed.
+
+    Rollout workers and the learner must draw the same masks: the ratio to the behaviour estimate depends on it.
+    """
+    return derive_seed(seed, "mask", update)

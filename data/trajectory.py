@@ -18,6 +18,8 @@ import pyarrow as pa
 
 from data.verdict import Verdict
 
+ZERO_SIGNAL = 1e-6  # rewards of a group that lie closer together than this teach nothing
+
 TRAJECTORY_SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
@@ -109,9 +111,9 @@ class ScoredGroup:
 
     @property
     def zero_signal(self) -> bool:
-        """True where the valid rewards do not differ (standard deviation below 1e-6), so every advantage is 0."""
+        """True where the valid rewards do not differ (by `ZERO_SIGNAL`), so every advantage is 0."""
         rewards = self.rewards_G[self.valid_G]
-        return rewards.size == 0 or float(rewards.std()) < 1e-6
+        return rewards.size == 0 or float(np.ptp(rewards)) < ZERO_SIGNAL
 
 
 def trajectory_table(groups: Sequence[ScoredGroup], step: int) -> pa.Table:

@@ -10,9 +10,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-ZERO_SIGNAL_STD = 1e-6
-"""A group whose rewards spread less than this teaches nothing."""
-
 
 def group_mean(rewards_PG: Tensor, valid_PG: Tensor | None = None) -> Tensor:
     """Reward minus the mean of the group's valid rewards (GRPO).

@@ -17,16 +17,11 @@ import torch
 from torch import Tensor
 
 from configs.schema import ObjectiveConfig
-from data.seeds import derive_seed
+from data.seeds import mask_seed
 from data.trajectory import ScoredGroup
-from learner.advantages import ADVANTAGES, ZERO_SIGNAL_STD, group_std, scale_by_std
+from learner.advantages import ADVANTAGES, group_std, scale_by_std
 from learner.loss import token_weights
 from model.likelihood import GroupTokens
-
-
-def mask_seed(seed: int, update: int) -> int:
-    """Seed of the masks of inner update `update` (1-based, as in the paper) from a trajectory's or a group's seed."""
-    return derive_seed(seed, "mask", update)
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def step_batch(groups: Sequence[ScoredGroup], objective: ObjectiveConfig) -> Ste
     if objective.scale_by_std:
         advantages_PG = scale_by_std(advantages_PG, std_P)
     enough_P = valid_PG.sum(dim=1) >= 2
-    silent_P = enough_P & (std_P < ZERO_SIGNAL_STD)
+    silent_P = enough_P & torch.tensor([scored.zero_signal for scored in groups])
     kept_P = enough_P if objective.zero_signal == "keep" else enough_P & ~silent_P
     kept = [row for row in range(len(groups)) if kept_P[row]]
     masks = [groups[row].group.loss_mask_GC & valid_PG[row].numpy()[:, None] for row in kept]

@@ -25,7 +25,11 @@ class Reference:
 
     @torch.no_grad()
     def follow(self, alpha: float) -> None:
-        """reference <- (1 - alpha) · reference + alpha · policy; 1.0 copies."""
+        """reference <- (1 - alpha) · reference + alpha · policy; 1.0 copies.
+
+        The result is rounded to the type of the weights: in bfloat16 a weight that moved by a single unit in the last
+        place since the last call ends at one of the two values, not between them.
+        """
         self._engine.settle()
         for mine, shard in zip(self._tensors, self._engine.shards(), strict=True):
             if alpha == 1.0:

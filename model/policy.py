@@ -167,7 +167,7 @@ class DiffusionPolicy(nn.Module):
         return self.lm_head.weight.device
 
     def checkpoint_gradients(self, enabled: bool = True) -> None:
-        """Trade computation for memory: keep only the input of each layer for the backward pass (in training mode)."""
+        """Trade computation for memory: keep only the input of each layer but the last for the backward pass (training mode)."""
         self.model.checkpoint_gradients = enabled
 
     def hidden_at(

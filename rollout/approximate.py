@@ -75,8 +75,7 @@ class BlockStates:
         self._cached = config.cache != "none"
         self._refresh = config.cache_refresh
         length = canvas.tokens_BL.shape[1]
-        # The state that predicts the first token of the block stands one position to its left.
-        first = max(canvas.prompt_length + block.start - 1, 0)
+        first = int(shift_source(torch.tensor([canvas.prompt_length + block.start]), None, length))
         last = canvas.prompt_length + block.end if config.cache == "dual" else length
         self._window = slice(first, last)
         self._forwards = 0

@@ -60,5 +60,6 @@ def most_confident(confidence_Bn: Tensor, count: int, noise_Bn: Tensor | None, a
     """
     if alg_temp:
         assert noise_Bn is not None
-        confidence_Bn = confidence_Bn / alg_temp - torch.log(-torch.log(noise_Bn + 2.0**-25))
+        noise_Bn = noise_Bn.double() + 2.0**-25  # strictly between 0 and 1, which float32 cannot hold at the upper end
+        confidence_Bn = confidence_Bn / alg_temp - torch.log(-torch.log(noise_Bn))
     return confidence_Bn.sort(dim=1, descending=True, stable=True).indices[:, :count]

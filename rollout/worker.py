@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from configs.schema import EstimatorConfig, SamplerConfig
-from data.seeds import derive_seed
+from data.seeds import mask_seed
 from data.trajectory import PromptGroup, RolloutRequest
 from model.likelihood import inner_logprobs
 from model.policy import DiffusionPolicy
@@ -47,7 +47,7 @@ class RolloutWorker:
             estimator: how behaviour log-probabilities are estimated.
             inner_updates: mu, how many draws of masks to estimate them for.
             estimate_behaviour: whether groups carry behaviour log-probabilities.
-            microbatch_rows: most completions per forward.
+            microbatch_rows: most rows per forward; a behaviour estimate has at least those of one completion.
             ar_ness_k: the k of the AR-ness metrics.
         """
         self.version = 0
@@ -131,17 +131,22 @@ class RolloutWorker:
     ) -> np.ndarray:
         """float32 [G, J, C] under the weights that sampled the group."""
         updates = range(1, self._inner_updates + 1)
-        logp_JGC = inner_logprobs(
-            self._policy,
-            request.prompt_tokens,
-            tokens_GC,
-            loss_mask_GC,
-            [[derive_seed(seed, "mask", j) for seed in request.seeds_G] for j in updates],
-            self._estimator,
-            [derive_seed(request.group_seed, "mask", j) for j in updates],
-            temperature=config.temperature,
-        )
-        return np.ascontiguousarray(logp_JGC.transpose(0, 1).float().cpu().numpy())
+        views = max(1, 2 * self._estimator.active_pairs * self._inner_updates)  # rows of one completion
+        size = max(1, self._microbatch_rows // views) if self._microbatch_rows else len(tokens_GC)
+        parts = []
+        for some in (slice(first, first + size) for first in range(0, len(tokens_GC), size)):
+            logp_JgC = inner_logprobs(
+                self._policy,
+                request.prompt_tokens,
+                tokens_GC[some],
+                loss_mask_GC[some],
+                [[mask_seed(seed, j) for seed in request.seeds_G[some]] for j in updates],
+                self._estimator,
+                [mask_seed(request.group_seed, j) for j in updates],
+                temperature=config.temperature,
+            )
+            parts.append(logp_JgC.transpose(0, 1).float().cpu().numpy())
+        return np.concatenate(parts)
 
     def _text(self, tokens_C: np.ndarray) -> str:
         length = answer_length(tokens_C, self._policy.token_ids.end)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import learner.learner as module
-from configs.schema import EstimatorConfig
-from learner.batch import mask_seed
+from configs.schema import EstimatorConfig, ObjectiveConfig
+from data.seeds import mask_seed
 from learner.loss import kl_penalty
 from model.likelihood import group_logprobs, inner_logprobs
 from model.weights import unpack_into
@@ -121,6 +121,25 @@ def test_stale_groups_are_weighed_against_the_weights_that_sampled_them(policy):
     metrics = learner.learn([stale])
     assert metrics["ratio_mean"] == pytest.approx(float(ratio.mean()), rel=1e-5)
     assert metrics["ratio_max"] == pytest.approx(float(ratio.max()), rel=1e-5)
+
+
+@pytest.mark.parametrize("micro", [{}, {"micro_completions": 3}])
+def test_every_inner_update_weighs_stale_groups_under_its_own_masks(policy, micro):
+    """With weights that do not move, the loss of inner update j is the clipped surrogate of the j-th estimates."""
+    objective = {"ratio": "behaviour", "inner_updates": 3, "kl_weight": 0.0, "advantage": "group_mean"}
+    learner = toy_learner(policy, objective=objective, optimizer={"lr": 1e-12}, learner=micro)
+    learner.version = 1
+    group = toy_group(0, (0.0, 1.0, 2.0, 5.0))
+    stale = with_behaviour(toy_policy(seed=5), group, 3, version=0)
+    new_GJC = with_behaviour(policy, group, 3, 0).group.behaviour_GJC
+    advantages, mask = np.array([-2.0, -1.0, 0.0, 3.0])[:, None], stale.group.loss_mask_GC
+    metrics, bounds = learner.learn([stale]), ObjectiveConfig()
+    for j in range(3):
+        ratio = np.exp(new_GJC[:, j] - stale.group.behaviour_GJC[:, j])
+        clipped = np.clip(ratio, 1 - bounds.clip_low, 1 + bounds.clip_high)
+        surrogate = np.minimum(ratio * advantages, clipped * advantages)[mask]
+        assert metrics[f"loss_inner_{j + 1}"] == pytest.approx(-float(surrogate.mean()), rel=1e-4), j
+    assert len({metrics[f"loss_inner_{j}"] for j in (1, 2, 3)}) == 3
 
 
 def test_proximal_mode_keeps_the_ratio_at_one_and_weighs_stale_tokens(policy):

@@ -44,3 +44,10 @@ def test_alg_temp_draws_without_replacement_from_the_softmax() -> None:
     torch.testing.assert_close(first, weights, atol=0.012, rtol=0)
     second = torch.bincount(picks[picks[:, 0] == 0][:, 1], minlength=3) / (picks[:, 0] == 0).sum()
     torch.testing.assert_close(second, torch.tensor([0.0, 0.6, 0.4]), atol=0.017, rtol=0)
+
+
+def test_the_largest_uniform_gives_finite_noise() -> None:
+    largest = 1.0 - 2.0**-24  # `uniforms` gives multiples of 2**-24
+    noise = torch.tensor([[0.5, largest, 0.5]])
+    assert most_confident(torch.tensor([[0.0, -100.0, 0.0]]), 2, noise, 1.0).tolist() == [[0, 2]]
+    assert most_confident(torch.tensor([[0.0, -torch.inf, 0.0]]), 2, noise, 1.0).tolist() == [[0, 2]]

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+import rollout.worker as module
 from configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
 from data.seeds import derive_seed
 from data.trajectory import GroupId, RolloutRequest
@@ -95,6 +96,21 @@ def test_a_call_may_bring_its_own_sampler_and_then_estimates_nothing() -> None:
     assert group.behaviour_GJC is None
     assert (group.tokens_GC == group.tokens_GC[0]).all()  # greedy: one answer
     assert group.reveal_step_GC.max() == 7
+
+
+def test_the_behaviour_estimate_keeps_to_the_rows_of_a_forward(monkeypatch) -> None:
+    rows: list[int] = []
+    estimate = module.inner_logprobs
+
+    def watched(policy, prompt, tokens_GC, loss_mask_GC, seeds_JG, *rest, **options):
+        rows.append(2 * len(seeds_JG) * len(tokens_GC))  # one pair of masks for each update and completion
+        return estimate(policy, prompt, tokens_GC, loss_mask_GC, seeds_JG, *rest, **options)
+
+    monkeypatch.setattr(module, "inner_logprobs", watched)
+    whole = build(estimate_behaviour=True).generate(REQUESTS[:1])[0]
+    parts = build(estimate_behaviour=True, microbatch_rows=8).generate(REQUESTS[:1])[0]
+    assert rows == [12, 8, 4]
+    np.testing.assert_allclose(parts.behaviour_GJC, whole.behaviour_GJC, rtol=0, atol=1e-5)
 
 
 def test_metrics_of_a_group() -> None:
