@@ -175,6 +175,11 @@ def _measured(
 
 def _facts(plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
     command = f"python -m evaluation.path --seeds {','.join(map(str, seeds))} --problems {plan.problems}"
+    for option, recipe, usual in (
+        ("--adapt", plan.adapt_recipe, Plan.adapt_recipe),
+        ("--train", plan.train_recipe, Plan.train_recipe),
+    ):
+        command += f" {option} {recipe}" if recipe != usual else ""
     stages = load(AdaptConfig, plan.adapt_recipe, plan.adapt_overrides).stages
     train = load(RunConfig, plan.train_recipe, plan.train_overrides)
     return {
