@@ -22,8 +22,8 @@ MAY_IMPORT = {
 # The loop, the local wiring and everything they need run without Ray.
 WITHOUT_RAY = (
     "__init__", "adapt", "analyze", "arguments", "batch_metrics", "bench", "cluster", "display", "dry_run",
-    "evaluate", "export", "local_cluster", "loop", "model_card", "parts", "rate", "run_folder", "start", "trackers", "train",
-    "vllm_keeper", "vllm_server",
+    "evaluate", "export", "local_cluster", "loop", "model_card", "parts", "rate", "run_folder", "stage", "start", "telemetry",
+    "tiers", "trackers", "train", "vllm_keeper", "vllm_server",
 )  # fmt: skip
 
 
