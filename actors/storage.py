@@ -52,7 +52,7 @@ def _require(what: str, folder: Path, blind: list[dict[str, str]]) -> None:
         names = ", ".join(node["NodeManagerAddress"] for node in blind)
         raise ConfigError(
             f"{what} {folder} is not the same on node(s) {names}: a cluster of several machines needs it on storage that "
-            "all of them mount (runs_dir, model.path, COUPLET_CACHE)"
+            "all of them mount (runs_dir, model.path, HF_HOME, COUPLET_CACHE)"
         )
 
 

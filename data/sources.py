@@ -165,7 +165,7 @@ def read_hub(rest: str, skip: int = 0) -> Iterator[tuple[str, Row]]:
     try:
         import datasets
     except ImportError as error:
-        raise SourceError(f"hub:{rest}: needs the package datasets (pip install datasets)") from error
+        raise SourceError(f"hub:{rest}: needs the package datasets: pip install 'couplet[hub]'") from error
     try:
         rows = datasets.load_dataset(name, split=split or "train", streaming=True)
     except Exception as error:  # network, name, configuration and permission faults come in many classes
