@@ -143,13 +143,18 @@ def judge_again(
     """Verdicts of `texts`; those lost to infrastructure faults are asked for again, up to `retries` times."""
     verdicts = judge_texts(worker, problem, texts, programs)
     for attempt in range(retries):
-        lost = [g for g, verdict in enumerate(verdicts) if verdict.outcome is Outcome.INFRA_ERROR]
+        lost = faulty(verdicts)
         if not lost:
             break
         time.sleep(0.1 * 2**attempt)
         for g, verdict in zip(lost, judge_texts(worker, problem, [texts[g] for g in lost], programs), strict=True):
             verdicts[g] = verdict
     return verdicts
+
+
+def faulty(verdicts: Sequence[Verdict]) -> list[int]:
+    """Places of the verdicts that an infrastructure fault took."""
+    return [place for place, verdict in enumerate(verdicts) if verdict.outcome is Outcome.INFRA_ERROR]
 
 
 def judge_texts(worker: RewardWorker, problem: Problem, texts: Sequence[str], programs: bool) -> list[Verdict]:

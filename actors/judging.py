@@ -11,9 +11,10 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayError
 
+from actors.bench import faulty
 from actors.replay_hub import IDLE_SECONDS, Hub, Worker
 from actors.waiting import is_defect
-from data.verdict import Outcome, Verdict
+from data.verdict import Verdict
 from rollout.record import State
 
 
@@ -82,7 +83,7 @@ class Judging:
         return None
 
     async def _judge(self, worker: Worker, job: Job) -> None:
-        which = None if job.verdicts is None else _faulty(job.verdicts)
+        which = None if job.verdicts is None else faulty(job.verdicts)
         self.hub.ledger.scoring(job.number, job.attempt, time.monotonic())
         worker.calls += 1
         call = worker.handle.score.remote(self.hub.book.problem(job.number), job.group, which, self.hub.tiers)
@@ -95,7 +96,7 @@ class Judging:
         else:
             for place, verdict in zip(which, verdicts, strict=True):
                 job.verdicts[place] = verdict
-        if _faulty(job.verdicts) and job.tries < self.hub.config.reward.retries:
+        if faulty(job.verdicts) and job.tries < self.hub.config.reward.retries:
             job.tries, job.avoid = job.tries + 1, worker.index
             self.hub.spawn(self._later(job, 0.1 * 2**job.tries))
         else:
@@ -125,7 +126,3 @@ class Judging:
         if state is State.READY:
             self.ready[job.number] = (job.group, tuple(job.verdicts))
             self.hub.telemetry.ready(now - job.generated)
-
-
-def _faulty(verdicts: Sequence[Verdict]) -> list[int]:
-    return [place for place, verdict in enumerate(verdicts) if verdict.outcome is Outcome.INFRA_ERROR]

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError
 
+from actors.bench import faulty
 from actors.replay_hub import ROLES
 from actors.reward_actor import RewardActor
 from actors.rollout_actor import RolloutActor
@@ -238,10 +239,10 @@ class WorkerPool:
 
         def submit(actor: Any, job: tuple[PromptGroup, list[Verdict] | None]) -> Any:
             group, known = job
-            return actor.score.remote(problem(group), group, None if known is None else _faulty(known), self.tiers)
+            return actor.score.remote(problem(group), group, None if known is None else faulty(known), self.tiers)
 
         def poisoned(job: tuple[PromptGroup, list[Verdict] | None]) -> tuple[list[Verdict], float]:
-            lost = range(job[0].completions) if job[1] is None else _faulty(job[1])
+            lost = range(job[0].completions) if job[1] is None else faulty(job[1])
             return [Verdict(Outcome.QUARANTINED, float("nan"), reason="its reward workers died") for _ in lost], 0.0
 
         jobs: Iterable[tuple[PromptGroup, list[Verdict] | None]] = ((group, None) for group in groups)
@@ -249,7 +250,7 @@ class WorkerPool:
             again = []
             for (group, known), (verdicts, *_) in self.spread("reward", jobs, submit, poisoned):
                 merged = list(verdicts) if known is None else _merged(known, verdicts)
-                if _faulty(merged) and attempt < self.config.reward.retries:
+                if faulty(merged) and attempt < self.config.reward.retries:
                     again.append((group, merged))
                 else:
                     yield ScoredGroup(group, tuple(merged))
@@ -301,12 +302,8 @@ def _cause(error: BaseException) -> str:
     return "\n".join(told)
 
 
-def _faulty(verdicts: Iterable[Verdict]) -> list[int]:
-    return [place for place, verdict in enumerate(verdicts) if verdict.outcome is Outcome.INFRA_ERROR]
-
-
 def _merged(known: list[Verdict], fresh: Iterable[Verdict]) -> list[Verdict]:
     merged = list(known)
-    for place, verdict in zip(_faulty(known), fresh, strict=True):
+    for place, verdict in zip(faulty(known), fresh, strict=True):
         merged[place] = verdict
     return merged
