@@ -6,6 +6,7 @@ A component receives its own slice, never the tree. A value that cannot work is 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,9 +26,24 @@ def _positive(where: str, **values: float) -> None:
         require(value > 0, f"{where}.{name}", value, "must be greater than 0")
 
 
+def _not_negative(where: str, **values: float) -> None:
+    for name, value in values.items():
+        require(value >= 0, f"{where}.{name}", value, "must be 0 or above")
+
+
 def _share(where: str, **values: float) -> None:
     for name, value in values.items():
         require(0.0 <= value <= 1.0, f"{where}.{name}", value, "must lie between 0 and 1")
+
+
+def _limit(where: str, value: int | None) -> None:
+    require(value is None or value >= 1, where, value, "must be at least 1; null takes all problems")
+
+
+def _folder_name(name: str) -> None:
+    """A run's name is that of its folder, beside which the link `latest` stands."""
+    fits = re.fullmatch(r"[\w.-]+", name) and name not in ("latest", ".", "..")
+    require(bool(fits), "name", name, "must be made of letters, digits, '_', '-' and '.', and be no 'latest'")
 
 
 @dataclass(frozen=True)
@@ -138,7 +154,7 @@ class ObjectiveConfig:
         _positive("objective", reference_every=self.reference_every)
         require(0 < self.clip_low <= 1, "objective.clip_low", self.clip_low, "must lie in (0, 1]")
         require(self.clip_high > 0, "objective.clip_high", self.clip_high, "must be greater than 0")
-        require(self.kl_weight >= 0, "objective.kl_weight", self.kl_weight, "must be 0 or above")
+        _not_negative("objective", kl_weight=self.kl_weight)
         _share("objective", reference_alpha=self.reference_alpha)
 
 
@@ -159,7 +175,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         _positive("optimizer", lr=self.lr, eps=self.eps, grad_norm=self.grad_norm)
         require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "both must lie in [0, 1)")
-        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must be 0 or above")
+        _not_negative("optimizer", weight_decay=self.weight_decay)
         _share(
             "optimizer", warmup_ratio=self.warmup_ratio, min_lr_ratio=self.min_lr_ratio, decay_start=self.decay_start
         )
@@ -185,13 +201,14 @@ class ProblemsConfig:
 
     train: str = "katas:rl"
     evaluate: str = "katas:heldout"
-    seed: int = 0  # of the generated families and of the order of problems
+    seed: int = 0  # of the generated families; the order of problems follows the run's seed
     limit: int | None = None  # first problems of the training set only
     max_prompt_tokens: int = 200
     long_prompts: Literal["drop", "truncate_left"] = "drop"
 
     def __post_init__(self) -> None:
         _positive("problems", max_prompt_tokens=self.max_prompt_tokens)
+        _limit("problems.limit", self.limit)
 
 
 @dataclass(frozen=True)
@@ -202,7 +219,7 @@ class ReplayConfig:
     completions: int = 8  # G: completions per prompt
     max_staleness: int = 1  # learner steps a trained sample may lag behind
     refill: bool = False  # a zero-signal group gives its credit back, so each step learns from P groups
-    max_attempts: int = 5  # re-issues of one group before it is quarantined
+    max_attempts: int = 5  # losses of one group after which it is quarantined
 
     def __post_init__(self) -> None:
         _positive("replay", groups_per_step=self.groups_per_step)
@@ -244,6 +261,7 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         _positive("learner", ranks=self.ranks, threads=self.threads, micro_groups=self.micro_groups)
         _positive("learner", timeout=self.timeout)
+        _not_negative("learner", cpus=self.cpus, gpus=self.gpus)
         if self.micro_completions is not None:
             _positive("learner", micro_completions=self.micro_completions)
         require(
@@ -273,6 +291,7 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         _positive("rollout", actors=self.actors, threads=self.threads, groups_per_call=self.groups_per_call)
         _positive("rollout", microbatch_rows=self.microbatch_rows, timeout=self.timeout)
+        _not_negative("rollout", cpus=self.cpus, gpus=self.gpus)
 
 
 @dataclass(frozen=True)
@@ -335,8 +354,8 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         _positive("reward", actors=self.actors, timeout=self.timeout)
+        _not_negative("reward", cpus=self.cpus, retries=self.retries)
         require(len(self.functions) > 0, "reward.functions", self.functions, "name at least one reward function")
-        require(self.retries >= 0, "reward.retries", self.retries, "must be 0 or above")
         require(self.cache_entries >= 0, "reward.cache_entries", self.cache_entries, "must be 0 (off) or above")
         _share("reward", hidden_share=self.hidden_share, max_fault_share=self.max_fault_share)
 
@@ -358,7 +377,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _positive("evaluation", samples=self.samples, greedy_samples=self.greedy_samples, ar_ness_k=self.ar_ness_k)
-        require(self.every >= 0, "evaluation.every", self.every, "must be 0 or above")
+        _not_negative("evaluation", every=self.every)
+        _limit("evaluation.limit", self.limit)
 
 
 @dataclass(frozen=True)
@@ -369,7 +389,7 @@ class CheckpointConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        require(self.every >= 0, "checkpoint.every", self.every, "must be 0 or above")
+        _not_negative("checkpoint", every=self.every)
         _positive("checkpoint", keep=self.keep)
 
 
@@ -385,7 +405,8 @@ class RayConfig:
     call_timeout: float = 300.0  # of control calls (status, credits, acknowledgements)
 
     def __post_init__(self) -> None:
-        _positive("ray", object_store_mb=self.object_store_mb, connect_timeout=self.connect_timeout)
+        _positive("ray", object_store_mb=self.object_store_mb)
+        _positive("ray", connect_timeout=self.connect_timeout, call_timeout=self.call_timeout)
 
 
 @dataclass(frozen=True)
@@ -459,11 +480,14 @@ class AdaptConfig:
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     tokenizer: str | None = None  # a folder; null = the start's own, or the tiny one trained on the kata corpus
     stages: tuple[StageConfig, ...] = (StageConfig(),)
+    # Of the learner, `adapt` has no use for micro_groups and micro_completions (a stage has micro_rows), nor for threads
+    # where it runs in one process (engine: torch, ranks: 1), which takes as many as are fastest.
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
+        _folder_name(self.name)
         require(len(self.stages) > 0, "stages", self.stages, "needs at least one stage")
         names = [stage.name for stage in self.stages]
         require(len(set(names)) == len(names), "stages", names, "stage names must differ")
@@ -495,6 +519,7 @@ class RunConfig:
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
+        _folder_name(self.name)
         _positive("run", steps=self.steps)
         require(
             self.replay.groups_per_step % self.learner.ranks == 0,

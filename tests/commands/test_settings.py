@@ -1,0 +1,48 @@
+"""Values that no run can have, and what an optional package is called where it is missing."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from configs.load import from_dict
+from configs.schema import AdaptConfig, ConfigError, RunConfig
+from data.sources import SourceError, read_hub
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "section, name, value, mend",
+    [
+        ("problems", "limit", -1, "must be at least 1; null takes all problems"),
+        ("evaluation", "limit", 0, "must be at least 1; null takes all problems"),
+        ("learner", "cpus", -1.0, "must be 0 or above"),
+        ("learner", "gpus", -0.5, "must be 0 or above"),
+        ("rollout", "cpus", -1.0, "must be 0 or above"),
+        ("rollout", "gpus", -1.0, "must be 0 or above"),
+        ("reward", "cpus", -1.0, "must be 0 or above"),
+        ("ray", "call_timeout", 0.0, "must be greater than 0"),
+    ],
+)
+def test_a_value_below_its_range_is_refused(section, name, value, mend):
+    with pytest.raises(ConfigError, match=f"{section}.{name} = {value}: {mend}"):
+        from_dict(RunConfig, {section: {name: value}})
+
+
+@pytest.mark.parametrize("kind", [RunConfig, AdaptConfig])
+def test_a_name_is_that_of_a_folder(kind):
+    for name in ("exp", "exp-2", "tiny-adapt-0f3a.part", "größe_1"):
+        assert from_dict(kind, {"name": name}).name == name
+    for name in ("", ".", "..", "latest", "a/b", "../a", "a b", "a\n", "*"):
+        with pytest.raises(ConfigError, match=r"^name = .*: must be made of letters, digits"):
+            from_dict(kind, {"name": name})
+
+
+def test_a_missing_package_is_named_by_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(SourceError, match=r"hub:owner/name: .*pip install 'couplet\[hub\]'"):
+        next(read_hub("owner/name"))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras["hub"]) <= set(extras["dev"]) and extras["hub"][0].startswith("datasets")
