@@ -8,6 +8,7 @@ test. There the answer was begun for the model with `ANSWER_PREFIX`, kept in `me
 from __future__ import annotations
 
 import ast
+import builtins
 from typing import Any
 
 from data.problem import Problem
@@ -162,3 +163,31 @@ def tested_function(code: str, tests: tuple[str, ...]) -> str | None:
         return None
     names = [node.func.id for node in called if isinstance(node.func, ast.Name) and node.func.id in defined]
     return names[0] if names else None
+
+
+def called_function(tests: tuple[str, ...], solution: str | None = None) -> str | None:
+    """The function under test where a set does not name it; None where the tests do not tell.
+
+    It is the one of `solution` that the first test calls, else the first that this test calls without having it.
+    """
+    if solution and (name := tested_function(solution, tests)):
+        return name
+    try:
+        nodes = list(ast.walk(ast.parse(tests[0]))) if tests else []
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    own = set(dir(builtins)) | set().union(*map(_bound, nodes))
+    called = (node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
+    return next((name for name in called if name not in own), None)
+
+
+def _bound(node: ast.AST) -> set[str]:
+    """Names that a node brings in: assigned, defined, imported, or arguments."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+            return {name}
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+            return {(alias.asname or alias.name).partition(".")[0] for alias in aliases}
+    return set()

@@ -22,6 +22,7 @@ SETS = ("acecode", "mbpp", "humaneval", "humaneval+", "mbpp+", "katas", "columns
 DEFAULT_SOURCES = {"acecode": "hub:TIGER-Lab/AceCode-87K", "katas": "katas:rl"}
 # Role -> column, for any other file with prompts and tests; `prompt` and `tests` are needed.
 DEFAULT_COLUMNS = {"id": "id", "prompt": "prompt", "tests": "tests"}
+UNCHECKED = "not checked against any benchmark; --benchmarks HumanEval.jsonl mbpp.jsonl leaves out what resembles them"
 ROLES = ("id", "prompt", "tests", "entry_point", "solution", "setup", "prefix")
 
 
@@ -38,6 +39,7 @@ class Summary:
     thresholds: dict[str, float] = field(default_factory=dict)
     doubled: int = 0
     overlaps: list[Overlap] = field(default_factory=list)
+    warning: str = ""
 
     def text(self) -> str:
         """A few lines for people."""
@@ -48,6 +50,8 @@ class Summary:
             lines.append(f"  {self.doubled} of them are doubled prompts")
         for reason, count in sorted(Counter(overlap.reason for overlap in self.overlaps).items()):
             lines.append(f"  {count} resemble a benchmark problem by {reason}")
+        if self.warning:
+            lines.append(f"  warning: {self.warning}")
         return "\n".join(lines)
 
 
@@ -90,6 +94,8 @@ def prepare(
     problems = _read(set_name, source, split, level, double, seed, columns, summary)
     if benchmarks:
         problems = _decontaminate(problems, benchmarks, ngram, drop_overlaps, summary)
+    elif set_name == "acecode":
+        summary.warning = UNCHECKED
     if limit is not None and len(problems) > limit:
         summary.dropped["over the limit"] = len(problems) - limit
         problems = problems[:limit]
@@ -196,8 +202,7 @@ def _tests(value: Any) -> tuple[str, ...]:
 def _decontaminate(
     problems: list[Problem], benchmarks: Sequence[str], ngram: int, drop: str, summary: Summary
 ) -> list[Problem]:
-    targets = [problem for benchmark in benchmarks for problem in load_problems(benchmark)]
-    summary.overlaps = find_overlaps(problems, targets, ngram)
+    summary.overlaps = find_overlaps(problems, *map(load_problems, benchmarks), n=ngram)
     if drop == "none":
         return problems
     leaking = {overlap.problem_id for overlap in summary.overlaps if drop == "any" or overlap.reason == "ngram"}
