@@ -85,10 +85,11 @@ def build_rollout_worker(config: RunConfig, start: str) -> RolloutWorker:
     """A rollout worker with the weights of folder `start`."""
     import torch
 
+    from model.device import device_for
     from model.policy import DiffusionPolicy
     from rollout.worker import RolloutWorker
 
-    device = "cuda" if config.rollout.gpus > 0 else "cpu"
+    device = device_for(config.rollout.gpus, "rollout.gpus")
     if device == "cpu":
         torch.set_num_threads(config.rollout.threads)
     policy = load_policy(DiffusionPolicy, config, start, device)
@@ -111,9 +112,10 @@ def build_learner(config: RunConfig, start: str, rank: int = 0, ranks: int = 1) 
 
     from learner.engine import build_engine
     from learner.learner import Learner
+    from model.device import device_for
     from model.policy import DiffusionPolicy
 
-    device = "cuda" if config.learner.gpus > 0 else "cpu"
+    device = device_for(config.learner.gpus, "learner.gpus")
     if device == "cpu":
         torch.set_num_threads(config.learner.threads)
     policy = load_policy(DiffusionPolicy, config, start, device)

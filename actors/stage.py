@@ -15,6 +15,7 @@ from data.stream import Part
 from data.tokenizer import load_tokenizer
 from learner.adapt import SupervisedLearner, fastest_threads, run_stage
 from learner.engine import build_engine
+from model.device import device_for
 from model.policy import DiffusionPolicy
 
 Batches = InstructBatches | PackedBatches
@@ -33,7 +34,7 @@ class StageRunner:
         self.config = config
         self.stage: StageConfig = config.stages[index]
         self.seed = derive_seed(config.seed, "stage", index)
-        device = "cuda" if config.learner.gpus > 0 else "cpu"
+        device = device_for(config.learner.gpus, "learner.gpus")
         self.policy = DiffusionPolicy.from_pretrained(start, device=device, add_tokens=True)
         self.tokenizer = load_tokenizer(start)
         engine = build_engine(self.policy, self.stage.optimizer, config.learner, self.stage.steps, rank, ranks)

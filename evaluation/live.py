@@ -23,6 +23,7 @@ from data.tokenizer import Tokenizer, completion_text, load_tokenizer
 from evaluation.policy_settings import settings_tree
 from evaluation.records import writing
 from evaluation.trace import MASKED, Trace, step_colour, write_gif, write_svg
+from model.device import check_device
 from model.policy import DiffusionPolicy
 from reward.code_format import ANY_FENCE, program_of_sample
 from rollout.ar_ness import answer_length
@@ -58,9 +59,10 @@ def run_sample(
 
     Raises:
         ValueError: a folder that is no policy, or a prompt (`once`) the sampler refuses.
-        ConfigError: sampler options that cannot work, or a file that cannot be written.
+        ConfigError: a device or sampler options that cannot work, or a file that cannot be written.
     """
     console = console or Console()
+    check_device(device, "--device", device, "use --device cpu, or cuda where torch sees a GPU")
     policy = DiffusionPolicy.from_pretrained(folder, device=device).eval()
     tokenizer = load_tokenizer(folder)
     config = sampler_of(Path(folder), changes or {})
