@@ -15,6 +15,7 @@ from learner.checkpoint import latest_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from actors.display import Bar
+    from learner.adapt import Row
 
 UPDATES_PER_CALL = 20  # updates between two looks at the progress
 
@@ -22,7 +23,7 @@ UPDATES_PER_CALL = 20  # updates between two looks at the progress
 class Stage(Protocol):
     """A running stage, in this process or on several ranks."""
 
-    def advance(self, updates: int) -> tuple[dict[str, float], int, bool]: ...
+    def advance(self, updates: int) -> tuple[list[Row], int, bool]: ...
     def save(self, folder: Path) -> None: ...
     def position(self) -> dict[str, Any]: ...
     def restore(self, folder: Path, position: dict[str, Any]) -> None: ...
@@ -62,9 +63,10 @@ def _run_stage(
         updates, ended = _resume(runner, index, folder)
         folder.rewind(done_before + updates)
         while not ended:
-            metrics, updates, ended = runner.advance(_until_checkpoint(config, updates))
-            folder.log_metrics(done_before + updates, {"stage": float(index), **metrics})
-            _show(bar, updates, metrics)
+            rows, updates, ended = runner.advance(_until_checkpoint(config, updates))
+            for done, metrics in rows:
+                folder.log_metrics(done_before + done, {"stage": float(index), **metrics})
+                _show(bar, done, metrics)
             if ended or (config.checkpoint.every and updates % config.checkpoint.every == 0):
                 state = {"stage": index, "updates": updates, "ended": ended, "corpus": runner.position()}
                 save_checkpoint(folder.checkpoints, done_before + updates, runner.save, state, config.checkpoint.keep)

@@ -13,7 +13,7 @@ from data.corpus import InstructBatches, PackedBatches
 from data.seeds import derive_seed
 from data.stream import Part
 from data.tokenizer import load_tokenizer
-from learner.adapt import SupervisedLearner, fastest_threads, run_stage
+from learner.adapt import Row, SupervisedLearner, fastest_threads, run_rows
 from learner.engine import build_engine
 from model.device import device_for
 from model.policy import DiffusionPolicy
@@ -45,17 +45,17 @@ class StageRunner:
         self._alone = alone
         self._best_speed = 0.0
 
-    def advance(self, updates: int) -> tuple[dict[str, float], int, bool]:
-        """Up to `updates` more updates: (last metrics, updates done, whether the stage has ended)."""
+    def advance(self, updates: int) -> tuple[list[Row], int, bool]:
+        """Up to `updates` more updates: (rows of metrics, updates done, whether the stage has ended)."""
         if self._retune:
             torch.set_num_threads(fastest_threads(self.policy, self.learner, next(iter(self._batches()))))
         target = min(self.learner.updates + updates, self.stage.steps)
-        metrics = run_stage(self.learner, self.stage, self.corpus, self.validation, until=target)
-        speed = metrics.get("tokens_per_second", 0.0)
+        rows = run_rows(self.learner, self.stage, self.corpus, self.validation, until=target)
+        speed = rows[-1][1]["tokens_per_second"] if rows else 0.0
         self._best_speed = max(self._best_speed, speed)
         self._retune = self._alone and speed < self._best_speed / 2
         ended = self.learner.updates >= self.stage.steps or self.learner.early_stop.stopped
-        return metrics, self.learner.updates, ended
+        return rows, self.learner.updates, ended
 
     def save(self, folder: Path) -> None:
         """Write learner and policy. Collective."""

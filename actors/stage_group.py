@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -11,6 +11,9 @@ from actors.connect import attach
 from actors.rendezvous import free_port, join_environment
 from actors.waiting import fetch, fetch_all
 from configs.schema import AdaptConfig
+
+if TYPE_CHECKING:
+    from learner.adapt import Row
 
 
 class StageActor:
@@ -35,7 +38,7 @@ class StageActor:
         join_environment(address, port, rank, config.learner)
         self.runner = StageRunner(config, index, start, rank, config.learner.ranks)
 
-    def advance(self, updates: int) -> tuple[dict[str, float], int, bool]:
+    def advance(self, updates: int) -> tuple[list[Row], int, bool]:
         """Up to `updates` updates. Collective."""
         return self.runner.advance(updates)
 
@@ -73,9 +76,9 @@ class StageGroup:
             self.close()
             raise
 
-    def advance(self, updates: int) -> tuple[dict[str, float], int, bool]:
+    def advance(self, updates: int) -> tuple[list[Row], int, bool]:
         """Up to `updates` updates on all ranks."""
-        result: tuple[dict[str, float], int, bool] = self._all("advance", updates)
+        result: tuple[list[Row], int, bool] = self._all("advance", updates)
         return result
 
     def save(self, folder: Path) -> None:

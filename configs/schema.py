@@ -452,7 +452,7 @@ class StageConfig:
     stratified_t: bool = False  # low-discrepancy t across the batch
     validate_every: int = 0
     validation_examples: int = 64
-    patience: int = 0  # validations without improvement before the stage stops; 0 = never
+    patience: int = 0  # validations without improvement before the stage stops, with its best policy; 0 = never
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-3, grad_norm=1.0))
 
     def __post_init__(self) -> None:

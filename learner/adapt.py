@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.schema import StageConfig
@@ -27,6 +28,11 @@ from learner.supervised import OBJECTIVES, Supervised
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with (updates done, metrics) after every update."""
+
+Row = tuple[int, dict[str, float]]
+"""(updates done, metrics of the updates since the row before)."""
+
+BEST = "best.safetensors"
 
 
 @dataclass
@@ -61,6 +67,9 @@ class SupervisedLearner:
         self._validation_seed = derive_seed(seed, "validation")
         self._objective = OBJECTIVES[stage.objective]
         self.early_stop = EarlyStop(stage.patience)
+        self._best: dict[
+            str, Tensor
+        ] = {}  # on rank 0: the weights of the best validation, where the stage may stop early
 
     @property
     def updates(self) -> int:
@@ -103,13 +112,26 @@ class SupervisedLearner:
             raise ValueError(f"stages.{self._stage.name}: validation needs at least one batch")
         return float(self._engine.gather(torch.stack(losses)[None]).sum(dim=0).mean())
 
+    def consider(self, loss: float) -> None:
+        """Note the validation loss of the present weights, and keep them where they are the best so far. Collective."""
+        best_before = self.early_stop.best
+        self.early_stop.update(loss)
+        if self._stage.patience > 0 and loss < best_before:
+            self._best = self._weights()
+
     def save(self, folder: Path) -> None:
-        """Write the engine, the policy as a Hugging Face folder, and the early stop's memory. Collective."""
+        """Write the engine, the policy as a Hugging Face folder, and the early stop's memory. Collective.
+
+        The policy of a stage that stopped early is that of its best validation.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder / "engine")
-        weights = {name: tensor.cpu() for name, tensor in self._engine.named_weights() if self._engine.rank == 0}
+        weights = self._weights()
         if self._engine.rank == 0:
-            self._policy.save_pretrained(folder / "policy", state=weights)
+            chosen = self._best if self.early_stop.stopped and self._best else weights
+            self._policy.save_pretrained(folder / "policy", state=chosen)
+            if self._best:
+                save_file(self._best, folder / BEST)
             (folder / "stage.json").write_text(json.dumps({"early_stop": asdict(self.early_stop)}))
 
     def restore(self, folder: Path) -> None:
@@ -119,6 +141,13 @@ class SupervisedLearner:
             raise ValueError(f"{path} does not exist: {folder} is no checkpoint of a supervised stage")
         self._engine.restore(folder / "engine")
         self.early_stop = EarlyStop(**json.loads(path.read_text())["early_stop"])
+        best = folder / BEST
+        self._best = load_file(best) if best.is_file() and self._engine.rank == 0 else {}
+
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy in host memory, on rank 0. Collective."""
+        own = self._engine.rank == 0
+        return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in self._engine.named_weights() if own}
 
     def _loss(self, part: Supervised) -> Tensor:
         select_BL = part.weight_BL > 0
@@ -178,10 +207,44 @@ def run_stage(
         metrics = learner.learn(batch)
         if stage.validate_every and learner.updates % stage.validate_every == 0:
             metrics["validation_loss"] = learner.validate(validation)
-            learner.early_stop.update(metrics["validation_loss"])
+            learner.consider(metrics["validation_loss"])
         if progress:
             progress(learner.updates, metrics)
     return metrics
+
+
+def run_rows(
+    learner: SupervisedLearner,
+    stage: StageConfig,
+    batches: Iterable[Any],
+    validation: Sequence[Any] = (),
+    until: int | None = None,
+) -> list[Row]:
+    """`run_stage`, as rows for a log: one ends at every validation and one where the call ends; none is lost."""
+    rows: list[Row] = []
+    since: list[dict[str, float]] = []
+
+    def note(done: int, metrics: dict[str, float]) -> None:
+        since.append(metrics)
+        if "validation_loss" in metrics or done == target or learner.early_stop.stopped:
+            rows.append((done, joined(since)))
+            since.clear()
+
+    target = stage.steps if until is None else min(until, stage.steps)
+    run_stage(learner, stage, batches, validation, note, until)
+    return rows
+
+
+MEANS = ("loss", "grad_norm", "tokens", "step_seconds")
+RATES = ("tokens_per_second", "model_flops_per_second")
+
+
+def joined(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of several updates as one row: means per update, rates over their time; the rest is the last one's."""
+    seconds = sum(metrics["step_seconds"] for metrics in updates)
+    means = {name: sum(metrics[name] for metrics in updates) / len(updates) for name in MEANS}
+    rates = {name: sum(metrics[name] * metrics["step_seconds"] for metrics in updates) / seconds for name in RATES}
+    return {**updates[-1], **means, **rates}
 
 
 def fastest_threads(policy: Any, learner: SupervisedLearner, batch: Any) -> int:
