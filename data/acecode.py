@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from data.formats import SYSTEM, RowError, tested_function
+from data.columns import Row, RowError, identifier, items, number, text, texts
+from data.formats import SYSTEM, tested_function
 from data.levels import Level, choose
 from data.problem import Problem
 
@@ -45,28 +45,29 @@ class Selection:
     doubled: int
 
 
-def slim_row(row: dict[str, Any]) -> SlimRow:
-    """A row of the published file, reduced. RowError where a column is missing."""
+def slim_row(row: Row) -> SlimRow:
+    """A row of the published file, reduced. RowError where a column is missing or of another type."""
     missing = [name for name in ("id", "question", "test_cases", "inferences") if row.get(name) is None]
     if missing:
         raise RowError(f"missing column {', '.join(map(repr, missing))} of AceCode (found {', '.join(row)})")
-    inferences = row["inferences"]
+    inferences = items(row, "inferences", dict, "a list of inferences")
+    rated = [(text(i, "model_name"), number(i, "pass_rate")) for i in inferences]
     return SlimRow(
-        row_id=str(row["id"]),
-        origin=row.get("source") or "",
-        question=row["question"],
-        tests=tuple(row["test_cases"]),
-        rates=tuple(float(i["pass_rate"]) for i in inferences if i["model_name"] in RATED_MODELS),
-        signature=_signature(inferences),
+        row_id=identifier(row, "id"),
+        origin=text(row, "source", ""),
+        question=text(row, "question"),
+        tests=texts(row, "test_cases"),
+        rates=tuple(rate for model, rate in rated if model in RATED_MODELS),
+        signature=_signature(inferences, [rate for _, rate in rated]),
     )
 
 
-def _signature(inferences: list[dict[str, Any]]) -> str | None:
+def _signature(inferences: list[Row], rates: list[float]) -> str | None:
     """The head of the first inference of maximal pass rate over all models, where it opens with a function."""
     if not inferences:
         return None
-    rates = [float(inference["pass_rate"]) for inference in inferences]
-    head: str = inferences[rates.index(max(rates))]["completion"].split(":\n")[0].strip()
+    best = text(inferences[rates.index(max(rates))], "completion")
+    head: str = best.split(":\n")[0].strip()
     return head if head.startswith("def ") else None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data import acecode, arithmetic, formats, katas
-from data.formats import Row, RowError
+from data.columns import Row, RowError
 from data.problem import Problem
 from data.problems_file import ProblemFileError
 from data.sources import SourceError, read_hub, read_records

@@ -11,17 +11,13 @@ import ast
 import builtins
 from typing import Any
 
+from data.columns import Row, RowError, identifier, items, number, parsed, text, texts, unexpected
 from data.problem import Problem
 from data.problems_file import problem_from_row
 
-Row = dict[str, Any]
 SYSTEM = "You are a helpful assistant."
 ANSWER_PREFIX = "Here is the code to solve this problem:\n```python\n"
 CHAT = {"system": SYSTEM, "answer_prefix": ANSWER_PREFIX}
-
-
-class RowError(ValueError):
-    """A row that lacks something; the reader adds file and line."""
 
 
 def _need(row: Row, format_name: str, *columns: str) -> None:
@@ -30,22 +26,29 @@ def _need(row: Row, format_name: str, *columns: str) -> None:
         raise RowError(f"missing column {', '.join(map(repr, missing))} of {format_name} (found {', '.join(row)})")
 
 
-def _text(code: str) -> str:
+def _code(source: str) -> str:
     """Some published programs have Windows line ends."""
-    return code.replace("\r\n", "\n")
+    return source.replace("\r\n", "\n")
+
+
+def _task_number(row: Row) -> int:
+    number = identifier(row, "task_id").split("/")[-1]
+    if not number.isdecimal():
+        raise RowError(f"'task_id' is {row['task_id']!r}, expected a number, e.g. MBPP/2")
+    return int(number)
 
 
 def humaneval(row: Row) -> Problem:
     """HumanEval (Chen et al. 2021): task_id, prompt, entry_point, canonical_solution, test."""
     _need(row, "HumanEval", "task_id", "prompt", "entry_point", "test")
-    body = row.get("canonical_solution")
+    prompt, test, body = text(row, "prompt"), text(row, "test"), text(row, "canonical_solution", None)
     return Problem(
-        problem_id=str(row["task_id"]),
-        question=f"Please complete the following problem:\n```\n{row['prompt'].strip()}\n```\n",
-        tests=(row["test"],) if row["test"].strip() else (),
-        entry_point=row["entry_point"],
-        code_prefix=row["prompt"],
-        canonical_solution=None if body is None else row["prompt"] + body,
+        problem_id=identifier(row, "task_id"),
+        question=f"Please complete the following problem:\n```\n{prompt.strip()}\n```\n",
+        tests=(parsed("test", test),) if test.strip() else (),
+        entry_point=text(row, "entry_point"),
+        code_prefix=prompt,
+        canonical_solution=None if body is None else prompt + body,
         source="humaneval",
         metadata=dict(CHAT),
     )
@@ -53,24 +56,26 @@ def humaneval(row: Row) -> Problem:
 
 def mbpp(row: Row) -> Problem:
     """MBPP (Austin et al. 2021), the full file (text, test_setup_code) or the sanitised one (prompt, test_imports)."""
-    _need(row, "MBPP", "task_id", "text" if "text" in row else "prompt", "code", "test_list")
-    code, tests = _text(row["code"]), tuple(_text(test) for test in row["test_list"])
-    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or ())
-    number = int(str(row["task_id"]).split("/")[-1])
+    question = "text" if "text" in row else "prompt"
+    _need(row, "MBPP", "task_id", question, "code", "test_list")
+    code = _code(text(row, "code"))
+    tests = tuple(parsed("test_list", _code(test)) for test in texts(row, "test_list"))
+    setup = text(row, "test_setup_code", "") or "\n".join(texts(row, "test_imports", ()))
+    number = _task_number(row)
     return Problem(
         problem_id=f"MBPP/{number}",
-        question=f"```\n{_mbpp_docstring(row.get('text') or row['prompt'], tests)}\n```\n",
+        question=f"```\n{_mbpp_docstring(text(row, question), tests)}\n```\n",
         tests=tests,
         entry_point=tested_function(code, tests),
-        test_setup=_text(setup),
+        test_setup=_code(setup),
         canonical_solution=code,
         source="mbpp",
         metadata={**CHAT, "split": mbpp_split(number)},
     )
 
 
-def _mbpp_docstring(text: str, tests: tuple[str, ...]) -> str:
-    return '"""\n' + "\n".join([text.strip(), *tests[:1]]) + '\n"""'
+def _mbpp_docstring(description: str, tests: tuple[str, ...]) -> str:
+    return '"""\n' + "\n".join([description.strip(), *tests[:1]]) + '\n"""'
 
 
 def mbpp_split(number: int) -> str:
@@ -81,24 +86,26 @@ def mbpp_split(number: int) -> str:
 def evalplus(row: Row) -> Problem:
     """HumanEval+ and MBPP+ as EvalPlus publishes them: inputs whose outputs are compared with the canonical ones."""
     _need(row, "EvalPlus", "task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input")
-    task = str(row["task_id"])
+    task, prompt, task_number = identifier(row, "task_id"), text(row, "prompt"), _task_number(row)
     is_mbpp = task.lower().startswith("mbpp")
     restore = _restore_mbpp_inputs if is_mbpp else lambda number, inputs: inputs
-    number = int(task.split("/")[-1])
-    base, plus = (restore(number, list(row[name] or ())) for name in ("base_input", "plus_input"))
-    prompt = row["prompt"]
+    base, plus = (restore(task_number, _arguments(row, name)) for name in ("base_input", "plus_input"))
     fenced = f"```\n{prompt.strip()}\n```\n"
     return Problem(
         problem_id=task,
         question=fenced if is_mbpp else f"Please complete the following problem:\n{fenced}",
-        entry_point=row["entry_point"],
+        entry_point=text(row, "entry_point"),
         code_prefix="" if is_mbpp else prompt,
-        canonical_solution=prompt + row["canonical_solution"],
+        canonical_solution=prompt + text(row, "canonical_solution"),
         inputs=tuple(list(arguments) for arguments in (*base, *plus)),
-        atol=float(row.get("atol") or 0.0),
+        atol=number(row, "atol", 0.0),
         source="mbpp+" if is_mbpp else "humaneval+",
         metadata={**CHAT, "base_inputs": len(base)},
     )
+
+
+def _arguments(row: Row, name: str) -> list[list[Any]]:
+    return items(row, name, list, "a list of argument lists") if row[name] else []
 
 
 # MBPP+ inputs whose lists stand for other types, by task number (the file is JSON, which has only lists).
@@ -151,7 +158,14 @@ def _restore_mbpp_inputs(number: int, inputs: list[Any]) -> list[Any]:
 def own(row: Row) -> Problem:
     """The columns of `data.problems_file`, also as JSON lines."""
     _need(row, "a problem file", "problem_id", "question")
-    return problem_from_row(row)
+    for name in ("problem_id", "question", "entry_point", "code_prefix", "test_setup", "canonical_solution", "source"):
+        text(row, name, None)
+    texts(row, "tests", ())
+    number(row, "atol", 0.0)
+    problem = problem_from_row(row)
+    if not isinstance(problem.metadata, dict):
+        raise unexpected("metadata", problem.metadata, "a JSON object")
+    return problem
 
 
 def tested_function(code: str, tests: tuple[str, ...]) -> str | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.benchmarks import at_place, check_problems, load_problems, read_acecode, read_problem_file, read_rows
+from data.columns import Row, RowError, identifier, parsed, statements, text
 from data.decontaminate import Overlap, find_overlaps
-from data.formats import Row, RowError
 from data.levels import Level
 from data.problem import Problem
 from data.problems_file import ProblemFileError, write_parquet
@@ -22,6 +22,15 @@ SETS = ("acecode", "mbpp", "humaneval", "humaneval+", "mbpp+", "katas", "columns
 DEFAULT_SOURCES = {"acecode": "hub:TIGER-Lab/AceCode-87K", "katas": "katas:rl"}
 # Role -> column, for any other file with prompts and tests; `prompt` and `tests` are needed.
 DEFAULT_COLUMNS = {"id": "id", "prompt": "prompt", "tests": "tests"}
+# Option -> the sets that use it; the others refuse it.
+USED_BY = {
+    "level": ("acecode",),
+    "no-double": ("acecode",),
+    "columns": ("columns",),
+    "split": ("mbpp", "katas"),
+    "seed": ("katas",),
+}
+NGRAM = 10
 UNCHECKED = "not checked against any benchmark; --benchmarks HumanEval.jsonl mbpp.jsonl leaves out what resembles them"
 ROLES = ("id", "prompt", "tests", "entry_point", "solution", "setup", "prefix")
 
@@ -67,7 +76,7 @@ def prepare(
     limit: int | None = None,
     columns: Mapping[str, str] | None = None,
     benchmarks: Sequence[str] = (),
-    ngram: int = 10,
+    ngram: int = NGRAM,
     drop_overlaps: Literal["none", "ngram", "any"] = "ngram",
 ) -> Summary:
     """Read the problems of `source`, choose, check, and write them to `out` (Parquet) with `out`.summary.json.
@@ -77,18 +86,23 @@ def prepare(
         source: a file, a hub name (`hub:NAME[:SPLIT]`, or NAME where no such file exists); None for the set's own.
         level, double: AceCode's difficulty level and doubled prompts.
         split: a published split of MBPP (`test`, ...) or of the katas.
-        columns: role -> column; roles are `ROLES`. An entry without a column name is not read.
+        columns: role -> column; roles are `ROLES`. A column named here must be in the file.
         benchmarks: problem files that must not leak into the set; resemblances are reported.
         ngram, drop_overlaps: length of a shared run of words, and whether those problems (`ngram`), also those that
             only share a function's name (`any`), or none are left out.
 
     Raises:
-        ProblemFileError: as `load_problems`; also an unknown set or role, or nothing left to write.
+        ProblemFileError: as `load_problems`; also an unknown set or role, an option that the set does not use, or
+            nothing left to write.
     """
     if set_name not in SETS:
         raise ProblemFileError(f"prepare: no set {set_name!r}; use one of {', '.join(SETS)}")
     if drop_overlaps not in ("none", "ngram", "any"):
         raise ProblemFileError(f"prepare: drop_overlaps = {drop_overlaps!r}; use none, ngram or any")
+    given = {"level": level != "hard", "no-double": not double, "columns": columns, "split": split, "seed": seed}
+    _refuse_unused(set_name, given)
+    if not benchmarks and (ngram != NGRAM or drop_overlaps != "ngram"):
+        raise ProblemFileError(f"prepare {set_name}: --ngram and --drop say nothing without --benchmarks")
     source = _resolve(set_name, source, split)
     summary = Summary(set_name, source, str(out))
     problems = _read(set_name, source, split, level, double, seed, columns, summary)
@@ -107,8 +121,16 @@ def prepare(
     return summary
 
 
+def _refuse_unused(set_name: str, given: Mapping[str, object]) -> None:
+    for option, sets in USED_BY.items():
+        if given[option] and set_name not in sets:
+            raise ProblemFileError(f"prepare {set_name}: has no use for --{option}, which is for {' and '.join(sets)}")
+
+
 def _resolve(set_name: str, source: str | None, split: str | None) -> str:
     if set_name == "katas":
+        if split and source:
+            raise ProblemFileError(f"prepare katas: --source {source} and --split {split}; give one of them")
         name = split or (source or DEFAULT_SOURCES["katas"]).removeprefix("katas:")
         return f"katas:{name}"
     source = source or DEFAULT_SOURCES.get(set_name)
@@ -142,7 +164,7 @@ def _read(
         _check_set(set_name, source, problems)
     summary.read = len(problems)
     if split and set_name == "mbpp":
-        kept = [problem for problem in problems if problem.metadata["split"] == split]
+        kept = [problem for problem in problems if problem.metadata.get("split") == split]
         summary.dropped[f"not of split {split}"] = len(problems) - len(kept)
         problems = kept
     return problems
@@ -157,18 +179,22 @@ def _check_set(set_name: str, source: str, problems: list[Problem]) -> None:
 def read_columns(source: str, columns: Mapping[str, str]) -> list[Problem]:
     """Problems of any file with a prompt and tests, through a mapping of roles (`ROLES`) to its columns.
 
-    Tests may be a list of statements, such a list as JSON text, or one source text. Without an id column the problems
-    are numbered.
+    Tests are read as `data.columns.statements`. Without an id column the problems are numbered. A column that
+    `columns` names must be in some row, those of `id`, `prompt` and `tests` in every one.
     """
     unknown = set(columns) - set(ROLES)
     if unknown:
         raise ProblemFileError(f"columns: no role {', '.join(sorted(unknown))}; use {', '.join(ROLES)}")
     mapping = {**DEFAULT_COLUMNS, **columns}
     name = Path(source).name.split(".")[0]
-    found = []
+    absent, found = set(columns), []
     for number, (place, row) in enumerate(read_rows(source)):
+        absent = {role for role in absent if mapping[role] not in row}
         read = partial(_mapped, mapping=mapping, default_id=f"{name}/{number}", id_needed="id" in columns)
         found.append((place, at_place(place, read, row)))
+    if absent:
+        names = ", ".join(f"{mapping[role]!r} (role {role})" for role in sorted(absent))
+        raise ProblemFileError(f"{place}: missing column {names}, as in every row; it has {', '.join(row)}")
     return check_problems(found)
 
 
@@ -178,25 +204,19 @@ def _mapped(row: Row, mapping: Mapping[str, str], default_id: str, id_needed: bo
     if missing:
         raise RowError(f"missing column {', '.join(missing)}; it has {', '.join(row)}")
 
-    def value(role: str) -> Any:
-        return row.get(mapping[role]) if role in mapping else None
+    def optional(role: str, default: str | None) -> Any:
+        return text(row, mapping[role], default) if role in mapping else default
 
     return Problem(
-        problem_id=str(row.get(mapping["id"], default_id)),
-        question=value("prompt"),
-        tests=_tests(value("tests")),
-        entry_point=value("entry_point"),
-        code_prefix=value("prefix") or "",
-        test_setup=value("setup") or "",
-        canonical_solution=value("solution"),
+        problem_id=identifier(row, mapping["id"], default_id),
+        question=text(row, mapping["prompt"]),
+        tests=statements(row, mapping["tests"]),
+        entry_point=optional("entry_point", None),
+        code_prefix=optional("prefix", ""),
+        test_setup=parsed(mapping.get("setup", ""), optional("setup", "")),
+        canonical_solution=optional("solution", None),
         source=default_id.rpartition("/")[0],
     )
-
-
-def _tests(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = json.loads(value) if value.lstrip().startswith("[") else [value]
-    return tuple(str(test) for test in value if str(test).strip())
 
 
 def _decontaminate(
