@@ -114,18 +114,22 @@ def _generation(policy: Any, sampler: SamplerConfig) -> dict[str, Any]:
 
 
 def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
-    """A tokenizer whose class is code that does not come along is written as plain files, or points to that code."""
+    """A tokenizer whose class is code that does not come along is written as plain files, or points to that code.
+
+    Only the files of Qwen2's tokenizer, `vocab.json` and `merges.txt`, can be read by that code.
+    """
+    from data.tokenizer import load_tokenizer, settle_settings
+
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
     settings = json.loads(path.read_text(encoding="utf-8"))
-    if auto_map is not None:
+    if auto_map is not None and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         classes = [f"{auto_map}--{ORIGINAL_TOKENIZER}", None]
         _write_json(path, settings | {"tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": classes}})
     elif "auto_map" in settings:
-        from data.tokenizer import load_tokenizer
-
         load_tokenizer(source).save(folder)
+    settle_settings(folder)
 
 
 def _edit(path: Path, fields: dict[str, Any]) -> None:

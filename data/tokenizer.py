@@ -83,8 +83,9 @@ class Tokenizer:
         return self.encode(self.chat_text(question, system))
 
     def save(self, folder: str | Path) -> None:
-        """Write the Hugging Face files (tokenizer.json, tokenizer_config.json, ...) into `folder`."""
+        """Write the Hugging Face files (tokenizer.json, tokenizer_config.json, ...) into `folder`; see `settle_settings`."""
         self.backend.save_pretrained(str(folder))
+        settle_settings(folder)
 
 
 def completion_text(tokenizer: Tokenizer, tokens_C: Sequence[int], end_ids: Iterable[int]) -> str:
@@ -111,6 +112,25 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         # The automatic class would first read config.json, and warn that it does not know `model_type` Dream.
         return Tokenizer(PreTrainedTokenizerFast.from_pretrained(str(folder)))
     return Tokenizer(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
+
+
+def settle_settings(folder: str | Path) -> None:
+    """Make tokenizer_config.json readable by transformers 4, which Dream's own classes are written for.
+
+    Version 5 names a class 4 does not know, lists special tokens where 4 expects names for them, and leaves the chat
+    template to a file that 4 does not read. What is written here both understand.
+    """
+    path, template = Path(folder) / "tokenizer_config.json", Path(folder) / "chat_template.jinja"
+    if not path.is_file():
+        return
+    settings = _read_settings(Path(folder))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings.setdefault("additional_special_tokens", settings.pop("extra_special_tokens"))
+    if template.is_file():
+        settings["chat_template"] = template.read_text(encoding="utf-8")
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
