@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import shutil
 import socket
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from configs.schema import ConfigError, RayConfig, RunConfig, require
+from actors import PACKAGES
+from configs.schema import AdaptConfig, ConfigError, RayConfig, RunConfig, require
 
 PROJECT = Path(__file__).parent.parent
+CODE_SUFFIXES = (".py", ".yaml")
+COUNTS = {"learner": "ranks", "rollout": "actors", "reward": "actors"}  # role -> setting of its number of actors
+SPARE_CPUS = 4  # of a local Ray, for what asks for none by itself
 TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # tells that the safe default is in force
 WORKER_LOGGER = "ray._private.worker"  # warns of what is meant: Ray is joined from a thread
-LEFT_BEHIND = ["runs/", ".venv/", ".git/", "**/__pycache__/", "tests/"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Connection:
             ray.shutdown()
 
 
-def connect(config: RunConfig) -> Connection:
+def connect(config: RunConfig | AdaptConfig) -> Connection:
     """Join the cluster of `ray.address` or RAY_ADDRESS, or start a local Ray; one that is joined already is kept.
 
     Raises:
@@ -44,7 +52,11 @@ def connect(config: RunConfig) -> Connection:
     else:
         context = attach(config.ray, local_cpus=_logical_cpus(config))
         connection = Connection(f"http://{context.dashboard_url}" if context.dashboard_url else None, owned=True)
-    _require_resources(config)
+    try:
+        _require_resources(config)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -56,7 +68,7 @@ def alive_nodes() -> list[dict[str, Any]]:
 def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True) -> Any:
     """`ray.init`, with one clear error where nothing answers; `local=False` never starts a cluster."""
     logging.getLogger(TOKEN_LOGGER).addFilter(lambda record: "authentication is enabled" not in record.getMessage())
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = _address(config)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if address is None and local:
         return ray.init(
@@ -66,65 +78,102 @@ def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True)
             include_dashboard=config.dashboard,
             **options,
         )
+    require_listener(config)
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if not inside_job and local and (PROJECT / "pyproject.toml").is_file():
-        options["runtime_env"] = {"working_dir": str(PROJECT), "excludes": LEFT_BEHIND}
-    return _init_within(address or "auto", config.connect_timeout, options)
+    if inside_job or not local or not (PROJECT / "pyproject.toml").is_file():
+        return _init_within(config, address=address or "auto", **options)
+    with _code_alone() as code:
+        return _init_within(config, address=address, runtime_env={"working_dir": str(code)}, **options)
 
 
-def _init_within(address: str, seconds: float, options: dict[str, Any]) -> Any:
-    """Run `ray.init` in a thread, since it can wait far longer than `seconds` for an address nobody answers at."""
+def require_listener(config: RayConfig) -> None:
+    """`ConfigError` where nobody listens at HOST:PORT of `ray.address` or RAY_ADDRESS; other forms are let pass."""
+    address = _address(config) or ""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=config.connect_timeout).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _address(config: RayConfig) -> str | None:
+    return config.address or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextmanager
+def _code_alone() -> Iterator[Path]:
+    """A folder with the code and the recipes of the packages; models, corpora and runs beside them stay behind."""
+    with tempfile.TemporaryDirectory(prefix="couplet-code-") as folder:
+        for package in PACKAGES:
+            for path in (PROJECT / package).rglob("*"):
+                if path.suffix in CODE_SUFFIXES:
+                    copy = Path(folder) / path.relative_to(PROJECT)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
+        yield Path(folder)
+
+
+def _init_within(config: RayConfig, **options: Any) -> Any:
+    """Run `ray.init` in a thread, since it can wait far longer than it may.
+
+    The cluster has `ray.connect_timeout` to let this process join, then `ray.call_timeout` to take the code.
+    """
     outcome: dict[str, Any] = {}
     logging.getLogger(WORKER_LOGGER).addFilter(lambda record: "SIGTERM handler is not set" not in record.getMessage())
 
     def init() -> None:
         try:
-            outcome["context"] = ray.init(address=address, **options)
+            outcome["context"] = ray.init(**options)
         except Exception as error:
             outcome["error"] = error
 
-    if refused := _refusal(address, seconds):
-        outcome["error"] = refused
-    else:
-        thread = threading.Thread(target=init, daemon=True)
-        thread.start()
-        thread.join(seconds)
+    thread = threading.Thread(target=init, daemon=True)
+    thread.start()
+    thread.join(config.connect_timeout)
+    joined = getattr(ray._private.worker, "_global_node", None) is not None
+    if joined:
+        thread.join(config.call_timeout)
     if "context" in outcome:
         return outcome["context"]
-    reason = outcome.get("error", f"no answer within ray.connect_timeout = {seconds:.0f} s")
+    address, error = options["address"], outcome.get("error")
+    if not joined:
+        late = TimeoutError(f"no answer within ray.connect_timeout = {config.connect_timeout:g} s")
+        raise _no_cluster(address, error or late) from error
+    late = TimeoutError(f"not done within ray.call_timeout = {config.call_timeout:g} s")
     raise ConfigError(
-        f"ray.address = {address!r}: no Ray cluster there ({str(reason).splitlines()[0]}); "
-        "start one with `ray start --head`, or leave ray.address and RAY_ADDRESS unset to start a local one"
+        f"ray.address = {address!r}: the cluster answers, but this process and its code could not join it "
+        f"({' '.join(str(error or late).split())}); look after its versions of Python and Ray and its head node's memory "
+        "and disk, or raise ray.call_timeout"
+    ) from error
+
+
+def _no_cluster(address: str, reason: Exception) -> ConfigError:
+    first_line = (str(reason) or type(reason).__name__).splitlines()[0]
+    return ConfigError(
+        f"ray.address = {address!r}: no Ray cluster there ({first_line}); start one with `ray start --head`, or leave "
+        "ray.address and RAY_ADDRESS unset to start a local one"
     )
 
 
-def _refusal(address: str, seconds: float) -> OSError | None:
-    """Why nobody listens at HOST:PORT; None where somebody does, and for addresses of another form."""
-    host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdigit():
-        return None
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
-    except OSError as error:
-        return error
-    return None
-
-
-def _logical_cpus(config: RunConfig) -> int:
+def _logical_cpus(config: RunConfig | AdaptConfig) -> int:
     """CPU slots of a local Ray: at least what the run asks for, so that a laptop shares its cores among the actors."""
-    wanted = (
-        config.rollout.actors * config.rollout.cpus
-        + config.reward.actors * config.reward.cpus
-        + config.learner.ranks * config.learner.cpus
-    )
-    return max(os.cpu_count() or 1, int(wanted + 0.999) + 4)
+    wanted = sum(count * section.cpus for count, section in _roles(config).values())
+    return max(os.cpu_count() or 1, math.ceil(wanted) + SPARE_CPUS)
 
 
-def _require_resources(config: RunConfig) -> None:
+def _roles(config: RunConfig | AdaptConfig) -> dict[str, tuple[int, Any]]:
+    """role -> (number of actors, their section)."""
+    sections = {role: getattr(config, role) for role in COUNTS if hasattr(config, role)}
+    return {role: (getattr(section, COUNTS[role]), section) for role, section in sections.items()}
+
+
+def _require_resources(config: RunConfig | AdaptConfig) -> None:
     """`ConfigError` where the whole cluster, or its largest node, is too small; what is busy now may become free."""
-    roles = {"learner": config.learner.ranks, "rollout": config.rollout.actors, "reward": config.reward.actors}
+    roles = _roles(config)
     for resource, field in (("CPU", "cpus"), ("GPU", "gpus")):
-        each = {role: getattr(getattr(config, role), field, 0.0) for role in roles}
+        each = {role: getattr(section, field, 0.0) for role, (_, section) in roles.items()}
         largest = max((node["Resources"].get(resource, 0.0) for node in alive_nodes()), default=0.0)
         for role, amount in each.items():
             require(
@@ -133,11 +182,11 @@ def _require_resources(config: RunConfig) -> None:
                 amount,
                 f"the largest node has {largest:g} {resource}; lower it, or add a larger node",
             )
-        total = sum(roles[role] * each[role] for role in roles)
+        total = sum(count * each[role] for role, (count, _) in roles.items())
         have = ray.cluster_resources().get(resource, 0.0)
         if total > have:
-            parts = " + ".join(f"{count} {role} x {each[role]:g}" for role, count in roles.items() if each[role])
+            parts = " + ".join(f"{count} {role} x {each[role]:g}" for role, (count, _) in roles.items() if each[role])
             raise ConfigError(
-                f"the run asks for {total:g} {resource} ({parts}), the cluster has {have:g}: lower learner.ranks, "
-                f"rollout.actors, reward.actors or their {field}, or add nodes"
+                f"the run asks for {total:g} {resource} ({parts}), the cluster has {have:g}: lower "
+                f"{', '.join(f'{role}.{COUNTS[role]}' for role in roles)} or their {field}, or add nodes"
             )

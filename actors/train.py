@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from actors.run_folder import RunFolder
 from actors.start import check_start, resolve_start
 from actors.trackers import open_tracker
 from configs.load import to_dict
-from configs.schema import ConfigError, RunConfig
+from configs.schema import RunConfig
 from data.benchmarks import load_problems
 from data.prompts import PromptSet
 from evaluation.figures import reward_curve
@@ -35,7 +33,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
     check_inputs(config, local=local)
     folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
     display.say(f"run folder {folder.root}")
-    start = resolve_start(config, display)
+    start = str(Path(resolve_start(config, display)).absolute())
     held_out = load_prompts(config, start, config.problems.evaluate, config.evaluation.limit)
     display.headline("Starting one process" if local else "Starting the Ray cluster")
     cluster = (clusters.local if local else clusters.on_ray)(config, start, folder.checkpoints)
@@ -68,17 +66,10 @@ def check_inputs(config: RunConfig, *, local: bool) -> None:
     check_start(config)
     for source in (config.problems.train, config.problems.evaluate):
         load_problems(source, seed=config.problems.seed)
-    address = config.ray.address or os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.rpartition(":")
-    if local or not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=config.ray.connect_timeout).close()
-    except OSError as error:
-        raise ConfigError(
-            f"ray.address = {address!r}: no Ray cluster there ({error.strerror or error}); start one with "
-            "`ray start --head`, or leave ray.address and RAY_ADDRESS unset to start a local one"
-        ) from error
+    if not local:
+        from actors.connect import require_listener
+
+        require_listener(config.ray)
 
 
 class _Run:

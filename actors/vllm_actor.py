@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,11 @@ def serving_on_ray(
     have = ray.cluster_resources().get("GPU", 0)
     if gpus > have:
         raise ConfigError(f"--vllm-gpus {gpus:g}: the cluster has {have:g}; lower it, or add nodes")
+    # The server's node has another working directory. A link is kept: it is what makes an interpreter its environment's.
+    if os.path.exists(model):
+        model = os.path.abspath(model)
+    if python is not None and os.sep in python:
+        python = os.path.abspath(python)
     actor: Any = ray.remote(VllmActor).options(num_cpus=0, num_gpus=gpus, max_restarts=0).remote()
     try:
         yield _answer(actor.start.remote(model, python, list(options), timeout), timeout + START_SECONDS)
