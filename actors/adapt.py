@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +36,7 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
     Each stage's policy is kept in `stages/NUMBER-NAME`, a finished stage is not repeated on `resume`, and an unfinished
     one goes on from its newest checkpoint.
     """
+    config = replace(config, stages=tuple(replace(stage, corpus=_absolute(stage.corpus)) for stage in config.stages))
     folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
     start = folder.root / "start"
     if not start.exists():
@@ -55,11 +57,17 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
     return folder.root / "policy"
 
 
+def _absolute(corpus: str) -> str:
+    """The corpus by a name that holds in any working directory, also in that of a learner rank."""
+    parts = [corpus] if Path(corpus).exists() else corpus.split("+")
+    return "+".join(str(Path(part).absolute()) if Path(part).exists() else part for part in parts)
+
+
 def _run_stage(
     config: AdaptConfig, index: int, start: Path, folder: RunFolder, done_before: int, display: Display
 ) -> None:
     stage = config.stages[index]
-    with _running(config, index, str(start)) as runner, display.bar(f"stage {stage.name}", stage.steps) as bar:
+    with _running(config, index, start, folder) as runner, display.bar(f"stage {stage.name}", stage.steps) as bar:
         updates, ended = _resume(runner, index, folder)
         folder.rewind(done_before + updates)
         while not ended:
@@ -88,18 +96,18 @@ def _resume(runner: Stage, index: int, folder: RunFolder) -> tuple[int, bool]:
 
 
 @contextmanager
-def _running(config: AdaptConfig, index: int, start: str) -> Iterator[Stage]:
+def _running(config: AdaptConfig, index: int, start: Path, folder: RunFolder) -> Iterator[Stage]:
     if config.learner.engine == "torch" and config.learner.ranks == 1:
         from actors.stage import StageRunner
         from learner.adapt import threads
 
-        runner = StageRunner(config, index, start, alone=True)
+        runner = StageRunner(config, index, str(start), alone=True)
         with threads(1):
             yield runner
         return
     from actors.stage_group import StageGroup
 
-    group = StageGroup(config, index, start)
+    group = StageGroup(config, index, str(start), folder.checkpoints)
     try:
         yield group
     finally:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.connect import attach
+from actors.connect import connect
 from actors.rendezvous import free_port, join_environment
+from actors.storage import require_shared
 from actors.waiting import fetch, fetch_all
-from configs.schema import AdaptConfig
+from configs.schema import AdaptConfig, ConfigError
 
 if TYPE_CHECKING:
     from learner.adapt import Row
@@ -56,25 +57,44 @@ class StageActor:
 
 
 class StageGroup:
-    """All ranks of one stage; the same verbs as `StageRunner`."""
+    """All ranks of one stage; the same verbs as `StageRunner`.
 
-    def __init__(self, config: AdaptConfig, index: int, start: str) -> None:
-        self.started_ray = not ray.is_initialized()
-        if self.started_ray:
-            attach(config.ray, local_cpus=max(4, config.learner.ranks + 2))
+    Args:
+        config: the adaptation, its corpora by names that hold on every node.
+        index: number of the stage.
+        start: folder of the policy to start from; shared storage on a cluster of several machines.
+        checkpoints: folder for checkpoints; shared storage likewise.
+
+    Raises:
+        ConfigError: no cluster, no room on it, or a folder that a node does not see.
+    """
+
+    def __init__(self, config: AdaptConfig, index: int, start: str, checkpoints: Path) -> None:
         self.timeout = config.learner.timeout
-        actor: Any = ray.remote(StageActor).options(
-            num_cpus=config.learner.cpus,
-            num_gpus=config.learner.gpus,
-        )
-        self.ranks: list[Any] = [actor.remote(config, index, start, rank) for rank in range(config.learner.ranks)]
+        self.ranks: list[Any] = []
+        self.connection = connect(config)
         try:
-            self._all(
-                "build", *fetch(self.ranks[0].rendezvous.remote(), "stage rank 0: start", config.ray.call_timeout)
-            )
+            require_shared(checkpoints, Path(start))
+            self._start(config, index, start)
         except BaseException:
             self.close()
             raise
+
+    def _start(self, config: AdaptConfig, index: int, start: str) -> None:
+        """Start all ranks and let them meet."""
+        learner, seconds = config.learner, config.ray.call_timeout
+        actor: Any = ray.remote(StageActor).options(num_cpus=learner.cpus, num_gpus=learner.gpus)
+        self.ranks = [actor.remote(config, index, start, rank) for rank in range(learner.ranks)]
+        try:
+            places = fetch_all([rank.rendezvous.remote() for rank in self.ranks], "stage ranks: start", seconds)
+        except TimeoutError as error:
+            free = ray.available_resources()
+            raise ConfigError(
+                f"learner.ranks = {learner.ranks}: they did not start within ray.call_timeout = {seconds:.0f} s; each "
+                f"asks for {learner.cpus:g} CPU and {learner.gpus:g} GPU, free are {free.get('CPU', 0):g} and "
+                f"{free.get('GPU', 0):g}: lower learner.ranks or learner.cpus, or add nodes"
+            ) from error
+        self._all("build", *places[0])
 
     def advance(self, updates: int) -> tuple[list[Row], int, bool]:
         """Up to `updates` updates on all ranks."""
@@ -95,11 +115,10 @@ class StageGroup:
         self._all("restore", str(folder), position)
 
     def close(self) -> None:
-        """Stop all ranks, and the local Ray that was started for them."""
+        """Stop all ranks, and leave the cluster."""
         for rank in self.ranks:
             ray.kill(rank)
-        if self.started_ray:
-            ray.shutdown()
+        self.connection.close()
 
     def _all(self, method: str, *arguments: Any) -> Any:
         """Call every rank; the answer of rank 0. The first failure is raised at once."""
