@@ -1,17 +1,24 @@
-"""`make bench`: every benchmark of the project, one after the other; each writes benchmarks/results/NAME.json."""
+"""`make bench`: the benchmarks of the project, one after the other; each writes benchmarks/results/NAME.json."""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
+NAMES = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_") and path.stem != "runs")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run each benchmark in a process of its own; 1 where one failed."""
-    names = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_") and path.stem != "runs")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
+    names = parser.parse_args(argv).names or NAMES
+    if unknown := [name for name in names if name not in NAMES]:
+        parser.error(f"no benchmark {unknown[0]!r}: choose among {', '.join(NAMES)}")
     failed = []
     for name in names:
         print(f"--- {name}", flush=True)
