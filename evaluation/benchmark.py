@@ -26,6 +26,7 @@ from data.verdict import Outcome, Verdict
 from evaluation.pass_at_k import estimate
 from evaluation.records import Records, same_run, write_json, write_text
 from reward.code_format import program_of_sample, read_answer
+from reward.samples import evalplus_id
 
 Evaluate = Callable[[PromptSet, SamplerConfig, int, int, Callable[[int, ScoredGroup], None] | None], list[ScoredGroup]]
 """`Cluster.evaluate`: (prompts, sampler, samples, seed, progress) -> scored groups in prompt order."""
@@ -193,7 +194,7 @@ def write_samples(path: Path, problems: Sequence[Problem], records: Sequence[Map
     The solution is the program that was judged, or, where the format rule refused the text, what looks most like one.
     """
     lines = [
-        json.dumps({"task_id": problem.problem_id, "solution": _program(problem, completion["text"])})
+        json.dumps({"task_id": evalplus_id(problem.problem_id), "solution": _program(problem, completion["text"])})
         for problem, row in zip(problems, records, strict=True)
         for completion in row["completions"]
     ]

@@ -62,14 +62,20 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise SampleFileError(f"{path}: cannot be read: {error}") from None
 
 
+def evalplus_id(problem_id: str) -> str:
+    """The task id as EvalPlus spells it: ``Mbpp/601`` for ``MBPP/601``."""
+    return problem_id.replace("MBPP/", "Mbpp/", 1) if problem_id.startswith("MBPP/") else problem_id
+
+
 def _by_task_id(problems: Sequence[Problem]) -> dict[str, Problem]:
-    """Problems by id, and by the id's last part (``601`` for ``MBPP/601``) where no other problem ends in it."""
+    """Problems by id, as EvalPlus spells it too, and by its last part (``601``) where no other problem ends in it."""
     ends = Counter(problem.problem_id.rsplit("/", 1)[-1] for problem in problems)
     known = {}
     for problem in problems:
         end = problem.problem_id.rsplit("/", 1)[-1]
         if ends[end] == 1:
             known[end] = problem
+    known |= {evalplus_id(problem.problem_id): problem for problem in problems}
     return known | {problem.problem_id: problem for problem in problems}
 
 

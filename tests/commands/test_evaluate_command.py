@@ -55,7 +55,7 @@ def test_every_setting_is_sampled_judged_and_tabulated(run_folder, problem_file,
     assert [(s["steps"], s["temperature"]) for s in settings] == [(4, 0.5), (4, 1.0), (2, 0.5), (2, 1.0)]
     assert all(s["pass@1"]["mean"] == s["pass@2"]["mean"] == 0.0 for s in settings)  # random weights
     samples = lines(out / "T0.5-S4" / "samples.jsonl")
-    assert [row["task_id"] for row in samples[::2]] == [f"MBPP/{n}" for n in range(601, 605)]
+    assert [row["task_id"] for row in samples[::2]] == [f"Mbpp/{n}" for n in range(601, 605)]
 
 
 def test_canonical_solutions_pass_through_the_same_path(run_folder, problem_file, tmp_path, command):
