@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 from rich.console import Console
 from rich.table import Table
 
 from actors.connect import attach
 from actors.replay_hub import ROLES
-from actors.waiting import fetch
+from actors.waiting import DIED, fetch
 from actors.workers import NAMESPACE, replay_name
 from configs.schema import ConfigError, RayConfig
 
@@ -92,5 +91,5 @@ def _find(run: str | None, address: str | None) -> Any:
 def _call(queue: Any, method: str, *arguments: Any) -> Any:
     try:
         return fetch(getattr(queue, method).remote(*arguments), f"the job's replay queue: {method}", CALL_SECONDS)
-    except RayActorError as error:
+    except DIED as error:
         raise ConfigError("the job has just ended, or its replay queue is being restarted: ask again") from error

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
 from actors.bench import faulty
 from actors.replay_hub import IDLE_SECONDS, Hub, Worker
-from actors.waiting import is_defect
+from actors.waiting import DIED, is_defect
 from data.verdict import Verdict
 from rollout.record import State
 
@@ -52,7 +52,7 @@ class Judging:
                 continue
             try:
                 await self._judge(worker, job)
-            except (RayActorError, TimeoutError) as error:
+            except (*DIED, TimeoutError) as error:
                 if is_defect(error):
                     self.hub.fail(error)
                 else:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
 from actors.learner_actor import LearnerActor
-from actors.waiting import fetch, fetch_all
+from actors.waiting import DIED, fetch_all, is_defect
 from configs.schema import ConfigError, RunConfig
 from data.trajectory import ScoredGroup
 
@@ -124,11 +124,11 @@ class LearnerGroup:
                     self._rebuild(step)
                 return work()
             except (RayError, TimeoutError, RuntimeError) as error:  # RuntimeError: a collective without its peer
-                if type(error).__name__ == "OutOfMemoryError":
+                if _is_gpu_full(error):
                     raise ConfigError(
                         f"the learner ran out of GPU memory ({str(error).splitlines()[0]}); {LEANER}"
                     ) from error
-                if not isinstance(error, RayError) and not self._lost_a_rank():
+                if self._is_final(error, last):
                     raise
                 if isinstance(error, TimeoutError) and isinstance(last, TimeoutError):
                     raise TimeoutError(f"{error}, twice in a row: if the work needs longer, raise the limit") from error
@@ -136,14 +136,22 @@ class LearnerGroup:
                 self.stop()
         raise RuntimeError(f"the learner died {MAX_REBUILDS} times in a row; the last time: {last}") from last
 
-    def _lost_a_rank(self) -> bool:
-        """True where a rank no longer answers; the error of a living group is a defect, not a loss."""
-        for rank in self.ranks:
-            try:
-                fetch(rank.rendezvous.remote(), "learner rank", self.config.ray.connect_timeout)
-            except (RayActorError, TimeoutError):
-                return True
-        return False
+    def _is_final(self, error: BaseException, last: BaseException | None) -> bool:
+        """True for an error that new ranks would only raise again.
+
+        All ranks living, it is no loss. Where some are silent, they may be waiting in a collective for the rank that
+        raised it, or for one that is gone: it is a defect when it comes a second time.
+        """
+        if isinstance(error, RayError) and not is_defect(error):
+            return False
+        try:
+            probes = [rank.rendezvous.remote() for rank in self.ranks]
+            fetch_all(probes, "learner ranks", self.config.ray.connect_timeout)
+        except DIED:
+            return False
+        except TimeoutError:
+            return is_defect(error) and (type(error), str(error)) == (type(last), str(last))
+        return True
 
     def _rebuild(self, step: int) -> None:
         """New ranks, the last checkpoint, and every step since once more, up to but not including `step`."""
@@ -156,3 +164,8 @@ class LearnerGroup:
         for done in range(first, step):
             self._all("learn", self.payloads[done])
         self.done = step
+
+
+def _is_gpu_full(error: BaseException) -> bool:
+    """By its name, so that torch need not be loaded; an error of Ray has the same, for a process it has ended."""
+    return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.partition(".")[0] == "torch"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.batch_metrics import FaultGuard, StageTimes, batch_metrics
@@ -22,7 +22,7 @@ from actors.ray_bench import sample_and_judge_on
 from actors.replay_actor import Memory, ReplayActor
 from actors.storage import require_shared
 from actors.tiers import accepted
-from actors.waiting import fetch, fetch_all
+from actors.waiting import DIED, fetch, fetch_all
 from actors.workers import NAMESPACE, WorkerPool, replay_name
 from configs.schema import ConfigError, RunConfig, SamplerConfig
 from data.prompts import PromptSet
@@ -249,7 +249,7 @@ class RayCluster:
                     self._rebuild_replay()
                 call = getattr(self.replay, method).remote(*arguments)
                 return fetch(call, f"replay queue: {method} (ray.call_timeout)", self.config.ray.call_timeout)
-            except RayActorError:
+            except DIED:
                 if attempt == QUEUE_TRIES - 1:
                     raise
                 rebuild = True

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import RayError
 
 from actors.batch_metrics import FaultGuard
 from actors.parts import OrderBook
 from actors.telemetry import Telemetry
-from actors.waiting import original
+from actors.waiting import is_gone, original
 from configs.schema import ConfigError, RunConfig
 from data.verdict import Outcome, Verdict
 from rollout.ledger import Ledger
@@ -104,10 +104,11 @@ class Hub:
                 worker.info = await asyncio.wait_for(worker.handle.describe.remote(), self.config.ray.call_timeout)
                 worker.recovering = False
                 return
-            except ActorDiedError:
-                worker.leaving = True  # the driver starts another
-            except (RayError, TimeoutError):
-                await asyncio.sleep(0.5)
+            except (RayError, TimeoutError) as failure:
+                if is_gone(failure):
+                    worker.leaving = True  # the driver starts another
+                else:
+                    await asyncio.sleep(0.5)
 
     def _count_loss(self, worker: Worker) -> None:
         worker.lost += 1

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
+
+DIED = (RayActorError, OutOfMemoryError)  # an actor's process ended; the second where Ray's memory monitor ended it
 
 
 class WeightsLost(RuntimeError):
@@ -26,6 +28,11 @@ def is_defect(error: BaseException) -> bool:
     # Ray puts a plain RayError in the place of an exception that cannot be pickled.
     lost = isinstance(error.cause, (RayError, WeightsLost)) and type(error.cause) is not RayError
     return not lost
+
+
+def is_gone(error: BaseException) -> bool:
+    """True where an actor ended for good; one that is only restarting is unavailable."""
+    return isinstance(error, DIED) and not isinstance(error, ActorUnavailableError)
 
 
 def original(error: BaseException) -> BaseException:
