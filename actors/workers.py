@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayError
+from ray.exceptions import RayError
 
 from actors.bench import faulty
 from actors.replay_hub import ROLES
 from actors.reward_actor import RewardActor
 from actors.rollout_actor import RolloutActor
-from actors.waiting import is_defect, original
+from actors.waiting import DIED, is_defect, is_gone, original
 from configs.schema import ConfigError, RunConfig
 from data.problem import Problem
 from data.trajectory import PromptGroup, ScoredGroup
@@ -37,9 +37,15 @@ class Member:
     """One actor of the pool; `info` is None until it has answered."""
 
     handle: Any
-    started: Any  # reference to its first answer
+    answer: Any  # reference to what `describe` will say
     info: dict[str, Any] | None = None
+    restarting: bool = False  # its process died; it is asked until the next one answers
     leaving: bool = False
+
+    @property
+    def silent(self) -> bool:
+        """True while its answer is waited for: it is given no work."""
+        return self.info is None or self.restarting
 
 
 class WorkerPool:
@@ -115,7 +121,7 @@ class WorkerPool:
             ConfigError: an actor could not start, or found no room on the cluster in time.
         """
         deadline = time.monotonic() + self.config.ray.call_timeout
-        while waiting := [(role, i) for role in ROLES for i, m in self.members[role].items() if m.info is None]:
+        while waiting := [(role, i) for role in ROLES for i, m in self.members[role].items() if m.silent]:
             self.newly_started(seconds=1.0, tries=1)
             if time.monotonic() > deadline:
                 role, index = waiting[0]
@@ -133,9 +139,9 @@ class WorkerPool:
         """Actors that have given their first answer since the last look, waited for at most `seconds`.
 
         One that died while it started is dropped, so that `grow` starts another; `ConfigError` when that has happened
-        `tries` times in a row.
+        `tries` times in a row. One that is restarted is used again once it answers.
         """
-        pending = {m.started: (role, i, m) for role in ROLES for i, m in self.members[role].items() if m.info is None}
+        pending = {m.answer: (role, i, m) for role in ROLES for i, m in self.members[role].items() if m.silent}
         done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=seconds) if pending else ([], [])
         started = []
         for ref in done:
@@ -143,14 +149,19 @@ class WorkerPool:
             try:
                 member.info = ray.get(ref, timeout=self.config.ray.call_timeout)
             except RayError as error:
+                if member.restarting:
+                    self._ask_again(role, index, error)
+                    continue
                 self.remove(role, index)
                 self._failed_starts += 1
                 if self._failed_starts >= tries:
                     raise ConfigError(f"{role} actor {index} could not start: {_cause(error)}") from error
                 continue
             assert member.info is not None
-            self._failed_starts = 0
-            started.append((role, index, member.handle, member.info))
+            if not member.restarting:
+                self._failed_starts = 0
+                started.append((role, index, member.handle, member.info))
+            member.restarting = False
         return started
 
     def serving(self) -> list[tuple[str, int, Any, dict[str, Any]]]:
@@ -209,15 +220,13 @@ class WorkerPool:
             last = time.monotonic()
             try:
                 result = ray.get(done[0], timeout=limit)
-            except RayActorError as error:
-                if killed + 1 < self.config.replay.max_attempts:
-                    again.append((job, killed + 1))
-                    self._note_death(role, index, error)
+            except DIED as error:
+                killed += self._note_death(role, index, error)
+                if killed < self.config.replay.max_attempts:
+                    again.append((job, killed))
                     continue
                 if poisoned is None:
-                    raise RuntimeError(
-                        f"{killed + 1} {role} actors died over the same work; the last: {error}"
-                    ) from error
+                    raise RuntimeError(f"{killed} {role} actors died over the same work; the last: {error}") from error
                 result = poisoned(job)
             except (RayError, TimeoutError) as error:
                 if is_defect(error):
@@ -266,18 +275,27 @@ class WorkerPool:
                 self.remove(role, index)
 
     def _usable(self, role: str) -> list[tuple[int, Member]]:
-        return [(i, m) for i, m in self.members[role].items() if m.info is not None and not m.leaving]
+        return [(i, m) for i, m in self.members[role].items() if not m.silent and not m.leaving]
 
     def _renew(self) -> None:
         self.newly_started()
         self.grow({})
 
-    def _note_death(self, role: str, index: int, error: RayActorError) -> None:
-        """Forget an actor that is gone for good; Ray restarts the others."""
-        if isinstance(error, ActorDiedError) and index in self.members[role]:
+    def _note_death(self, role: str, index: int, error: Exception) -> bool:
+        """An actor died over a call. False where that is known: this call had only waited behind the one that ran."""
+        member = self.members[role].get(index)
+        if member is None or member.restarting:
+            return False
+        self._ask_again(role, index, error)
+        return True
+
+    def _ask_again(self, role: str, index: int, error: Exception) -> None:
+        """Wait for the next process of an actor that died; one that is gone for good is dropped."""
+        if is_gone(error):
             self.remove(role, index)
         else:
-            time.sleep(0.5)
+            member = self.members[role][index]
+            member.restarting, member.answer = True, member.handle.describe.remote()
 
     def _launch(self, role: str, index: int) -> Any:
         section = getattr(self.config, role)
