@@ -1,3 +1,4 @@
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +30,9 @@ def start(tmp_path_factory):
         learner=LearnerConfig(engine="torch"),
     )
     threads = torch.get_num_threads()
-    policy = run_adaptation(config, Display(Console(file=StringIO())))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("actors.stage.fastest_threads", lambda *_: 1)  # the sums, and so the policy, are always the same
+        policy = run_adaptation(config, Display(Console(file=StringIO())))
     torch.set_num_threads(threads)
     return policy
 
@@ -39,18 +42,17 @@ def open_cluster(ray_cluster, start, tmp_path):
     """`open_cluster(name, **changes)` gives a running, published `RayCluster`; all are closed at the end."""
     from actors.ray_cluster import RayCluster
 
-    opened = []
+    with ExitStack() as opened:
 
-    def open_one(name, publish=True, **changes):
-        config = run_config(start, name, **changes)
-        opened.append(RayCluster(config, str(start), tmp_path / name / "checkpoints"))
-        if publish:
-            opened[-1].publish()
-        return opened[-1]
+        def open_one(name, publish=True, **changes):
+            config = run_config(start, name, **changes)
+            cluster = RayCluster(config, str(start), tmp_path / name / "checkpoints")
+            opened.callback(cluster.close)
+            if publish:
+                cluster.publish()
+            return cluster
 
-    yield open_one
-    for cluster in opened:
-        cluster.close()
+        yield open_one
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +65,13 @@ def shared_run(ray_cluster, start, tmp_path_factory):
 
     config = run_config(start, "shared", steps=100_000, rollout={"actors": 2}, reward={"actors": 2})
     cluster = RayCluster(config, str(start), tmp_path_factory.mktemp("shared"))
-    cluster.publish()
-    run = SimpleNamespace(cluster=cluster, history=History(), start=start)
-    run.history.steps(cluster, 2)
-    yield run
-    cluster.close()
+    try:
+        cluster.publish()
+        run = SimpleNamespace(cluster=cluster, history=History(), start=start)
+        run.history.steps(cluster, 2)
+        yield run
+    finally:
+        cluster.close()
 
 
 @pytest.fixture

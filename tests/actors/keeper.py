@@ -7,6 +7,7 @@ Prints one JSON object: returncode, survivors (command lines), output.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -17,8 +18,10 @@ import time
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
-PATIENCE = 20.0  # seconds for the last processes to end
-START = 150.0  # seconds for TEXT to appear
+START = 400.0  # seconds for TEXT to appear
+AGAIN = 60.0  # seconds after which whoever waits presses Ctrl-C once more
+END = 140.0  # seconds for the command to end after that
+PATIENCE = 90.0  # seconds for the last processes to end
 
 
 def descendants() -> dict[int, str]:
@@ -62,7 +65,11 @@ def main(output_file: str, log: str, text: str, *command: str) -> None:
                     child.send_signal(signal.SIGINT)
                     break
                 time.sleep(0.05)
-            returncode = child.wait(timeout=90)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(AGAIN if text != "-" else START)
+            if text != "-" and child.poll() is None:
+                child.send_signal(signal.SIGINT)
+            returncode = child.wait(END)
             deadline = time.monotonic() + PATIENCE
             while (left := descendants()) and time.monotonic() < deadline:
                 reap()
@@ -71,7 +78,8 @@ def main(output_file: str, log: str, text: str, *command: str) -> None:
             print(json.dumps({"returncode": returncode, "survivors": list(left.values()), "output": output.read()}))
     finally:
         for pid in descendants():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

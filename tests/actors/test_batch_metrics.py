@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_sampler_metrics_are_averaged_over_the_groups_that_have_them():
 class Clock:
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setattr("actors.batch_metrics.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def test_stage_times_say_how_much_overlap_there_was_and_could_be(monkeypatch):

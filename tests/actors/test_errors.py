@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,23 +11,31 @@ import ray
 
 from actors.parts import load_prompts
 from configs.schema import ConfigError
-from tests.actors.runs import History, wait_for
+from tests.actors.runs import PATIENCE, History, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.ray
 
 
-def run_python(code, timeout=100):
+def run_python(code, timeout=400):
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
 def test_an_address_where_no_ray_answers_is_named_without_a_hang():
-    began = time.monotonic()
-    code = "from actors.connect import attach; from configs.schema import RayConfig; "
-    done = run_python(code + "attach(RayConfig(address='127.0.0.1:9', connect_timeout=5.0))")
+    code = """
+import time
+from actors.connect import attach
+from configs.schema import RayConfig
+began = time.monotonic()
+try:
+    attach(RayConfig(address="127.0.0.1:9", connect_timeout=5.0))
+finally:
+    print(time.monotonic() - began)
+"""
+    done = run_python(code)
     assert "ConfigError: ray.address = '127.0.0.1:9': no Ray cluster there" in done.stderr
     assert "ray start --head" in done.stderr
-    assert time.monotonic() - began < 60
+    assert float(done.stdout) < 60
 
 
 @pytest.mark.parametrize(
@@ -43,23 +51,23 @@ def test_resources_the_cluster_never_has_are_refused_at_once(scripted, changes, 
         scripted("greedy", **changes)
 
 
-def test_resources_that_are_busy_are_waited_for_and_then_named(scripted):
-    @ray.remote(num_cpus=1)
+def test_resources_that_are_busy_are_waited_for_and_then_named(scripted, monkeypatch):
+    @ray.remote(num_cpus=8)
     class Holder:
         def ready(self):
             return True
 
-    free = int(ray.available_resources()["CPU"]) - 2
-    holders = [Holder.remote() for _ in range(free)]
-    ray.get([holder.ready.remote() for holder in holders], timeout=60)
+    monkeypatch.setattr("actors.learner_group.LearnerGroup.start", lambda self: None)  # it might be late as well
+    holder = Holder.remote()
+    ray.get(holder.ready.remote(), timeout=PATIENCE)
     try:
         with pytest.raises(
-            ConfigError, match=r"did not start within ray.call_timeout = 3 s; .*asks for 1 CPU.*add nodes"
+            ConfigError,
+            match=r"rollout actor 0 did not start within ray.call_timeout = 3 s; .*asks for 12 CPU.*add nodes",
         ):
-            scripted("waiting", reward={"actors": 2}, ray={"call_timeout": 3.0})
+            scripted("waiting", rollout={"cpus": 12.0}, ray={"call_timeout": 3.0})
     finally:
-        for holder in holders:
-            ray.kill(holder)
+        ray.kill(holder)
 
 
 def test_a_sandbox_tier_that_does_not_hold_stops_the_start_with_its_reason(scripted):
@@ -117,9 +125,11 @@ def test_a_learner_without_enough_memory_names_what_to_lower(scripted):
 
 
 def test_a_step_that_needs_longer_than_its_limit_is_not_repeated_for_ever(scripted):
-    cluster = scripted("slow", "SlowLearner", learner={"timeout": 4.0}, ray={"connect_timeout": 1.5})
+    cluster = scripted("slow", "SlowLearner", ray={"connect_timeout": 1.5})
+    batch, config = cluster.take(2), cluster.config
+    cluster.learner.config = replace(config, learner=replace(config.learner, timeout=4.0))
     with pytest.raises(TimeoutError, match=r"learn \(learner.timeout\): no answer within 4 s, twice in a row"):
-        cluster.learn(cluster.take(2))
+        cluster.learn(batch)
     assert cluster.learner.restarts == 1
 
 
@@ -157,7 +167,7 @@ def test_a_group_that_keeps_killing_its_reward_worker_is_quarantined_and_the_run
     assert len(history.numbers) == len(set(history.numbers))
     decided = {number for batch in history.batches for number in batch.decided}
     assert all(cluster.book.problem(number).problem_id for number in decided)
-    assert cluster.restarts()["reward"] >= 2 * 2
+    wait_for(lambda: cluster.restarts()["reward"] >= 2 * 2)
 
 
 def test_a_run_whose_rollout_workers_always_die_stops_and_says_so(scripted):
@@ -172,11 +182,11 @@ def test_a_run_in_which_nothing_moves_ends_with_what_it_waited_for(scripted):
         TimeoutError, match=r"no group was generated or judged for \d+ s .*'issued': [1-4].*'rollout': 1"
     ):
         cluster.take(2)
-    assert cluster.restarts()["rollout"] >= 1
+    wait_for(lambda: cluster.restarts()["rollout"] >= 1)
 
 
 def test_a_reward_worker_that_never_answers_is_replaced(scripted):
     cluster = scripted("mute-judge", "SilentReward", reward={"timeout": 1.0, "retries": 0}, replay={"completions": 32})
     with pytest.raises(ConfigError, match=r"lost to faults of the machinery .its reward workers died"):
         cluster.take(2)
-    assert cluster.restarts()["reward"] >= 2
+    wait_for(lambda: cluster.restarts()["reward"] >= 2)

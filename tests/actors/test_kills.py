@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import ray
 
-from tests.actors.runs import assert_trained_once, kill_process, living, status, wait_for
+from tests.actors.runs import PATIENCE, P, assert_trained_once, kill_process, living, status, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -20,7 +20,7 @@ def orphans(ray_cluster):
 
     def make(count):
         owner = Owner.remote()
-        *references, probe = ray.get(owner.put.remote(count + 1), timeout=60)
+        *references, probe = ray.get(owner.put.remote(count + 1), timeout=PATIENCE)
         ray.kill(owner)
         wait_for(lambda: is_lost(probe))
         return references
@@ -33,6 +33,8 @@ def is_lost(reference):
         ray.get(reference, timeout=10)
     except ray.exceptions.ObjectLostError:
         return True
+    except ray.exceptions.GetTimeoutError:
+        pass
     return False
 
 
@@ -44,8 +46,26 @@ def go_on(run, steps=3):
     assert_trained_once(run.history, run.cluster.totals())
 
 
+def lease(cluster):
+    """The groups of one step, leased from the queue."""
+    while (taken := cluster._on_replay("take", P, 10.0))["numbers"] is None:
+        cluster._reconcile()
+    return taken
+
+
+def train_all(run, numbers):
+    """Steps until the groups of these numbers have been trained; each of them once."""
+    wait_for(lambda: run.history.steps(run.cluster, 1) and set(numbers) <= set(run.history.numbers))
+    assert_trained_once(run.history, run.cluster.totals())
+
+
+def serving(cluster, role):
+    """Numbers of the workers of a role that are given work."""
+    return cluster._on_replay("roster")["serving"][role]
+
+
 def packed(cluster):
-    manifest, buckets = ray.get(cluster.learner.weights(), timeout=60)
+    manifest, buckets = ray.get(cluster.learner.weights(), timeout=PATIENCE)
     return manifest.version, np.concatenate([bucket.copy() for bucket in buckets])
 
 
@@ -55,8 +75,8 @@ def test_a_killed_worker_is_replaced_and_its_death_counted(shared_run, role):
     before = cluster.restarts()[role]
     kill_process(living(cluster, role)[0])
     go_on(shared_run)
-    wait_for(lambda: shared_run.history.steps(cluster, 1) and cluster.restarts()[role] == before + 1)
-    assert len(cluster._on_replay("roster")["serving"][role]) == 2
+    wait_for(lambda: shared_run.history.steps(cluster, 1) and cluster.restarts()[role] >= before + 1)
+    wait_for(lambda: shared_run.history.steps(cluster, 1) and len(serving(cluster, role)) == 2)
 
 
 def test_a_killed_replay_queue_is_rebuilt_from_what_the_driver_remembers(shared_run):
@@ -67,15 +87,14 @@ def test_a_killed_replay_queue_is_rebuilt_from_what_the_driver_remembers(shared_
     assert after["trained"] + after["filtered"] == totals["trained"] + totals["filtered"]
     assert after["issued"] >= totals["issued"] - 2 * cluster.config.replay.groups_per_step
     go_on(shared_run)
-    assert cluster.restarts()["replay"] == before + 1
+    assert cluster.restarts()["replay"] >= before + 1
 
 
 def test_leased_groups_whose_payload_is_lost_are_given_out_again(shared_run, orphans):
     cluster = shared_run.cluster
-    taken = cluster._on_replay("take", 2, 60.0)
+    taken = lease(cluster)
     assert cluster._payload(taken | {"groups": orphans(2)}) is None
-    go_on(shared_run, steps=4)
-    assert set(taken["numbers"]) <= set(shared_run.history.numbers)
+    train_all(shared_run, taken["numbers"])
 
 
 def test_a_killed_learner_rank_comes_back_with_the_weights_it_had(shared_run):
@@ -84,13 +103,14 @@ def test_a_killed_learner_rank_comes_back_with_the_weights_it_had(shared_run):
     cluster.save()
     shared_run.history.steps(cluster, 2)
     version, before = packed(cluster)
+    restarts = cluster.learner.restarts
     kill_process(cluster.learner.places[0]["pid"])
     again, after = packed(cluster)
     assert (version, again) == (cluster.step, cluster.step)
     assert np.array_equal(before, after)
-    assert cluster.learner.restarts == 1
+    assert cluster.learner.restarts == restarts + 1
     go_on(shared_run)
-    assert cluster.restarts()["learner"] == 1
+    assert cluster.restarts()["learner"] == restarts + 1
 
 
 def test_weights_that_died_with_their_node_are_published_again(shared_run, orphans, monkeypatch):
@@ -98,10 +118,9 @@ def test_weights_that_died_with_their_node_are_published_again(shared_run, orpha
     publish = cluster.publish
     monkeypatch.setattr(cluster, "publish", lambda: published.append(cluster.step) or publish())
     cluster._on_replay("publish", cluster.step, orphans(1))
-    taken = cluster._on_replay("take", 2, 60.0)
+    taken = lease(cluster)
     for pid in living(cluster, "rollout"):
         kill_process(pid)  # a new process holds version 0, and must fetch
     cluster._on_replay("give_back", taken["numbers"])
     wait_for(lambda: cluster._reconcile() or published)
-    go_on(shared_run, steps=4)
-    assert set(taken["numbers"]) <= set(shared_run.history.numbers)
+    train_all(shared_run, taken["numbers"])

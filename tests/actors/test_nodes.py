@@ -18,7 +18,7 @@ def outcome(request, start, tmp_path_factory):
     """What a run over two nodes came to; its Ray is its own."""
     folder = tmp_path_factory.mktemp("nodes")
     arguments = [sys.executable, "-m", "tests.actors.two_nodes", str(start), str(folder), request.param]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 

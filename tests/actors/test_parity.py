@@ -13,7 +13,7 @@ import yaml
 
 from actors.local_cluster import LocalCluster
 from actors.ray_cluster import RayCluster
-from tests.actors.runs import History, assert_trained_once, run_config, settings
+from tests.actors.runs import PATIENCE, History, assert_trained_once, run_config, settings
 
 ROOT = Path(__file__).parent.parent.parent
 SYNCHRONOUS = {"replay": {"max_staleness": 0, "groups_per_step": 4}, "steps": 8}
@@ -22,7 +22,7 @@ N, M = 3, 3
 
 def packed(cluster):
     """All weights of the learner as bytes."""
-    _, buckets = ray.get(cluster.learner.weights(), timeout=60)
+    _, buckets = ray.get(cluster.learner.weights(), timeout=PATIENCE)
     return np.concatenate([bucket.copy() for bucket in buckets])
 
 
@@ -31,9 +31,11 @@ def alone(start, tmp_path_factory):
     """Losses and trained groups of N + M steps in one process."""
     config = run_config(start, "alone", **SYNCHRONOUS)
     cluster, history = LocalCluster(config, str(start), tmp_path_factory.mktemp("alone")), History()
-    cluster.publish()
-    history.steps(cluster, N + M)
-    cluster.close()
+    try:
+        cluster.publish()
+        history.steps(cluster, N + M)
+    finally:
+        cluster.close()
     return history
 
 
@@ -102,7 +104,7 @@ def test_local_training_never_imports_ray_and_keeps_everything(start, tmp_path):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     code = f"import sys, launch; code = launch.main(['train', {str(tmp_path / 'run.yaml')!r}, '--local']); "
     code += "print('ray' in sys.modules, 'deepspeed' in sys.modules); sys.exit(code)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "False False"
     run = tmp_path / "alone"

@@ -5,7 +5,7 @@ import pytest
 import ray
 
 from actors.parts import build_rollout_worker
-from tests.actors.runs import History, P, assert_trained_once, status, wait_for
+from tests.actors.runs import PATIENCE, History, P, assert_trained_once, living, status, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -15,20 +15,26 @@ def ages(history):
 
 
 def test_no_trained_sample_is_older_than_max_staleness(shared_run):
-    shared_run.history.steps(shared_run.cluster, 3)
-    assert set(ages(shared_run.history)) == {0, 1}
+    history = shared_run.history
+    wait_for(lambda: history.steps(shared_run.cluster, 1) and set(ages(history)) >= {0, 1})
+    history.steps(shared_run.cluster, 3)
+    assert set(ages(history)) == {0, 1}
 
 
 def test_a_completion_is_made_by_the_weights_of_its_version_and_no_other(shared_run):
     cluster, history = shared_run.cluster, shared_run.history
-    weights = {}
-    for _ in range(4):
-        weights[cluster.step] = ray.get(cluster.holder[1][0], timeout=60)
+    weights, groups = {}, []
+
+    def two_versions():
+        """One more step: whether groups of two versions whose weights are known have been trained."""
+        weights[cluster.step] = ray.get(cluster.holder[1][0], timeout=PATIENCE)
         history.steps(cluster, 1)
+        last = history.batches[-1]
+        groups.extend((n, s.group) for n, s in zip(last.numbers, last.groups) if s.group.version in weights)
+        return len({group.version for _, group in groups}) >= 2
+
+    wait_for(two_versions)
     worker = build_rollout_worker(cluster.config, str(shared_run.start))
-    batches = history.batches[-4:]
-    groups = [(n, s.group) for b in batches for n, s in zip(b.numbers, b.groups) if s.group.version in weights]
-    assert {group.version for _, group in groups} >= {cluster.step - 2, cluster.step - 3}
     for number, group in groups:
         worker.load_weights(*weights[group.version])
         (again,) = worker.generate([cluster.book.request(number, group.attempt)])
@@ -39,8 +45,9 @@ def test_a_completion_is_made_by_the_weights_of_its_version_and_no_other(shared_
 def test_every_rollout_actor_acknowledges_the_published_version(shared_run):
     cluster = shared_run.cluster
     cluster.publish()
+    living(cluster, "rollout")
     calls = [member.handle.load_weights.remote(cluster.holder) for member in cluster.pool.members["rollout"].values()]
-    assert [version for version, _, _ in ray.get(calls, timeout=60)] == [cluster.step] * 2
+    assert [version for version, _, _ in ray.get(calls, timeout=PATIENCE)] == [cluster.step] * 2
 
 
 def test_a_group_that_grew_too_old_is_dropped_and_issued_again(open_cluster):

@@ -11,12 +11,16 @@ import sys
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
-NODE = {"num_cpus": 3, "object_store_memory": 150 * 2**20}
+os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "240")
+NODE = {"num_cpus": 5, "object_store_memory": 150 * 2**20, "wait": False}
 QUICK = {
     "health_check_initial_delay_ms": 2000,
     "health_check_period_ms": 1000,
-    "health_check_timeout_ms": 2000,
+    "health_check_timeout_ms": 30_000,  # of a busy node; one that is gone refuses at once
     "health_check_failure_threshold": 3,
+    "prestart_worker_first_driver": False,
+    "memory_monitor_refresh_ms": 0,
+    "worker_register_timeout_seconds": 300,
 }
 
 
@@ -59,6 +63,7 @@ def main(policy: str, folder: str, parts: str) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
+    from actors.connect import alive_nodes
     from actors.ray_cluster import RayCluster
     from tests.actors.runs import History, run_config, status, wait_for
 
@@ -68,8 +73,15 @@ def main(policy: str, folder: str, parts: str) -> None:
     machines = Cluster(initialize_head=True, head_node_args=head)
     second = machines.add_node(**NODE)
     ray.init(address=machines.address, log_to_driver=False, logging_level="error")
+
+    def alive() -> set[str]:
+        return {node["NodeID"] for node in alive_nodes()}
+
+    wait_for(lambda: second.node_id in alive())
     refused = refusal(Path(folder), policy)
-    config = run_config(policy, "nodes", rollout={"actors": 2}, reward={"actors": 2}, weights={"timeout": 20.0})
+    config = run_config(
+        policy, "nodes", steps=100_000, rollout={"actors": 2}, reward={"actors": 2}, weights={"timeout": 20.0}
+    )
     cluster, history = RayCluster(config, policy, Path(folder) / "checkpoints"), History()
     cluster.publish()
     history.steps(cluster, 3)
@@ -77,23 +89,23 @@ def main(policy: str, folder: str, parts: str) -> None:
     before["learner"] = [place["node"] for place in cluster.learner.places]
 
     machines.remove_node(second, allow_graceful=False)
-    machines.add_node(**NODE)
+    third = machines.add_node(**NODE)
+    wait_for(lambda: second.node_id not in alive() and third.node_id in alive())
     history.steps(cluster, 6)
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
     def whole() -> bool:
         """Two workers of each role, all known to be on living nodes."""
         history.steps(cluster, 1)
         nodes = [[worker["node"] for worker in some] for some in status(cluster)["workers"].values()]
-        return all(len(some) == 2 and set(some) <= alive for some in nodes)
+        return all(len(some) == 2 and set(some) <= alive() for some in nodes)
 
-    wait_for(whole, seconds=120)
+    wait_for(whole, seconds=400)
     result = {
         "refused": refused,
         "second": second.node_id,
         "before": before,
         "after": {role: [w["node"] for w in some] for role, some in status(cluster)["workers"].items()},
-        "alive": sorted(alive),
+        "alive": sorted(alive()),
         "numbers": history.numbers,
         "totals": cluster.totals(),
         "restarts": cluster.restarts(),
