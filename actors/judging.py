@@ -73,7 +73,7 @@ class Judging:
         return [group for group, _ in taken], [verdicts for _, verdicts in taken]
 
     def _next_job(self, worker: Worker) -> Job | None:
-        others = len(self.hub.active("reward")) > 1
+        others = any(other is not worker and not other.recovering for other in self.hub.active("reward"))
         for place, job in enumerate(self.jobs):
             if job.avoid != worker.index or not others:
                 del self.jobs[place]

@@ -1,11 +1,14 @@
 """Kills during an evaluation cost time only: every result comes, and nothing innocent is given up."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
+from actors.judging import Job, Judging
 from actors.parts import load_prompts
+from actors.replay_hub import Worker
 from actors.waiting import DIED, is_gone
 from data.verdict import Outcome
 from tests.actors.fakes import PoisonRollout, ScriptedLearner, ScriptedReward, ScriptedRollout
@@ -93,3 +96,14 @@ def test_an_answer_that_kills_its_judges_is_quarantined_and_its_neighbours_are_n
 )
 def test_an_actor_that_is_gone_is_told_from_one_that_restarts(error, died, gone):
     assert (isinstance(error, DIED), is_gone(error)) == (died, gone)
+
+
+@pytest.mark.parametrize("recovering", [True, False])
+def test_a_job_is_kept_for_another_judge_only_while_that_one_answers(recovering):
+    first, second = (Worker("reward", index, None, {}) for index in range(2))
+    second.recovering = recovering
+    ledger = SimpleNamespace(holds=lambda number, attempt: True)
+    judging = Judging(SimpleNamespace(active=lambda role: [first, second], ledger=ledger))
+    job = Job(0, 0, None, 0.0, avoid=first.index)
+    judging.jobs.append(job)
+    assert judging._next_job(first) is (job if recovering else None)
