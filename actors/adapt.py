@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,12 +37,11 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
     one goes on from its newest checkpoint.
     """
     config = replace(config, stages=tuple(replace(stage, corpus=_absolute(stage.corpus)) for stage in config.stages))
-    folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
-    start = folder.root / "start"
-    if not start.exists():
-        _prepare_start(config, start)
-    done_before = 0
-    try:
+    with closing(RunFolder.reopen(config) if resume else RunFolder.create(config)) as folder:
+        start = folder.root / "start"
+        if not start.exists():
+            _prepare_start(config, start)
+        done_before = 0
         for index, stage in enumerate(config.stages):
             target = folder.root / "stages" / f"{index}-{stage.name}"
             if not target.exists():
@@ -52,8 +51,6 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
                 _keep(found[0] / "policy", target)
             start, done_before = target, done_before + stage.steps
         _keep(start, folder.root / "policy")
-    finally:
-        folder.close()
     return folder.root / "policy"
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -16,16 +18,22 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from actors.trackers import Tracker
-from configs.load import dump
+from configs.load import dump, read_recipe, to_dict
 from configs.schema import ConfigError
 from data.trajectory import ScoredGroup, trajectory_table
 from learner.checkpoint import latest_checkpoint
 
 MINIMUM_FREE_BYTES = 64 * 2**20
+# What decides which problem a group's number means, or what the weights began as: the same for a run and its resumption.
+IDENTITY = (
+    "seed", "problems", "model.path", "model.recipe", "model.dtype", "model.end_tokens", "start", "shape", "tokenizer",
+)  # fmt: skip
 
 
 class RunFolder:
     """Writes config, metrics (JSON lines and TensorBoard), trajectories (Parquet), checkpoints and the summary.
+
+    One process at a time: it holds a lock on the folder until `close`, or until it ends in whatever way.
 
     Args:
         root: the run's folder; see `create` and `reopen`.
@@ -35,6 +43,7 @@ class RunFolder:
         self.root = root.absolute()
         self.tracker: Tracker | None = None  # receives the metrics too
         self._tensorboard: Any = None
+        self._lock: int | None = None  # descriptor of the file that is locked
 
     @classmethod
     def create(cls, config: Any) -> RunFolder:
@@ -51,6 +60,7 @@ class RunFolder:
             except OSError as error:
                 raise ConfigError(f"runs_dir = {str(runs)!r}: cannot create {root}: {error.strerror}") from error
         folder = cls(root)
+        folder._hold()
         folder._require_space()
         folder.write_text("config.yaml", dump(config))
         folder.write_json("run.json", {"code": code_version(), "started": time.time(), "pid": os.getpid()})
@@ -62,18 +72,24 @@ class RunFolder:
         """The newest folder of this name that holds a checkpoint; its config.yaml becomes that of the resumed run.
 
         Raises:
-            ConfigError: there is none to resume.
+            ConfigError: there is none to resume, it is in use, or `config` differs from its own in one of `IDENTITY`.
         """
         runs = _runs_folder(config.runs_dir)
-        named = [
-            p for p in runs.glob(f"{config.name}*") if p.name == config.name or _suffix(p, config.name) is not None
-        ]
-        holding = [p for p in named if any((p / "checkpoints").glob("step-*"))]
+        holding = {}
+        for path in runs.glob(f"{config.name}*"):
+            number = 1 if path.name == config.name else _suffix(path, config.name)
+            if number is not None and any((path / "checkpoints").glob("step-*")):
+                stored = read_recipe(path / "config.yaml") if (path / "config.yaml").is_file() else {}
+                if stored.get("name") == config.name:
+                    holding[number] = path, stored
         if not holding:
             raise ConfigError(
                 f"--resume: no checkpoint of a run named {config.name!r} under {runs}; start it without --resume"
             )
-        folder = cls(max(holding, key=lambda p: _suffix(p, config.name) or 1))
+        root, stored = holding[max(holding)]
+        _require_same_run(root, stored, to_dict(config))
+        folder = cls(root)
+        folder._hold()
         folder._require_space()
         folder.write_text("config.yaml", dump(config))
         folder._point_latest()
@@ -162,13 +178,35 @@ class RunFolder:
                 path.unlink()
 
     def close(self) -> None:
-        """Flush TensorBoard and end the tracker."""
+        """Flush TensorBoard, end the tracker and let go of the folder."""
         if self.tracker is not None:
             self.tracker.close()
             self.tracker = None
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _hold(self) -> None:
+        """Lock the folder for this process alone; storage without locks is used as it is. `ConfigError`: another holds it."""
+        path = self.root / ".lock"
+        with explained(path):
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.read(self._lock, 1000).decode() or "another process"
+            self.close()
+            raise ConfigError(
+                f"run folder {self.root}: {holder} is writing into it; wait for its end, stop it, or use another name"
+            ) from error
+        except OSError:
+            pass
+        with explained(path):
+            os.ftruncate(self._lock, 0)
+            os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
     def _require_space(self) -> None:
         free = shutil.disk_usage(self.root).free
@@ -227,6 +265,19 @@ def _runs_folder(setting: str) -> Path:
             "it; give an absolute folder, on shared storage where the cluster has several machines"
         )
     return folder
+
+
+def _require_same_run(root: Path, was: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> None:
+    """`ConfigError` where a setting of `IDENTITY` differs between the trees; what `was` lacks is let pass."""
+    for key, value in now.items():
+        name = f"{where}{key}"
+        if isinstance(value, Mapping) and isinstance(was.get(key), Mapping):
+            _require_same_run(root, was[key], value, f"{name}.")
+        elif key in was and was[key] != value and any(f"{name}.".startswith(f"{one}.") for one in IDENTITY):
+            raise ConfigError(
+                f"--resume: {name} = {value!r}, but the run in {root} has {was[key]!r}: set it back, or start another run "
+                "without --resume"
+            )
 
 
 def _suffix(path: Path, name: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,15 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
     began = time.monotonic()
     display = Display()
     check_inputs(config, local=local)
-    folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
-    display.say(f"run folder {folder.root}")
-    start = str(Path(resolve_start(config, display)).absolute())
-    held_out = load_prompts(config, start, config.problems.evaluate, config.evaluation.limit)
-    display.headline("Starting one process" if local else "Starting the Ray cluster")
-    cluster = (clusters.local if local else clusters.on_ray)(config, start, folder.checkpoints)
-    try:
+    with ExitStack() as ends:
+        folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
+        ends.callback(folder.close)
+        display.say(f"run folder {folder.root}")
+        start = str(Path(resolve_start(config, display)).absolute())
+        held_out = load_prompts(config, start, config.problems.evaluate, config.evaluation.limit)
+        display.headline("Starting one process" if local else "Starting the Ray cluster")
+        cluster = (clusters.local if local else clusters.on_ray)(config, start, folder.checkpoints)
+        ends.callback(cluster.close)
         folder.tracker = open_tracker(config.tracker, folder.root, to_dict(config))
         display.say(f"  {cluster.describe()}")
         if resume:
@@ -50,9 +53,6 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         after = run.evaluate(config.steps, "after")
         folder.keep_policy()
         summary = _summary(config, cluster, folder, before, after, time.monotonic() - began)
-    finally:
-        cluster.close()
-        folder.close()
     _report(display, folder, config, summary)
     return summary
 
