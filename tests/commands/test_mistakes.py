@@ -192,7 +192,7 @@ def test_a_disk_that_is_really_full(run_folder, tmp_path):
     script = SMALL_DISK.format(disk=disk, root=ROOT, run=run_folder, python=sys.executable)
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here")
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=600)
     if "codes" not in done.stderr:
         pytest.skip(f"this machine lets nobody mount a small disk: {done.stderr}")
     *errors, codes = done.stderr.splitlines()

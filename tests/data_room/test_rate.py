@@ -36,7 +36,7 @@ class Server:
                     server.under_way += 1
                     server.most = max(server.most, server.under_way)
                 if server.barrier is not None:
-                    server.barrier.wait(timeout=10)
+                    server.barrier.wait(timeout=60)
                 with server.lock:
                     server.under_way -= 1
                 if fault is not None:
@@ -135,7 +135,7 @@ def test_a_server_that_is_not_there_is_one_clear_error():
 
 
 def test_wait_ready_returns_the_models(server):
-    assert Client(server.url).wait_ready(timeout=5) == ["tiny-coder"]
+    assert Client(server.url).wait_ready(timeout=60) == ["tiny-coder"]
 
 
 PROBLEMS = [Problem(f"p{i}", f"q{i}", tests=("assert f()",)) for i in range(5)]
