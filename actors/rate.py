@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.progress import Progress
 from actors.bench import Bench, open_bench
 from actors.evaluate import open_policy, problems_print, prompts_of, weights_print, with_scoring_limits
 from configs.load import read_recipe, resolve
-from configs.schema import ConfigError, RunConfig
+from configs.schema import ConfigError, RunConfig, SamplerConfig
 from data.benchmarks import load_problems
 from data.formats import ANSWER_PREFIX
 from data.levels import Level
@@ -28,12 +29,16 @@ from data.rate import Judge, Rating, Sample, rate, select_level
 from data.seeds import derive_seed
 from data.verdict import Verdict
 from evaluation.pass_at_k import estimate
-from evaluation.records import same_run, write_json
+from evaluation.records import check_run, same_run, write_json
 
 # Where a base model that continues HumanEval's prompt has gone past the function, and past a fenced answer.
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")
 FENCE_STOPS = ("```",)
 KEY_VARIABLE = "OPENAI_API_KEY"
+# Settings of reward and sandbox that say how fast verdicts come, not what they are.
+OPERATION = frozenset(
+    ("actors", "cpus", "cache_entries", "retries", "max_fault_share", "timeout", "e2b_pool", "e2b_programs")
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ def run_rating(
     """Rate every problem, write those of `level` to `out` (Parquet), and print the model's pass@k.
 
     Beside `out` stand `.ratings.jsonl` (pass rates of each problem; an interrupted rating goes on there), `.run.json` (what
-    they belong to) and `.summary.json`. An answer of a served model is judged by the program in it, whatever stands
-    around it; one of our own policy under the format rule it is trained with.
+    they belong to, stored with the first) and `.summary.json`. An answer of a served model is judged by the program in it,
+    whatever stands around it; one of our own policy under the format rule it is trained with.
 
     Args:
         problems: as `data.benchmarks.load_problems`.
@@ -92,29 +97,69 @@ def run_rating(
         ConfigError, ValueError: something the user must mend, named.
         EndpointError: the server cannot be reached or refuses.
     """
+    facts: dict[str, Any]
     if policy is not None:
         folder, config = open_policy(policy, recipe, overrides)
         prompts = prompts_of(config, folder, problems, limit, overrides)
-        facts = {"policy": str(folder), "weights": weights_print(folder)}
+        facts = policy_facts(folder, prompts, config, sampling)
         found = list(prompts.problems)
     else:
         assert served is not None, "a policy or a served model"
         config = resolve(RunConfig, {} if recipe is None else read_recipe(recipe), overrides)
         config = with_scoring_limits(config, overrides)
         found = load_problems(problems, seed=config.problems.seed, limit=limit)
-        facts = {"model": served.model or served.vllm or served.endpoint or "", "base": str(served.base)}
+        served = with_model(served)
+        facts = {"model": served.model, "base": served.base}
     facts |= {"problems": problems, "problem_print": problems_print(found), "sampling": str(sampling)}
-    same_run(out.with_suffix(".run.json"), facts)
+    facts |= judging_facts(config)
+    check_run(_run_file(out), facts, [_ratings_file(out)])
     with open_bench(config, local=local) as bench:
         console.print(f"{problems}: {bench.describe()}", highlight=False, soft_wrap=True)
         if policy is not None:
             rater = PolicyRater(bench, folder, prompts, config, sampling)
-            ratings = _rate(found, rater.sample, rater.judge, out, console)
+            ratings = _rate(found, rater.sample, rater.judge, out, facts, console)
         else:
             assert served is not None
             with _client(served, local) as client:
-                ratings = _rate(found, ServedRater(client, sampling).sample, program_judge(bench), out, console)
+                rate_served = ServedRater(client, sampling).sample
+                ratings = _rate(found, rate_served, program_judge(bench), out, facts, console)
     return _write(found, ratings, level, out, facts, console)
+
+
+def with_model(served: Served) -> Served:
+    """`served` with its model named: the one that is started, or the one an endpoint answers with.
+
+    Raises:
+        EndpointError: the server cannot be reached, or offers no model.
+    """
+    if served.endpoint is None:
+        return dataclasses.replace(served, model=served.vllm)
+    return dataclasses.replace(served, model=_endpoint(served).model_name())
+
+
+def policy_facts(folder: Path, prompts: PromptSet, config: RunConfig, sampling: Sampling) -> dict[str, Any]:
+    """What the ratings of a policy depend on besides problems, sampling and judging."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tokens in prompts.prompts:
+        digest.update(len(tokens).to_bytes(8, "little") + tokens.tobytes())
+    return {
+        "policy": str(folder),
+        "weights": weights_print(folder),
+        "model": {"dtype": config.model.dtype, "end_tokens": config.model.end_tokens},
+        "prompt_print": digest.hexdigest(),
+        "sampler": dataclasses.asdict(rating_sampler(config, sampling)),
+    }
+
+
+def judging_facts(config: RunConfig) -> dict[str, Any]:
+    """What a verdict depends on: the settings of reward and sandbox without those of the workers that form it."""
+    parts = {"reward": dataclasses.asdict(config.reward), "sandbox": dataclasses.asdict(config.sandbox)}
+    return {name: {key: value for key, value in part.items() if key not in OPERATION} for name, part in parts.items()}
+
+
+def rating_sampler(config: RunConfig, sampling: Sampling) -> SamplerConfig:
+    """The policy's own decoder at the temperature of the rating."""
+    return dataclasses.replace(config.sampler, temperature=sampling.temperature)
 
 
 class PolicyRater:
@@ -122,7 +167,7 @@ class PolicyRater:
 
     def __init__(self, bench: Bench, folder: Path, prompts: PromptSet, config: RunConfig, sampling: Sampling) -> None:
         self.bench, self.folder, self.sampling = bench, folder, sampling
-        self.sampler = dataclasses.replace(config.sampler, temperature=sampling.temperature)
+        self.sampler = rating_sampler(config, sampling)
         self.tokens = {p.problem_id: tokens for p, tokens in zip(prompts.problems, prompts.prompts, strict=True)}
         self.verdicts: dict[str, tuple[Verdict, ...]] = {}
 
@@ -194,15 +239,16 @@ def pass_rates(verdicts: Sequence[Verdict]) -> list[float | None]:
 def _client(served: Served, local: bool) -> Iterator[Client]:
     """A client of the running server, or of one that is started for the time of the block."""
     if served.endpoint is not None:
-        key = os.environ.get(KEY_VARIABLE)
-        client = Client(served.endpoint, served.model, chat=not served.base, api_key=key)
-        if served.model is None:
-            client.model = client.models()[0]
-        yield client
+        yield _endpoint(served)
         return
     assert served.vllm is not None
     with _serving(served, local) as (url, key):
         yield Client(url, chat=not served.base, api_key=key)
+
+
+def _endpoint(served: Served) -> Client:
+    assert served.endpoint is not None
+    return Client(served.endpoint, served.model, chat=not served.base, api_key=os.environ.get(KEY_VARIABLE))
 
 
 @contextmanager
@@ -230,9 +276,26 @@ def _serving(served: Served, local: bool) -> Iterator[tuple[str, str]]:
         server.close()
 
 
-def _rate(problems: Sequence[Problem], sample: Sample, judge: Judge, out: Path, console: Console) -> list[Rating]:
+def _run_file(out: Path) -> Path:
+    return out.with_suffix(".run.json")
+
+
+def _ratings_file(out: Path) -> Path:
+    return out.with_suffix(".ratings.jsonl")
+
+
+def _rate(
+    problems: Sequence[Problem], sample: Sample, judge: Judge, out: Path, facts: dict[str, Any], console: Console
+) -> list[Rating]:
+    """Every rating; the facts are stored with the first, so that a rating that never began binds nobody."""
+
+    def judged(some: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[float | None]]:
+        rates = judge(some, completions)
+        same_run(_run_file(out), facts, [_ratings_file(out)])
+        return rates
+
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        rated = rate(problems, sample, judge, out.with_suffix(".ratings.jsonl"))
+        rated = rate(problems, sample, judged, _ratings_file(out))
         return list(bar.track(rated, total=len(problems), description="rating"))
 
 
@@ -241,7 +304,7 @@ def _write(
     ratings: Sequence[Rating],
     level: Level,
     out: Path,
-    facts: dict[str, str],
+    facts: dict[str, Any],
     console: Console,
 ) -> dict[str, Any]:
     kept, choice = select_level(problems, ratings, level)

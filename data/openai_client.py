@@ -71,9 +71,22 @@ class Client:
         self._opener = urllib.request.build_opener(*proxies)
 
     def models(self) -> list[str]:
-        """Names of the models the server offers."""
+        """Names of the models the server offers, at least one. EndpointError where the answer names none."""
         answer = self._request("/models", None)
-        return [str(entry["id"]) for entry in answer.get("data", [])]
+        entries = answer.get("data")
+        known = isinstance(entries, list) and all(isinstance(entry, dict) and entry.get("id") for entry in entries)
+        if not known:
+            raise EndpointError(f"{self.base_url}/models: not an answer of the protocol: {str(answer)[:200]}")
+        if not entries:
+            raise EndpointError(f"{self.base_url}/models: the server offers no model")
+        return [str(entry["id"]) for entry in entries]
+
+    def model_name(self) -> str:
+        """The model that is asked: the one that was named, else the first the server lists."""
+        with self._model_lock:
+            if self.model is None:
+                self.model = self.models()[0]
+            return self.model
 
     def wait_ready(self, timeout: float, poll: float = 1.0) -> list[str]:
         """Wait until the server lists its models, and return them. EndpointError after `timeout` seconds."""
@@ -90,7 +103,7 @@ class Client:
     def complete(self, prompt: str, sampling: Sampling, index: int = 0) -> list[str]:
         """`sampling.samples` completions of one prompt."""
         body: dict[str, Any] = {
-            "model": self._model_name(),
+            "model": self.model_name(),
             "n": sampling.samples,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -125,15 +138,6 @@ class Client:
             finally:
                 for future in pending:
                     future.cancel()
-
-    def _model_name(self) -> str:
-        with self._model_lock:
-            if self.model is None:
-                names = self.models()
-                if not names:
-                    raise EndpointError(f"{self.base_url}/models: the server offers no model")
-                self.model = names[0]
-            return self.model
 
     def _texts(self, answer: dict[str, Any], path: str, samples: int) -> list[str]:
         try:

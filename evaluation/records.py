@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,26 +64,51 @@ class Records:
                 file.truncate(whole)
 
 
-def same_run(path: Path, facts: Mapping[str, Any]) -> None:
-    """Store `facts` as JSON at `path`, or check that what stands there is the same.
-
-    Raises:
-        ConfigError: a fact differs, by name, so that results of two different runs never mix.
-    """
-    facts = json.loads(json.dumps(facts))
+def same_run(path: Path, facts: Mapping[str, Any], results: Sequence[Path] = ()) -> None:
+    """Store `facts` as JSON at `path`, or check that what stands there is the same; see `check_run`."""
+    check_run(path, facts, results)
     if not path.exists():
         write_json(path, facts)
+
+
+def check_run(path: Path, facts: Mapping[str, Any], results: Sequence[Path] = ()) -> None:
+    """Check that results may be added to those of `path`, where there are any; nothing is written.
+
+    Args:
+        path: where the facts of those results stand.
+        facts: what identifies this run; JSON values.
+        results: the files that the facts are about, where they are known.
+
+    Raises:
+        ConfigError: a fact differs, by name, or there are results without facts, so that those of two runs never mix.
+    """
+    there = [str(file) for file in results if file.exists()]
+    mend = f"name another --out, or delete {' and '.join([str(path), *there])}"
+    mend += "" if results else " and the results beside it"
+    if not path.exists():
+        if there:
+            raise ConfigError(f"{there[0]} holds results, but {path}, which tells of what, is missing: {mend}")
         return
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); name another --out") from error
-    for name in sorted(facts.keys() | stored.keys()):
-        if facts.get(name) != stored.get(name):
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON ({error}); {mend}") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} is no JSON object; {mend}")
+    old, new = _flat("", stored), _flat("", json.loads(json.dumps(facts)))
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
             raise ConfigError(
-                f"{path.parent} holds results with {name} = {stored.get(name)!r}, this run has {facts.get(name)!r}: "
-                "name another --out, or delete that folder"
+                f"{path} holds results with {name} = {old.get(name)!r}, this run has {new.get(name)!r}: {mend}"
             )
+
+
+def _flat(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves of a JSON tree by their dotted names; lists are leaves."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _flat(f"{prefix}{name}.", value) if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def write_json(path: Path, tree: Any) -> None:
