@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from actors.bench import Bench, Progress, open_bench
-from actors.evaluate import open_policy, prompts_of, results_folder, set_name
+from actors.evaluate import open_policy, problems_print, prompts_of, results_folder, set_name, weights_print
 from configs.schema import ConfigError, RunConfig, SamplerConfig
 from data.prompts import PromptSet
 from data.trajectory import ScoredGroup
@@ -40,12 +40,12 @@ def run_policy_analysis(
         problems: problems with tests.
         samples, seed, temperatures, steps: of `evaluation.analyze.AnalysisPlan`; its own where None.
         words: word problems to set against the code (`arithmetic:SPLIT`); None leaves that part out.
-        recipe, overrides, limit, out, local: as `run_evaluation`.
+        recipe, overrides, limit, out, local: as `run_evaluation`; a killed analysis goes on in `out`.
 
     Raises:
         ConfigError, ValueError: something the user must mend, named.
     """
-    from evaluation.analyze import AnalysisPlan, run_analysis
+    from evaluation.analyze import AnalysisPlan, claim_folder, run_analysis
 
     plan = AnalysisPlan(samples=samples, seed=seed, steps=steps, pass_ks=(1, samples) if samples > 1 else (1,))
     if temperatures is not None:
@@ -58,8 +58,16 @@ def run_policy_analysis(
     asked = None if words is None else _shared_prompts(config, folders, words, limit, overrides)
     if asked is not None and any("result" not in problem.metadata for problem in asked.problems):
         raise ConfigError(f"--words {words}: word problems need a known result; use arithmetic:heldout")
-    out = out or results_folder(folder).with_name("analysis") / set_name(problems)
-    facts = {"policies": {label: str(path) for label, path in folders.items()}, "problems": problems, "words": words}
+    name = f"{set_name(problems)}{f'-first{limit}' if limit else ''}"
+    out = out or results_folder(folder).with_name("analysis") / name
+    facts: dict[str, Any] = {
+        "policies": {label: str(path) for label, path in folders.items()},
+        "weights": {label: weights_print(path) for label, path in folders.items()},
+        "problems": problems,
+        "problem_print": problems_print(code.problems),
+        "words": words,
+    }
+    claim_folder(out, config.sampler, plan, facts)
     with open_bench(config, local=local) as bench:
         console.print(f"{', '.join(map(str, folders.values()))}: {bench.describe()}", highlight=False, soft_wrap=True)
         subjects = [_subject(label, path, config, bench) for label, path in folders.items()]
@@ -85,17 +93,11 @@ def _subject(label: str, folder: Path, config: RunConfig, bench: Bench) -> Any:
     from evaluation.analyze import Subject
     from model.policy import DiffusionPolicy
 
-    known: dict[tuple[SamplerConfig, int, int], list[ScoredGroup]] = {}
-
     def evaluate(
         prompts: PromptSet, sampler: SamplerConfig, samples: int, seed: int, progress: Progress | None
     ) -> list[ScoredGroup]:
-        """The studies share settings; each is sampled once. Only the code problems come here."""
-        key = sampler, samples, seed
-        if key not in known:
-            known[key] = bench.evaluate(folder, prompts, sampler, samples, seed, progress)
-        return known[key]
+        return bench.evaluate(folder, prompts, sampler, samples, seed, progress)
 
     device = "cuda" if config.rollout.gpus > 0 and torch.cuda.is_available() else "cpu"
     policy = load_policy(DiffusionPolicy, config, str(folder), device).eval()
-    return Subject(label, evaluate, policy, load_tokenizer(folder).decode)
+    return Subject(label, evaluate, policy, load_tokenizer(folder).decode, config.rollout.microbatch_rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from data.prompts import PromptSet
 from evaluation.benchmark import Evaluate
 from evaluation.decoding import (
     Decoded,
+    Keep,
     at,
     completion_rows,
     decode_judged,
@@ -25,7 +26,7 @@ from evaluation.decoding import (
 )
 from evaluation.decoding_figures import domain_figure, entropy_sink_figure, step_figure, temperature_figure
 from evaluation.figures import write_both
-from evaluation.records import write_json, write_text, writing
+from evaluation.records import Records, same_run, write_json, write_text, writing
 from model.policy import DiffusionPolicy
 
 
@@ -38,12 +39,14 @@ class Subject:
         evaluate: `Cluster.evaluate` with this policy's weights published.
         policy: for the entropy sink and the word problems.
         decode: token ids to text without special tokens.
+        rows: most completions per forward of the word problems; None sets no limit.
     """
 
     label: str
     evaluate: Evaluate
     policy: DiffusionPolicy
     decode: Callable[[Sequence[int]], str]
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,25 +88,67 @@ class AnalysisPlan:
 
 @dataclass
 class _Collected:
-    """Rows of the two tables, filled setting by setting."""
+    """Rows of the two tables, filled setting by setting; completions are on record in `out`, problem by problem."""
 
     plan: AnalysisPlan
+    out: Path
     settings: list[dict[str, Any]] = field(default_factory=list)
     completions: list[dict[str, Any]] = field(default_factory=list)
-    decoded: dict[tuple[str, float, int], list[Decoded]] = field(default_factory=dict)
 
     def code(self, subject: Subject, prompts: PromptSet, sampler: SamplerConfig) -> list[Decoded]:
-        """Completions of the code problems; studies that meet in a setting share them."""
-        key = (subject.label, sampler.temperature, sampler.steps)
-        if key not in self.decoded:
-            plan = self.plan
-            self.decoded[key] = decode_judged(subject.evaluate, prompts, sampler, plan.samples, plan.seed)
-        return self.decoded[key]
+        """Completions of the code problems."""
+        samples, seed = self.plan.samples, self.plan.seed
+
+        def decode(part: PromptSet, keep: Keep) -> list[Decoded]:
+            return decode_judged(subject.evaluate, part, sampler, samples, seed, keep)
+
+        return self._recorded(f"{subject.label}-code", prompts, sampler, decode)
+
+    def words(self, subject: Subject, prompts: PromptSet, sampler: SamplerConfig) -> list[Decoded]:
+        """Completions of the word problems."""
+        samples, seed = self.plan.samples, self.plan.seed
+
+        def decode(part: PromptSet, keep: Keep) -> list[Decoded]:
+            return decode_word_problems(
+                subject.policy, subject.decode, part, sampler, samples, seed, subject.rows, keep
+            )
+
+        return self._recorded(f"{subject.label}-words", prompts, sampler, decode)
+
+    def _recorded(
+        self,
+        name: str,
+        prompts: PromptSet,
+        sampler: SamplerConfig,
+        decode: Callable[[PromptSet, Keep], Sequence[Decoded]],
+    ) -> list[Decoded]:
+        """What is on record, and the other problems decoded now: a killed analysis goes on, studies share settings."""
+        records = Records(self.out / "decoded" / f"{name}-T{sampler.temperature:g}-S{sampler.steps}.jsonl")
+        left = [i for i, problem in enumerate(prompts.problems) if problem.problem_id not in records.rows]
+        if left:
+            part = PromptSet(tuple(prompts.problems[i] for i in left), tuple(prompts.prompts[i] for i in left))
+            for decoded in decode(part, lambda found: records.append(asdict(found))):
+                records.append(asdict(decoded))
+        records.close()
+        missing = [problem.problem_id for problem in prompts.problems if problem.problem_id not in records.rows]
+        if missing:
+            raise ValueError(f"{records.path}: no result for {len(missing)} problems, first {missing[0]}; start again")
+        return [Decoded.of_row(records.rows[problem.problem_id]) for problem in prompts.problems]
 
     def add(self, facts: Mapping[str, Any], decoded: Sequence[Decoded]) -> None:
         ks = [k for k in self.plan.pass_ks if k <= self.plan.samples]
         self.settings.append({**facts, **measures(decoded, self.plan.ar_ness_ks, ks, self.plan.seed)})
         self.completions.extend(completion_rows(decoded, facts))
+
+
+def claim_folder(out: Path, sampler: SamplerConfig, plan: AnalysisPlan, facts: Mapping[str, Any]) -> None:
+    """Write down in `out` what its records belong to; an analysis of the same goes on there.
+
+    Raises:
+        ConfigError: records of something else stand there, or nothing can be written.
+    """
+    fixed = {name: value for name, value in _plain(sampler).items() if name not in ("temperature", "steps")}
+    same_run(out / "run.json", {**facts, "samples": plan.samples, "seed": plan.seed, "sampler": fixed})
 
 
 def run_analysis(
@@ -124,20 +169,26 @@ def run_analysis(
         code: problems with tests.
         sampler: the decoder; temperature and steps are varied.
         plan: settings.
-        out: folder.
+        out: folder; a killed analysis goes on there.
         words: arithmetic word problems to set against the code; None leaves that part out.
-        facts: what `analysis.json` should name (policies, problem sets).
+        facts: what identifies the analysis besides plan and sampler (policies, problem sets); named in `analysis.json`.
         console: progress; None prints nothing.
 
     Raises:
-        ConfigError: the plan cannot be measured, or `out` cannot be written.
-        ValueError: two subjects of one label.
+        ConfigError: the plan cannot be measured, or `out` cannot be written or holds another analysis.
+        ValueError: two subjects of one label, or two problems of one id.
     """
     labels = [subject.label for subject in subjects]
     if not labels or len(set(labels)) != len(labels):
         raise ValueError(f"subjects {labels}: need at least one, each with its own label")
+    for prompts in (code, words):
+        names = [problem.problem_id for problem in prompts.problems] if prompts is not None else []
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"problem {twice!r} stands twice in the set: results are kept by problem id")
+    claim_folder(out, sampler, plan, facts or {})
     canvas = sampler.completion_length
-    found = _Collected(plan)
+    found = _Collected(plan, out)
     sink: list[dict[str, Any]] = []
     for subject in subjects:
         _say(console, f"{subject.label}: temperature sweep, step halving, entropy sink")
@@ -163,7 +214,7 @@ def _domains(
     setting = at(sampler, plan.domain_temperature)
     decoded = found.code(subject, code, setting)
     found.add(_facts("domain", subject, "code", plan.domain_temperature, sampler.steps), decoded)
-    decoded = decode_word_problems(subject.policy, subject.decode, words, setting, plan.samples, plan.seed)
+    decoded = found.words(subject, words, setting)
     found.add(_facts("domain", subject, "word problems", plan.domain_temperature, sampler.steps), decoded)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from configs.schema import SamplerConfig
+from data.problem import Problem
 from data.prompts import PromptSet
 from data.seeds import derive_seed
 from data.trajectory import ScoredGroup
@@ -24,7 +25,7 @@ from evaluation.benchmark import Evaluate
 from evaluation.pass_at_k import Estimate, bootstrap, pass_at_k
 from model.policy import DiffusionPolicy
 from rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, order_entropy, reveal_order
-from rollout.sampler import sample
+from rollout.sampler import Completion, sample
 
 ANSWER = re.compile(r"answer is (-?\d+)")
 
@@ -76,7 +77,13 @@ class Decoded:
     outcomes: tuple[str, ...]
     texts: tuple[str, ...]
     tokens: int  # canvas tokens of all completions
-    seconds: float | None  # of sampling; None where unknown
+    seconds: float | None  # of sampling alone; None where unknown
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Decoded:
+        """From the JSON of `dataclasses.asdict`."""
+        orders = tuple(tuple(order) for order in row["orders"])
+        return cls(**{**row, "orders": orders, "outcomes": tuple(row["outcomes"]), "texts": tuple(row["texts"])})
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -85,24 +92,33 @@ class Decoded:
         return len(judged), judged.count(Outcome.PASSED.value)
 
 
+Keep = Callable[[Decoded], None]
+"""Called with each problem as soon as it is decoded."""
+
+
 def decode_judged(
-    evaluate: Evaluate, prompts: PromptSet, sampler: SamplerConfig, samples: int, seed: int
+    evaluate: Evaluate, prompts: PromptSet, sampler: SamplerConfig, samples: int, seed: int, keep: Keep | None = None
 ) -> list[Decoded]:
     """Completions of problems with tests, by `Cluster.evaluate`."""
-    found = []
-    for scored in evaluate(prompts, sampler, samples, seed, None):
-        group = scored.group
-        found.append(
-            Decoded(
-                group.problem_id,
-                _orders(scored),
-                tuple(verdict.outcome.value for verdict in scored.verdicts),
-                group.texts,
-                int(group.tokens_GC.size),
-                (group.metrics or {}).get("seconds"),
-            )
-        )
-    return found
+
+    def done(_: int, scored: ScoredGroup) -> None:
+        if keep is not None:
+            keep(_judged(scored))
+
+    return [_judged(scored) for scored in evaluate(prompts, sampler, samples, seed, done)]
+
+
+def _judged(scored: ScoredGroup) -> Decoded:
+    group, metrics = scored.group, scored.group.metrics or {}
+    tokens, speed = int(group.tokens_GC.size), metrics.get("sampler_tokens_per_second")
+    return Decoded(
+        group.problem_id,
+        _orders(scored),
+        tuple(verdict.outcome.value for verdict in scored.verdicts),
+        group.texts,
+        tokens,
+        tokens / speed if speed else None,
+    )
 
 
 def decode_word_problems(
@@ -113,34 +129,46 @@ def decode_word_problems(
     samples: int,
     seed: int,
     rows: int | None = None,
+    keep: Keep | None = None,
 ) -> list[Decoded]:
     """Completions of arithmetic word problems, sampled here; passed where the last "answer is N" names the result.
 
     Args:
         policy, decode: the model, and token ids to text.
-        prompts: problems with `metadata["result"]`.
-        rows: most completions per forward.
+        prompts: problems with `metadata["result"]`. Seeds follow from a problem's id.
+        rows: most completions per forward, and decoded together; None decodes all at once.
     """
-    flat = [prompt.tolist() for prompt in prompts.prompts for _ in range(samples)]
-    seeds = [derive_seed(seed, "evaluation", 0, i, 0, g) for i in range(len(prompts)) for g in range(samples)]
-    completions = sample(policy, flat, sampler, seeds, microbatch_rows=rows)
-    found = []
-    for i, problem in enumerate(prompts.problems):
-        mine = completions[i * samples : (i + 1) * samples]
-        lengths = [answer_length(c.tokens, policy.token_ids.end) for c in mine]
-        texts = tuple(decode(c.tokens[:length].tolist()) for c, length in zip(mine, lengths))
-        right = [(ANSWER.findall(text) or [""])[-1] == str(problem.metadata["result"]) for text in texts]
-        found.append(
-            Decoded(
-                problem.problem_id,
-                tuple(tuple(reveal_order(c.tokens, c.reveal_step, policy.token_ids.end)) for c in mine),
-                tuple((Outcome.PASSED if ok else Outcome.FAILED).value for ok in right),
-                texts,
-                sum(c.tokens.size for c in mine),
-                None,
-            )
-        )
+    size = len(prompts) if rows is None else max(1, rows // samples)
+    found: list[Decoded] = []
+    for first in range(0, len(prompts), max(1, size)):
+        part = range(first, min(first + size, len(prompts)))
+        problems = [prompts.problems[i] for i in part]
+        flat = [prompts.prompts[i].tolist() for i in part for _ in range(samples)]
+        own = [derive_seed(seed, f"evaluation {problem.problem_id}") for problem in problems]
+        seeds = [derive_seed(one, "completion", g) for one in own for g in range(samples)]
+        completions = sample(policy, flat, sampler, seeds, microbatch_rows=rows)
+        for problem in problems:
+            found.append(_solved(problem, completions[:samples], policy.token_ids.end, decode))
+            completions = completions[samples:]
+            if keep is not None:
+                keep(found[-1])
     return found
+
+
+def _solved(
+    problem: Problem, completions: Sequence[Completion], end: Sequence[int], decode: Callable[[Sequence[int]], str]
+) -> Decoded:
+    lengths = [answer_length(c.tokens, end) for c in completions]
+    texts = tuple(decode(c.tokens[:length].tolist()) for c, length in zip(completions, lengths))
+    right = [(ANSWER.findall(text) or [""])[-1] == str(problem.metadata["result"]) for text in texts]
+    return Decoded(
+        problem.problem_id,
+        tuple(tuple(reveal_order(c.tokens, c.reveal_step, end)) for c in completions),
+        tuple((Outcome.PASSED if ok else Outcome.FAILED).value for ok in right),
+        texts,
+        sum(c.tokens.size for c in completions),
+        None,
+    )
 
 
 def _orders(scored: ScoredGroup) -> tuple[tuple[int, ...], ...]:
@@ -157,7 +185,8 @@ def measures(
 ) -> dict[str, Any]:
     """Means over problems with 95% bootstrap intervals: AR-ness@k, order entropy and diversity, pass@k, tokens/s.
 
-    Values are floats; an interval stands beside its mean as `<name>_low` and `<name>_high`.
+    Values are floats; an interval stands beside its mean as `<name>_low` and `<name>_high`. Tokens per second are the
+    median over problems, in which the slow first calls of the workers do not show.
     """
     row: dict[str, Any] = {"problems": len(decoded), "completions": sum(len(d.orders) for d in decoded)}
     for k in ar_ness_ks:
@@ -171,9 +200,9 @@ def measures(
         counts = [d.counts for d in decoded if d.counts[0] >= k]
         if counts:
             row |= _with_interval(f"pass_{k}", bootstrap(np.array([pass_at_k(n, c, k) for n, c in counts]), seed))
-    seconds = [d.seconds for d in decoded]
-    if all(s is not None for s in seconds):
-        row["tokens_per_second"] = sum(d.tokens for d in decoded) / max(sum(s for s in seconds if s), 1e-9)
+    speeds = [d.tokens / max(d.seconds, 1e-9) for d in decoded if d.seconds is not None]
+    if len(speeds) == len(decoded):
+        row["tokens_per_second"] = float(np.median(speeds))
     return row
 
 
