@@ -21,7 +21,7 @@ from configs.schema import SandboxConfig
 from data.problem import Problem
 from data.verdict import TestResult
 from reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
-from reward.e2b_pool import Pool
+from reward.e2b_pool import LONGEST_RUN, Pool, Unrelated
 from reward.runner import ATTEMPTS, Quarantined
 from reward.sandbox.faults import SandboxFault
 from reward.sandbox.local import LocalSandbox
@@ -33,7 +33,8 @@ from reward.verdicts import Expectations, ProgramRun, known_questions
 SHIPPED = ("plain", "child", "kernel", "syscalls", "seccomp", "landlock", "namespaces", "driver")
 FOLDER = "/tmp/couplet-runner"
 BACK_OFF = 0.5  # seconds before a second attempt, doubled before each later one
-OVERHEAD = 30.0  # seconds of wall clock beyond what the program itself may take
+STARTING = 0.25  # seconds of a job's time for each start of a process
+OVERHEAD = 30.0  # seconds of wall clock beyond what the job itself may take
 DEADLY = ("sandbox_died", "driver")  # faults that a program may have caused
 
 
@@ -63,9 +64,12 @@ def job_code(job: dict[str, Any], mark: str) -> str:
 class CloudCandidate:
     """A program in the cloud. Questions known beforehand are asked in one request; later ones start a new process."""
 
-    def __init__(self, pool: Pool, config: SandboxConfig, program: str, setup: str, questions: list[Question]) -> None:
+    def __init__(
+        self, pool: Pool, config: SandboxConfig, program: str, setup: str, questions: list[Question], alone: bool
+    ) -> None:
         self.pool, self.config = pool, config
         self.program, self.setup = program, setup
+        self.tenant, self.alone = secrets.token_hex(8), alone
         self.timeouts = 0
         self.load_failure = ""
         self.used = 0.0
@@ -120,6 +124,7 @@ class CloudCandidate:
         """(token, outcome) of each question. Raises `SandboxFault`."""
         config, megabyte = self.config, 1 << 20
         wall = config.cpu_seconds * config.wall_factor
+        seconds = self._seconds(len(questions))
         tokens = [secrets.token_hex(8) for _ in questions]
         job = {
             "load": {"n": "load", "op": "load", "args": [self.program, self.setup]},
@@ -128,6 +133,7 @@ class CloudCandidate:
             "wall": wall,
             "cpu_limit": math.ceil(config.cpu_seconds * (len(questions) + 2)) + 1,
             "reply": config.reply_kb << 10,
+            "seconds": seconds,
             "max_timeouts": config.max_timeouts,
             "fresh": config.fresh_process_per_test,
             "limits": [
@@ -138,17 +144,32 @@ class CloudCandidate:
             ],
         }
         mark = secrets.token_hex(16)
-        seconds = wall * (config.max_timeouts + 1 + len(questions)) + OVERHEAD
-        # A process that ended out of turn may have left something behind.
-        text = self.pool.run(job_code(job, mark), seconds, lambda printed: '{"gone"' in printed)
-        lines = [line for line in text.splitlines() if line.startswith(mark)]
-        try:
-            outcomes = parse(lines[0][len(mark) :].encode()) if len(lines) == 1 else None
-        except BadReply:
-            outcomes = None
-        if type(outcomes) is not list or len(outcomes) != len(questions) or any(type(o) is not dict for o in outcomes):
-            raise SandboxFault("driver", "the runner inside the cloud sandbox gave no outcomes")
+
+        def read(text: str) -> tuple[list[dict[str, Any]], bool]:
+            # A process that ended out of turn may have left something behind.
+            return outcomes_of(text, mark, len(questions)), '{"gone"' not in text
+
+        outcomes = self.pool.run(job_code(job, mark), seconds + OVERHEAD, read, self.tenant, self.alone)
         return list(zip(tokens, outcomes))
+
+    def _seconds(self, questions: int) -> float:
+        """The time of a whole job: enough for any program that keeps to its limits and whose process ends once."""
+        config = self.config
+        starts = 1 + (questions if config.fresh_process_per_test else config.max_timeouts + 1)
+        seconds = config.cpu_seconds * config.wall_factor * (questions + starts) + STARTING * starts
+        return min(seconds, LONGEST_RUN - OVERHEAD)
+
+
+def outcomes_of(text: str, mark: str, count: int) -> list[dict[str, Any]]:
+    """The outcomes that a job printed behind `mark`. Raises `SandboxFault` for anything but `count` of them."""
+    lines = [line for line in text.splitlines() if line.startswith(mark)]
+    try:
+        outcomes = parse(lines[0][len(mark) :].encode()) if len(lines) == 1 else None
+    except BadReply:
+        outcomes = None
+    if type(outcomes) is not list or len(outcomes) != count or any(type(o) is not dict for o in outcomes):
+        raise SandboxFault("driver", "the runner inside the cloud sandbox gave no outcomes")
+    return outcomes
 
 
 class SharedJudges:
@@ -200,20 +221,29 @@ class E2BRunner:
         return self.pool.discarded
 
     def run(self, problem: Problem, program: str, cases: tuple[Case, ...]) -> tuple[TestResult, ...]:
-        """Results in the order of `cases`. Raises `SandboxFault` or `Quarantined` after retries on other sandboxes."""
-        deadly = 0
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(BACK_OFF * 2 ** (attempt - 1))
+        """Results in the order of `cases`. Raises `SandboxFault` or `Quarantined` after retries on other sandboxes.
+
+        After a fault the program has sandboxes of its own, and only their deaths count against it. A first fault that
+        others may have caused costs no attempt.
+        """
+        deadly = failed = 0
+        alone = False
+        while failed < ATTEMPTS:
+            if alone:
+                time.sleep(BACK_OFF * 2 ** max(failed - 1, 0))
             try:
                 questions = [question for case in cases for question in known_questions(problem, case)]
-                candidate = CloudCandidate(self.pool, self.config, program, problem.test_setup, questions)
+                candidate = CloudCandidate(self.pool, self.config, program, problem.test_setup, questions, alone)
                 run = ProgramRun(self.judges, self.config, self.expectations, problem)
                 return tuple(run.results(candidate, cases))
             except SandboxFault as fault:
+                if fault.kind == "closed":
+                    raise
                 self.faults[fault.kind] += 1
-                deadly += fault.kind in DEADLY
-                last = fault
+                own = not isinstance(fault, Unrelated)
+                deadly += own and fault.kind in DEADLY
+                failed += own or alone
+                alone, last = True, fault
         if deadly == ATTEMPTS:
             raise Quarantined(program)
         raise last

@@ -1,13 +1,17 @@
-"""A pool of E2B sandboxes: an event loop of its own, creation with back-off, recycling, typed faults."""
+"""A pool of E2B sandboxes: an event loop of its own, creation with back-off, leases, recycling, typed faults."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from configs.schema import ConfigError, SandboxConfig
@@ -15,8 +19,13 @@ from reward.sandbox.faults import SandboxFault
 
 CREATE_ATTEMPTS = 6
 CREATE_BACK_OFF = 1.0  # seconds; creation is limited to one or five a second, by plan
-LIFETIME = 3600  # seconds a cloud sandbox may live
+LIFETIME = 3600  # seconds a cloud sandbox may live in all
+LEASE = 300  # seconds it lives unless renewed: what a worker that was killed leaves behind is gone by then
 REQUEST_SECONDS = 60.0
+LONGEST_RUN = LIFETIME - 2 * REQUEST_SECONDS  # seconds; a new sandbox outlives any run
+PATIENCE = 900.0  # seconds of waiting for a run beyond its own: creation, every attempt included
+PASSING = ("rate_limit", "busy", "http", "http_timeout", "connection", "sandbox_died")  # creation is tried again
+GONE = ("sandbox was killed", "due to sandbox timeout")  # what the client says of a sandbox that is no more
 KEY = "E2B_API_KEY"
 
 
@@ -48,9 +57,29 @@ def fault_of(error: BaseException) -> SandboxFault:
         (OSError, "connection"),
     )
     kind = next((kind for family, kind in kinds if isinstance(error, family)), "client")
-    if kind == "http_timeout" and "sandbox was killed" in str(error):
+    if kind == "http_timeout" and any(words in str(error) for words in GONE):
         kind = "sandbox_died"
     return SandboxFault(kind, f"{type(error).__name__}: {error}")
+
+
+class Unrelated(SandboxFault):
+    """A fault that the program at hand need not have caused: no sandbox came up, or other programs had used it."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """A cloud sandbox and what is known of it; times are monotonic."""
+
+    sandbox: Any
+    born: float
+    until: float  # sure to live so long
+    runs: int = 0
+    tenants: set[str] = field(default_factory=set)  # programs that have used it
+
+
+def as_printed(text: str) -> tuple[str, bool]:
+    """What a run printed, from a sandbox that may be used again."""
+    return text, True
 
 
 class Pool:
@@ -65,102 +94,233 @@ class Pool:
         self.key = os.environ.get(KEY)
         if not self.key:
             raise ConfigError(f"sandbox.tier = 'e2b': set {KEY} to your E2B key")
-        self.idle: list[tuple[Any, int]] = []  # (sandbox, programs run in it)
+        self.idle: list[Slot] = []
+        self.living: set[Slot] = set()
+        self.running: set[asyncio.Task[Any]] = set()
         self.created = self.discarded = 0
+        self.lock = threading.Lock()
+        self.closed = False
+        self.awaited: set[Future[Any]] = set()
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="e2b", daemon=True)
         self.thread.start()
         self.slots = asyncio.Semaphore(config.e2b_pool)
+        self.taken = 0  # slots in use
         try:
-            self._wait(self._first())
+            self._wait(self._first(), PATIENCE)
         except BaseException:
             self.close()
             raise
 
-    def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+    def _wait(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        """What `work` gives. Raises `SandboxFault`, also when that takes too long or the pool is closed meanwhile."""
+        with self.lock:
+            if self.closed:
+                work.close()
+                raise SandboxFault("closed", "the pool is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self.loop)
+            self.awaited.add(future)
+        try:
+            return future.result(seconds)
+        except CancelledError:
+            raise SandboxFault("closed", "the pool was closed") from None
+        except TimeoutError:
+            raise SandboxFault("stuck", f"the pool gave no answer within {seconds:.0f} s") from None
+        finally:
+            future.cancel()
+            with self.lock:
+                self.awaited.discard(future)
 
     async def _first(self) -> None:
         try:
-            self.idle.append((await self._create(), 0))
+            self.idle.append(await self._create())
         except SandboxFault as fault:
             if fault.kind == "auth":
                 raise ConfigError(f"sandbox.tier = 'e2b': {KEY} was refused: {fault.detail}") from None
             raise
 
-    async def _create(self) -> Any:
+    async def _create(self) -> Slot:
         """A new sandbox with the runner in it. Backs off while the service is busy or limits the rate."""
         for attempt in range(CREATE_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(CREATE_BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
             try:
-                sandbox = await self.module.AsyncSandbox.create(
-                    template=self.config.e2b_template,
-                    timeout=LIFETIME,
-                    allow_internet_access=False,
-                    envs={},
-                    api_key=self.key,
-                    request_timeout=REQUEST_SECONDS,
-                    retries=0,
-                )
-                break
-            except Exception as error:
-                fault = fault_of(error)
-                if fault.kind not in ("rate_limit", "busy", "http", "http_timeout", "connection"):
-                    raise fault from error
-                if attempt == CREATE_ATTEMPTS - 1:
-                    raise fault from error
-                await asyncio.sleep(CREATE_BACK_OFF * 2**attempt * random.uniform(0.5, 1.5))
-        self.created += 1
-        await self._execute(sandbox, self.setup, REQUEST_SECONDS)
-        return sandbox
+                return await self._make()
+            except SandboxFault as fault:
+                if fault.kind not in PASSING or attempt == CREATE_ATTEMPTS - 1:
+                    raise Unrelated(fault.kind, fault.detail) from fault
+        raise AssertionError("unreachable")
 
-    async def _execute(self, sandbox: Any, code: str, seconds: float) -> str:
-        """What `code` prints in `sandbox`. The sandbox is thrown away with any error."""
+    async def _make(self) -> Slot:
+        born = monotonic()
+        creation = asyncio.ensure_future(
+            self.module.AsyncSandbox.create(
+                template=self.config.e2b_template,
+                timeout=LEASE,
+                allow_internet_access=False,
+                envs={},
+                api_key=self.key,
+                request_timeout=REQUEST_SECONDS,
+                retries=0,
+            )
+        )
         try:
-            execution = await sandbox.run_code(code, timeout=seconds, request_timeout=REQUEST_SECONDS)
+            sandbox = await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):  # it was asked for, so it must not be left behind
+                await (await creation).kill()
+            raise
+        except Exception as error:
+            raise fault_of(error) from error
+        self.created += 1
+        slot = Slot(sandbox, born, born + LEASE)
+        self.living.add(slot)
+        await self._execute(slot, self.setup, REQUEST_SECONDS)
+        return slot
+
+    async def _renew(self, slot: Slot) -> None:
+        """Lengthen the lease of a sandbox, up to its whole lifetime. Raises `SandboxFault`."""
+        now = monotonic()
+        seconds = min(LEASE, slot.born + LIFETIME - now)
+        try:
+            await slot.sandbox.set_timeout(math.ceil(seconds), request_timeout=REQUEST_SECONDS)
+        except Exception as error:
+            raise fault_of(error) from error
+        slot.until = now + seconds
+
+    async def _keep(self, slot: Slot) -> None:
+        """Renew the lease at half of what is left of it, for as long as this is not cancelled."""
+        while slot.until < slot.born + LIFETIME:
+            await asyncio.sleep(max((slot.until - monotonic()) / 2, LEASE / 20))
+            with contextlib.suppress(SandboxFault):
+                await self._renew(slot)
+
+    async def _lasts(self, slot: Slot, seconds: float) -> bool:
+        """Whether a sandbox that stood idle lives, and will for a run of so many seconds."""
+        now = monotonic()
+        if now + seconds > slot.born + LIFETIME or now + LEASE / 10 > slot.until:
+            return False
+        if slot.until - now < LEASE / 2:
+            try:
+                await self._renew(slot)
+            except SandboxFault as fault:
+                return fault.kind != "sandbox_died"
+        return True
+
+    async def _draw(self, seconds: float, tenant: str, alone: bool) -> Slot:
+        """A sandbox that lasts for a run of so many seconds; with `alone` one that no other program has used."""
+        while suited := [slot for slot in self.idle if not (alone and slot.tenants - {tenant})]:
+            slot = suited[-1]
+            self.idle.remove(slot)
+            if await self._lasts(slot, seconds):
+                return slot
+            await self._retire(slot)
+        while self.idle and len(self.idle) + self.taken > self.config.e2b_pool:
+            await self._retire(self.idle.pop(0))
+        return await self._create()
+
+    async def _execute(self, slot: Slot, code: str, seconds: float) -> str:
+        """What `code` prints in a sandbox, which is thrown away with any error."""
+        try:
+            execution = await slot.sandbox.run_code(code, timeout=seconds, request_timeout=REQUEST_SECONDS)
         except BaseException as error:
-            await self._discard(sandbox)
+            await self._discard(slot)
             if isinstance(error, Exception):
                 raise fault_of(error) from error
             raise
         if execution.error is not None:
-            await self._discard(sandbox)
+            await self._discard(slot)
             raise SandboxFault("driver", f"{execution.error.name}: {execution.error.value}"[:500])
         return "".join(execution.logs.stdout)
 
-    async def _discard(self, sandbox: Any) -> None:
+    async def _discard(self, slot: Slot) -> None:
         self.discarded += 1
+        await self._retire(slot)
+
+    async def _retire(self, slot: Slot) -> None:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(sandbox.kill(), REQUEST_SECONDS)
+            await asyncio.wait_for(slot.sandbox.kill(), REQUEST_SECONDS)
+        self.living.discard(slot)
 
-    async def _run(self, code: str, seconds: float, spoiled: Callable[[str], bool]) -> str:
-        async with self.slots:
-            sandbox, programs = self.idle.pop() if self.idle else (await self._create(), 0)
-            text = await self._execute(sandbox, code, seconds)
-            if spoiled(text) or programs + 1 >= self.config.e2b_programs:
-                await self._retire(sandbox)
-            else:
-                self.idle.append((sandbox, programs + 1))
-            return text
+    async def _run(
+        self, code: str, seconds: float, read: Callable[[str], tuple[Any, bool]], tenant: str, alone: bool
+    ) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        self.running.add(task)
+        try:
+            async with self.slots:
+                self.taken += 1
+                try:
+                    return await self._run_in(await self._draw(seconds, tenant, alone), code, seconds, read, tenant)
+                finally:
+                    self.taken -= 1
+        finally:
+            self.running.discard(task)
 
-    async def _retire(self, sandbox: Any) -> None:
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(sandbox.kill(), REQUEST_SECONDS)
+    async def _run_in(
+        self, slot: Slot, code: str, seconds: float, read: Callable[[str], tuple[Any, bool]], tenant: str
+    ) -> Any:
+        others = bool(slot.tenants - {tenant})
+        slot.tenants.add(tenant)
+        slot.runs += 1
+        keeper = asyncio.ensure_future(self._keep(slot))
+        try:
+            text = await self._execute(slot, code, seconds)
+            try:
+                value, clean = read(text)
+            except SandboxFault:
+                await self._discard(slot)
+                raise
+        except SandboxFault as fault:
+            if others or monotonic() >= slot.until:
+                raise Unrelated(fault.kind, fault.detail) from fault
+            raise
+        finally:
+            keeper.cancel()
+        if clean and slot.runs < self.config.e2b_programs:
+            self.idle.append(slot)
+        else:
+            await self._retire(slot)
+        return value
 
-    def run(self, code: str, seconds: float, spoiled: Callable[[str], bool] = lambda text: False) -> str:
-        """What `code` prints in some sandbox, within `seconds`; a sandbox that prints something `spoiled` is retired.
+    def run(
+        self,
+        code: str,
+        seconds: float,
+        read: Callable[[str], tuple[Any, bool]] = as_printed,
+        tenant: str = "",
+        alone: bool = False,
+    ) -> Any:
+        """What `read` makes of what `code` prints in some sandbox, within `seconds` (at most `LONGEST_RUN`).
 
-        Raises `SandboxFault`; that sandbox is not used again.
+        `read` also tells whether that sandbox may be used again. `tenant` names the program; with `alone` it gets a
+        sandbox that no other has used. Raises `SandboxFault`, `Unrelated` where the program need not have caused it;
+        that sandbox is not used again.
         """
-        return str(self._wait(self._run(code, seconds, spoiled)))
+        return self._wait(self._run(code, seconds, read, tenant, alone), seconds + PATIENCE)
 
     def close(self) -> None:
-        """Kill every sandbox and stop the event loop."""
-        if self.thread.is_alive():
-            self._wait(self._kill_all())
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self.thread.join()
+        """Kill every sandbox, those at work too, and stop the event loop; who still waits for a run gets a fault."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+        with contextlib.suppress(TimeoutError, CancelledError):
+            asyncio.run_coroutine_threadsafe(self._kill_all(), self.loop).result(4 * REQUEST_SECONDS)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(REQUEST_SECONDS)
+        with self.lock:
+            awaited = list(self.awaited)
+        for future in awaited:
+            future.cancel()
+        if not self.thread.is_alive():
             self.loop.close()
 
     async def _kill_all(self) -> None:
-        idle, self.idle = self.idle, []
-        await asyncio.gather(*(self._retire(sandbox) for sandbox, _ in idle))
+        running, self.idle = set(self.running), []
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=2 * REQUEST_SECONDS)
+        await asyncio.gather(*(self._retire(slot) for slot in list(self.living)))

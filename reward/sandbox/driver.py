@@ -16,7 +16,8 @@ import sys
 import time
 
 STARTER = "import sys; sys.path.insert(0, {root!r}); from reward.sandbox.driver import child; child({job!r})"
-START_SECONDS = 30.0
+START_SECONDS = 20.0
+END_SECONDS = 5.0
 CPU_POLL = 0.05  # seconds between looks at the CPU clock
 
 
@@ -24,53 +25,80 @@ class Gone(Exception):
     """The program's process ended or spoke out of turn; the message is one word."""
 
 
-class Process:
-    """One process of the program."""
+class Budget:
+    """CPU and wall-clock seconds left for one question, its second attempt included; nothing lasts past `deadline`."""
 
-    def __init__(self, root, job):
+    def __init__(self, cpu, wall, deadline):
+        self.cpu, self.wall, self.deadline = cpu, wall, deadline
+
+
+class Process:
+    """One process of the program, started by `deadline`. Raises `Gone`."""
+
+    def __init__(self, root, job, deadline):
         settings = json.dumps({"root": root, "limits": job["limits"], "reply": job["reply"], "cpu": job["cpu_limit"]})
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-c", STARTER.format(root=root, job=settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=0,
             env={},
             cwd="/tmp",
             start_new_session=True,
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.job = job
+        os.set_blocking(self.stdin.fileno(), False)  # the program need not read
+        self.reply = job["reply"]
+        self.used = 0.0
+        self.seen = time.monotonic()
         try:
-            self.answer(START_SECONDS, START_SECONDS, 0.0)  # the interpreter's start is not the program's time
+            # The interpreter's start is not the program's time.
+            self.answer(Budget(START_SECONDS, START_SECONDS, deadline))
         except Gone:
             self.end()
             raise
 
     def cpu_seconds(self):
+        """CPU time used so far, as last seen while the process lived."""
         with contextlib.suppress(OSError):
-            return time.clock_gettime((~self.process.pid << 3) | 2)
-        return 0.0
+            self.used = max(self.used, time.clock_gettime((~self.process.pid << 3) | 2))
+        return self.used
 
-    def ask(self, request):
-        """(body of the answer as text, CPU seconds). Raises `Gone`."""
-        body, before = json.dumps(request).encode("ascii"), self.cpu_seconds()
-        try:
-            self.stdin.write(len(body).to_bytes(4, "big") + body)
-            self.stdin.flush()
-        except OSError:
-            raise Gone("exit") from None
-        return self.answer(self.job["cpu"], self.job["wall"], before)
+    def charge(self, budget):
+        """Take what was used since the last look from `budget`. Raises `Gone` when it is spent."""
+        used, seen = self.used, self.seen
+        self.seen = time.monotonic()
+        budget.cpu -= self.cpu_seconds() - used
+        budget.wall -= self.seen - seen
+        if min(budget.cpu, budget.wall, budget.deadline - self.seen) <= 0:
+            raise Gone("timeout")
 
-    def answer(self, cpu, wall, before):
-        """The next frame of the process: (body as text, CPU seconds since the clock showed `before`)."""
-        deadline = time.monotonic() + wall
+    def ask(self, request, budget):
+        """Body of the answer as text. Raises `Gone`."""
+        body = json.dumps(request).encode("ascii")
+        left = memoryview(len(body).to_bytes(4, "big") + body)
+        self.cpu_seconds()
+        self.seen = time.monotonic()
+        while left:
+            self.charge(budget)
+            if select.select([], [self.stdin], [], CPU_POLL)[1]:
+                try:
+                    left = left[os.write(self.stdin.fileno(), left) :]
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    raise Gone("exit") from None
+        return self.answer(budget)
+
+    def answer(self, budget):
+        """Body of the next frame of the process, as text. Raises `Gone`."""
         data = bytearray()
         while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
-            if len(data) >= 4 and int.from_bytes(data[:4], "big") > self.job["reply"] + 256:
+            if len(data) >= 4 and int.from_bytes(data[:4], "big") > self.reply + 256:
                 raise Gone("oversize")
-            if time.monotonic() > deadline or self.cpu_seconds() - before > cpu:
-                raise Gone("timeout")
+            self.charge(budget)
             if select.select([self.stdout], [], [], CPU_POLL)[0]:
                 part = os.read(self.stdout.fileno(), 1 << 16)
                 if not part:
@@ -78,18 +106,25 @@ class Process:
                 data += part
         if len(data) > 4 + int.from_bytes(data[:4], "big"):
             raise Gone("protocol")
-        return data[4:].decode("ascii", "replace"), self.cpu_seconds() - before
+        with contextlib.suppress(Gone):
+            self.charge(budget)
+        return data[4:].decode("ascii", "replace")
 
     def end(self):
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, 9)
         self.stdin.close()
         self.stdout.close()
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(END_SECONDS)
 
 
 def run(root, job):
-    """One outcome per request of the job: ``{"body", "cpu"}``, ``{"gone": reason}`` or ``{"load": outcome}``."""
+    """One outcome per request of the job: ``{"body", "cpu"}``, ``{"gone": reason}`` or ``{"load": outcome}``.
+
+    The whole job takes ``seconds`` from the first process's start on; what it has not answered by then is a timeout.
+    Raises `Gone` where no process starts at all: the program has had no part in that.
+    """
     session = Session(root, job)
     try:
         return [session.outcome(request) for request in job["requests"]]
@@ -105,21 +140,30 @@ class Session:
         self.process: Process | None = None
         self.load_failure: dict | None = None
         self.timeouts = 0
+        self.first: Process | None = Process(root, job, time.monotonic() + START_SECONDS)
+        self.deadline = time.monotonic() + job["seconds"]
+
+    def budget(self):
+        """The whole budget of a question, or of loading the program."""
+        return Budget(self.job["cpu"], self.job["wall"], self.deadline)
 
     def outcome(self, request):
         if self.load_failure is not None:
             return {"load": self.load_failure}
         if self.timeouts >= self.job["max_timeouts"]:
             return {"gone": "skipped"}
+        if time.monotonic() >= self.deadline:
+            return {"gone": "timeout"}
+        budget = self.budget()
         for last in (False, True):
             try:
                 if self.process is None and not self.load():
                     return {"load": self.load_failure}
                 assert self.process is not None
-                body, cpu = self.process.ask(request)
+                body = self.process.ask(request, budget)
                 if self.job["fresh"]:
                     self.end()
-                return {"body": body, "cpu": cpu}
+                return {"body": body, "cpu": self.job["cpu"] - budget.cpu}
             except Gone as gone:
                 self.end()
                 self.timeouts += str(gone) == "timeout"
@@ -130,9 +174,10 @@ class Session:
     def load(self):
         """Start a process and have it run the program; False where it does not come to its tests."""
         for last in (False, True):
+            budget = self.budget()
             try:
-                self.process = Process(self.root, self.job)
-                body, cpu = self.process.ask(self.job["load"])
+                self.process, self.first = self.first or Process(self.root, self.job, self.deadline), None
+                body = self.process.ask(self.job["load"], budget)
             except Gone as gone:
                 self.end()
                 if str(gone) != "exit" or last:
@@ -141,14 +186,15 @@ class Session:
                 continue
             if '"v": null' in body:
                 return True
-            self.load_failure = {"body": body, "cpu": cpu}
+            self.load_failure = {"body": body, "cpu": self.job["cpu"] - budget.cpu}
             return False
         raise AssertionError("unreachable")
 
     def end(self):
-        if self.process is not None:
-            self.process.end()
-            self.process = None
+        for process in (self.process, self.first):
+            if process is not None:
+                process.end()
+        self.process = self.first = None
 
 
 def child(settings):
