@@ -35,11 +35,12 @@ TARGETS = ("inverse_t", "half_inverse_t", "elbo")
 
 @dataclass(frozen=True)
 class Case:
-    """One completion of one prompt: ids of the prompt, ids of the whole canvas, and its loss positions (bool)."""
+    """One completion of one prompt: ids of the prompt, ids of the whole canvas, its loss positions (bool), its seed."""
 
     prompt: np.ndarray
     tokens_C: np.ndarray
     loss_mask_C: np.ndarray
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -232,12 +233,13 @@ def measure(
             found += draw_estimates(policy, case, name, budget, t_range, seeds_D)
         for setting, estimate_DC in found:
             goals = targets(full_C, middle, whole, max(setting.pairs, 1))
-            rows.append(_row(number, setting, estimate_DC[:, loss_C], goals, loss_C))
+            rows.append(_row(number, case.seed, setting, estimate_DC[:, loss_C], goals, loss_C))
     return rows
 
 
 def _row(
     number: int,
+    seed: int,
     setting: Setting,
     estimate_DK: np.ndarray,
     goals: dict[str, tuple[np.ndarray, float]],
@@ -248,6 +250,7 @@ def _row(
     variance = float(sequence_D.var(ddof=1))
     row: dict[str, Any] = {
         "completion": number,
+        "seed": seed,
         "estimator": setting.name,
         "weighting": setting.weighting,
         "pairs": setting.pairs,
@@ -273,5 +276,5 @@ def cases_by_sampling(
     cases = []
     for prompt, completion in zip(prompts, completions, strict=True):
         length = answer_length(completion.tokens, policy.token_ids.end)
-        cases.append(Case(np.asarray(prompt), completion.tokens, np.arange(len(completion.tokens)) < length))
+        cases.append(Case(np.asarray(prompt), completion.tokens, np.arange(len(completion.tokens)) < length, seed))
     return cases

@@ -61,7 +61,7 @@ def run_variance_study(
         "draws": budget.draws,
         "forwards": budget.forwards,
         "t_range": list(t_range),
-        "seed": seed,
+        "seeds": sorted({case.seed for case in cases}),
         **(facts or {}),
         "estimators": summary,
         "antithetic": antithetic_ratios(rows, seed),
@@ -121,12 +121,17 @@ def antithetic_ratios(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[
                 name: np.array([r[f"{scope}_variance"] for r in rows if _key(r) == (name, weighting, pairs)])
                 for name in ("decoupled", "coupled")
             }
+            seeds = np.array([r["seed"] for r in rows if _key(r) == ("coupled", weighting, pairs)])
             noisy = (values["decoupled"] > 0) & (values["coupled"] > 0)
             if not noisy.any():
                 continue  # the policy does not look at the canvas: nothing to compare
             entry[scope] = float(values["decoupled"].mean() / values["coupled"].mean())
             spread = bootstrap(np.log(values["decoupled"][noisy] / values["coupled"][noisy]), seed)
             entry[f"{scope}_geometric"] = float(np.exp(spread.mean))
+            entry[f"{scope}_by_seed"] = {
+                str(one): float(values["decoupled"][seeds == one].mean() / values["coupled"][seeds == one].mean())
+                for one in np.unique(seeds)
+            }
             entry[f"{scope}_low"], entry[f"{scope}_high"] = float(np.exp(spread.low)), float(np.exp(spread.high))
         found.append(entry)
     return found
@@ -139,10 +144,16 @@ def ratio_lines(ratios: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{r['token']:.2f} times the token variance of coupled ones (per completion, geometric mean "
         f"{r['token_geometric']:.2f}, 95% {r['token_low']:.2f} to {r['token_high']:.2f}) and {r['sequence']:.2f} times "
         f"the variance of the completion's mean ({r['sequence_geometric']:.2f}, {r['sequence_low']:.2f} to "
-        f"{r['sequence_high']:.2f})"
+        f"{r['sequence_high']:.2f})" + _by_seed(r)
         for r in ratios
         if "token" in r and "sequence" in r
     ]
+
+
+def _by_seed(ratio: Mapping[str, Any]) -> str:
+    """The token ratios of the completions of each seed, where there are several seeds."""
+    each = ratio["token_by_seed"].values()
+    return f"; token ratio per seed {', '.join(f'{value:.2f}' for value in each)}" if len(each) > 1 else ""
 
 
 def table(summary: Sequence[Mapping[str, Any]], forwards: int) -> Table:
@@ -167,7 +178,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         *([f"Made by `{result['command']}`.", ""] if "command" in result else []),
         f"{result['completions']} completions, {result['loss_tokens']} loss tokens, {result['draws']} mask draws each, "
-        f"t in {result['t_range']}, seed {result['seed']}. Every estimate is divided by its expected weight; standard "
+        f"t in {result['t_range']}, completions of seed {', '.join(map(str, result['seeds']))}. Every estimate is divided by its expected weight; standard "
         f"deviations and RMSE are those of an estimate that costs {result['forwards']} forwards; nats per token; bias "
         "± its standard error.",
         "",

@@ -15,6 +15,7 @@ from configs.schema import ConfigError, RunConfig
 from data.benchmarks import load_problems
 from data.prompts import encode_prompts
 from data.tokenizer import load_tokenizer
+from evaluation.ablations import numbers
 from evaluation.variance import Budget, cases_by_sampling
 from evaluation.variance_report import run_variance_study
 from model.policy import DiffusionPolicy
@@ -25,10 +26,10 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m evaluation.variance_study", description=__doc__)
     options.add_argument("--policy", required=True, help="policy folder whose estimates are studied")
     options.add_argument("--recipe", default="tiny.yaml", help="decoder and range of t (default: tiny.yaml)")
-    options.add_argument("--problems", default="katas:heldout", help="one completion of each is scored")
+    options.add_argument("--problems", default="katas:heldout", help="one completion of each and seed is scored")
     options.add_argument("--limit", type=int, default=24, metavar="N", help="problems (default: 24)")
     options.add_argument("--draws", type=int, default=256, metavar="N", help="mask draws of each (default: 256)")
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")
     options.add_argument("--out", type=Path, default=Path("docs"), help="folder of page, figure and data")
     return options
 
@@ -43,21 +44,21 @@ def study_policy(args: argparse.Namespace, command: str, console: Console) -> di
     tokenizer = load_tokenizer(folder)
     problems = load_problems(args.problems, seed=config.problems.seed, limit=args.limit)
     prompts = encode_prompts(problems, tokenizer.chat_prompt, config.problems, tokenizer.id("<|mask|>")).prompts
-    cases = cases_by_sampling(policy, [prompt.tolist() for prompt in prompts], config.sampler, args.seed)
+    asked = [prompt.tolist() for prompt in prompts]
+    cases = [case for seed in args.seeds for case in cases_by_sampling(policy, asked, config.sampler, seed)]
     facts = {"command": command, "problems": args.problems, "temperature": config.sampler.temperature}
     t_range = (config.estimator.t_min, config.estimator.t_max)
     budget = Budget(draws=args.draws)
-    return run_variance_study(
-        policy, cases, args.out, budget=budget, t_range=t_range, seed=args.seed, facts=facts, console=console
-    )
+    return run_variance_study(policy, cases, args.out, budget=budget, t_range=t_range, facts=facts, console=console)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry the study out; 2 for a mistake in the input."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words)
+    seeds = ",".join(map(str, args.seeds))
     spoken = [
-        f"{name} {value}" for name, value in (("--limit", args.limit), ("--draws", args.draws), ("--seed", args.seed))
+        f"{name} {value}" for name, value in (("--limit", args.limit), ("--draws", args.draws), ("--seeds", seeds))
     ]
     command = f"python -m evaluation.variance_study --policy POLICY --problems {args.problems} {' '.join(spoken)}"
     try:

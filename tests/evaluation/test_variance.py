@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -167,5 +168,12 @@ def test_the_study_writes_table_figure_and_data(tmp_path) -> None:
     assert pq.read_table(tmp_path / "variance.parquet").num_rows == 26
     assert "| coupled | inverse_t | 1 | 1.500 |" in (tmp_path / "variance.md").read_text()
     assert (tmp_path / "variance.png").exists() and (tmp_path / "variance.svg").exists()
+    assert "token ratio per seed" not in (tmp_path / "variance.md").read_text()
+    two = [case(), replace(case(4), seed=1)]
+    result = run_variance_study(CountingPolicy(), two, tmp_path, budget=budget)
+    assert result["seeds"] == [0, 1]
+    assert set(result["antithetic"][0]["token_by_seed"]) == {"0", "1"}
+    assert "completions of seed 0, 1." in (tmp_path / "variance.md").read_text()
+    assert "token ratio per seed" in (tmp_path / "variance.md").read_text()
     with pytest.raises(ValueError, match="no completion"):
         run_variance_study(CountingPolicy(), [], tmp_path)
