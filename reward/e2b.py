@@ -223,13 +223,14 @@ class E2BRunner:
     def run(self, problem: Problem, program: str, cases: tuple[Case, ...]) -> tuple[TestResult, ...]:
         """Results in the order of `cases`. Raises `SandboxFault` or `Quarantined` after retries on other sandboxes.
 
-        After a fault the program has sandboxes of its own, and only their deaths count against it. A first fault that
-        others may have caused costs no attempt.
+        Once a sandbox has died under it the program has sandboxes of its own, and only their deaths count against it;
+        a first death that others may have caused costs no attempt.
         """
-        deadly = failed = 0
+        deaths = failed = 0
         alone = False
+        last: SandboxFault | None = None
         while failed < ATTEMPTS:
-            if alone:
+            if last is not None:
                 time.sleep(BACK_OFF * 2 ** max(failed - 1, 0))
             try:
                 questions = [question for case in cases for question in known_questions(problem, case)]
@@ -240,12 +241,13 @@ class E2BRunner:
                 if fault.kind == "closed":
                     raise
                 self.faults[fault.kind] += 1
-                own = not isinstance(fault, Unrelated)
-                deadly += own and fault.kind in DEADLY
-                failed += own or alone
-                alone, last = True, fault
-        if deadly == ATTEMPTS:
+                died, unrelated = fault.kind in DEADLY, isinstance(fault, Unrelated)
+                deaths += died and not unrelated
+                failed += alone or not (died and unrelated)
+                alone, last = alone or died, fault
+        if deaths == ATTEMPTS:
             raise Quarantined(program)
+        assert last is not None
         raise last
 
     def close(self) -> None:
