@@ -29,7 +29,7 @@ START_SECONDS = 60.0  # to start a zygote, imports included
 SPAWN_SECONDS = 30.0  # to fork a child: generous, since a busy node must not look like a fault
 SCRATCH_MB = 16
 STARVATION = 4.0  # a wall-clock limit grows at most by this multiple of itself while there is no core for the process
-STARTER = "import sys; sys.path.insert(0, {root!r}); from reward.sandbox.zygote import main; main({fd})"
+STARTER = "import sys; sys.path.insert(0, {root!r}); from reward.sandbox.zygote import main; main()"
 
 
 class ChildGone(Exception):
@@ -198,12 +198,11 @@ class ZygoteProcess:
         command = [base_interpreter(), "-s", "-S", "-P", "-B", "-c"]
         with theirs:
             self.process = subprocess.Popen(
-                [*command, STARTER.format(root=PROJECT, fd=theirs.fileno())],
+                [*command, STARTER.format(root=PROJECT)],
                 env={"PYTHONHASHSEED": "0"},
-                stdin=subprocess.DEVNULL,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
                 cwd="/",
                 start_new_session=True,
             )
@@ -214,9 +213,10 @@ class ZygoteProcess:
             raise
 
     def _introduce(self, values: dict[str, Any]) -> None:
-        worker = []
+        worker: list[int] = []
         with contextlib.suppress(OSError, AttributeError):
             worker.append(os.pidfd_open(os.getpid()))
+        self.pidfds = bool(worker)
         try:
             control.send(self.control, values, worker)
             reply, _ = self._answer(START_SECONDS)
@@ -232,7 +232,7 @@ class ZygoteProcess:
         self.control.settimeout(seconds)
         try:
             message, descriptors = control.receive(self.control)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise SandboxFault("zygote", f"no answer from the zygote: {error or type(error).__name__}") from None
         if message is None:
             raise SandboxFault("zygote", "the zygote has ended")
@@ -254,6 +254,9 @@ class ZygoteProcess:
         if "error" in reply:
             ours.close()
             raise SandboxFault("spawn", reply["error"])
+        if self.pidfds and not descriptors:  # a bare number might be anyone's
+            ours.close()
+            raise SandboxFault("spawn", "the zygote gave no descriptor of the child")
         child = Child(ours, reply["pid"], descriptors[0] if descriptors else None)
         self._admit(child)
         return child

@@ -30,7 +30,7 @@ WARM = (
     "operator", "random", "re", "string", "time", "types", "typing",
 )
 # fmt: on
-CHANNEL = 3  # descriptor of a child's socket
+CHANNEL = 3  # the zygote's control socket; in a child, whose own socket replaces it, the only one it has
 
 
 class Zygote:
@@ -90,7 +90,7 @@ class Zygote:
         """Confine this forked process, then serve the worker. Never returns."""
         try:
             os.dup2(channel, CHANNEL)
-            os.closerange(CHANNEL + 1, 1 << 10)
+            kernel.close_from(CHANNEL + 1)
             wire = Channel(lambda size: os.read(CHANNEL, size), lambda data: os.write(CHANNEL, data))
             try:
                 self.confine(request)
@@ -175,7 +175,7 @@ def settle(settings: dict, wire: socket.socket) -> None:
         namespaces.settle(paths)
         if (pid := os.fork()) != 0:
             wire.close()
-            os.closerange(CHANNEL, 1 << 10)
+            kernel.close_from(CHANNEL)
             os.waitpid(pid, 0)
             os._exit(0)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
@@ -187,10 +187,25 @@ def settle(settings: dict, wire: socket.socket) -> None:
     os.chdir("/")
 
 
-def main(descriptor: int) -> None:
-    """Run a zygote on the control socket `descriptor`. Called in a fresh interpreter with an empty environment."""
-    wire = socket.socket(fileno=descriptor)
-    wire.set_inheritable(False)
+def take_control() -> socket.socket:
+    """The control socket, handed over as standard input, at its own descriptor; every other one is closed."""
+    os.dup2(0, CHANNEL, inheritable=False)
+    fresh_standard_streams()
+    kernel.close_from(CHANNEL + 1)
+    return socket.socket(fileno=CHANNEL)
+
+
+def fresh_standard_streams() -> None:
+    """Standard streams of this process alone: flags and locks on what others have opened too would outlive it."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(null, stream)
+    os.close(null)
+
+
+def main() -> None:
+    """Run a zygote on the control socket that is its standard input, in a fresh interpreter with an empty environment."""
+    wire = take_control()
     settings, watched = control.receive(wire)
     if settings is None:
         return

@@ -1,0 +1,102 @@
+"""What a program is born with: its descriptors, its streams, the folders it can read, and who answers for it."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from configs.schema import RewardConfig, SandboxConfig
+from data.problem import Problem
+from data.verdict import Outcome
+from reward.sandbox import control
+from reward.sandbox.faults import SandboxFault
+from reward.worker import RewardWorker
+
+DOUBLE = Problem("double", "q", tuple(f"assert f({x}) == {2 * x}" for x in range(5)))
+RIGHT = "def f(x): return 2 * x"
+TRUE = Problem("true", "q", ("assert f(1) == True",))
+TIERS = pytest.mark.parametrize("tier", ["namespace", "landlock"])
+
+
+@pytest.fixture
+def crowded() -> Iterator[None]:
+    """More descriptors in this process than any fixed bound would expect."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4_096
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip("the limit on descriptors is low here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    yield
+    for descriptor in held:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+DESCRIPTORS = """
+import os
+def f(x):
+    held = []
+    for descriptor in range(4096):
+        try: os.fstat(descriptor)
+        except OSError: continue
+        held.append(descriptor)
+    return held
+"""
+
+
+@TIERS
+def test_a_program_holds_four_descriptors_however_many_the_worker_has(crowded, tier):
+    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
+        problem = Problem("held", "q", ("assert f(1) == [0, 1, 2, 3]",))
+        assert worker.judge([problem], [DESCRIPTORS])[0].outcome is Outcome.PASSED
+
+
+def test_no_answer_of_a_program_becomes_a_signal(crowded):
+    """A spawn answer written by a program names a process of its choice."""
+    with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]) as victim:
+        forge = f"""
+import os
+def f(x):
+    for descriptor in range(4, 4096):
+        try: os.write(descriptor, b'{{"pid": {victim.pid}}}\\n')
+        except OSError: pass
+    return x
+"""
+        try:
+            with RewardWorker(RewardConfig(), SandboxConfig()) as worker:
+                worker.judge([DOUBLE], [forge])
+                for extra in range(3):
+                    verdict = worker.judge([DOUBLE], [f"{RIGHT} + {extra} - {extra}"])[0]
+                    assert verdict.outcome is Outcome.PASSED
+                assert worker.stats()["restarts"] == 0
+            assert victim.poll() is None
+        finally:
+            victim.kill()
+
+
+def test_a_spawn_answer_without_a_descriptor_is_a_fault(monkeypatch):
+    with (
+        RewardWorker(RewardConfig(), SandboxConfig()) as worker,
+        subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]) as victim,
+    ):
+        receive = control.receive
+
+        def without_descriptor(wire):
+            _, descriptors = receive(wire)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return {"pid": victim.pid}, []
+
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(control, "receive", without_descriptor)
+                with pytest.raises(SandboxFault, match="no descriptor"):
+                    worker.runner.sandbox.spawn("program", 5)
+            assert victim.poll() is None
+            assert worker.judge([DOUBLE], [RIGHT])[0].outcome is Outcome.PASSED
+        finally:
+            victim.kill()
