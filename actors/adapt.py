@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.display import Display
 from actors.run_folder import RunFolder, explained
-from configs.schema import AdaptConfig
+from configs.schema import AdaptConfig, SamplerConfig, StageConfig
+from evaluation.policy_settings import GENERATION_FILE, generation_fields
 from learner.checkpoint import latest_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from learner.adapt import Row
 
 UPDATES_PER_CALL = 20  # updates between two looks at the progress
+TOKEN_FIELDS = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
 
 
 class Stage(Protocol):
@@ -37,6 +40,8 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
     one goes on from its newest checkpoint.
     """
     config = replace(config, stages=tuple(replace(stage, corpus=_absolute(stage.corpus)) for stage in config.stages))
+    if not resume:
+        check_inputs(config)
     with closing(RunFolder.reopen(config) if resume else RunFolder.create(config)) as folder:
         start = folder.root / "start"
         if not start.exists():
@@ -48,16 +53,47 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
                 _run_stage(config, index, start, folder, done_before, display)
                 found = latest_checkpoint(folder.checkpoints)
                 assert found is not None, "a stage ends with a checkpoint"
-                _keep(found[0] / "policy", target)
+                _keep(found[0] / "policy", target, config.stages[: index + 1])
             start, done_before = target, done_before + stage.steps
-        _keep(start, folder.root / "policy")
+        _keep(start, folder.root / "policy", config.stages)
     return folder.root / "policy"
+
+
+def check_inputs(config: AdaptConfig) -> None:
+    """Look at what the user named before a folder is made: start, tokenizer, device, the first example of each corpus.
+
+    Raises:
+        ConfigError, ValueError: the first thing that cannot work.
+    """
+    from actors.start import find_policy
+    from data.stream import Stream
+    from data.tokenizer import load_tokenizer
+    from model.device import device_for
+
+    if config.start is not None:
+        find_policy(config.start, "start")
+    if config.tokenizer is not None:
+        load_tokenizer(config.tokenizer)
+    for stage in config.stages:
+        instruct = stage.objective == "instruct"
+        columns = (stage.prompt_column, stage.answer_column) if instruct else (stage.text_column,)
+        for part in _parts(stage.corpus):
+            next(Stream(part, columns, buffer=1))
+    if _is_one_process(config):
+        device_for(config.learner.gpus, "learner.gpus")
 
 
 def _absolute(corpus: str) -> str:
     """The corpus by a name that holds in any working directory, also in that of a learner rank."""
-    parts = [corpus] if Path(corpus).exists() else corpus.split("+")
-    return "+".join(str(Path(part).absolute()) if Path(part).exists() else part for part in parts)
+    return "+".join(str(Path(part).absolute()) if Path(part).exists() else part for part in _parts(corpus))
+
+
+def _parts(corpus: str) -> list[str]:
+    return [corpus] if Path(corpus).exists() else corpus.split("+")
+
+
+def _is_one_process(config: AdaptConfig) -> bool:
+    return config.learner.engine == "torch" and config.learner.ranks == 1
 
 
 def _run_stage(
@@ -94,7 +130,7 @@ def _resume(runner: Stage, index: int, folder: RunFolder) -> tuple[int, bool]:
 
 @contextmanager
 def _running(config: AdaptConfig, index: int, start: Path, folder: RunFolder) -> Iterator[Stage]:
-    if config.learner.engine == "torch" and config.learner.ranks == 1:
+    if _is_one_process(config):
         from actors.stage import StageRunner
         from learner.adapt import threads
 
@@ -139,13 +175,25 @@ def _prepare_start(config: AdaptConfig, target: Path) -> None:
         aside.replace(target)
 
 
-def _keep(source: Path, target: Path) -> None:
+def _keep(source: Path, target: Path, stages: Sequence[StageConfig]) -> None:
+    """Copy the policy that `stages` made, with its decoding defaults."""
     aside = target.with_name(target.name + ".part")
     with explained(target):
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(source, aside)
+        _write_decoding(aside, stages)
         shutil.rmtree(target, ignore_errors=True)
         aside.replace(target)
+
+
+def _write_decoding(folder: Path, stages: Sequence[StageConfig]) -> None:
+    """Decoding defaults for a folder that is copied away: the canvas of the last instruction stage, a token per step."""
+    canvases = [stage.canvas for stage in stages if stage.objective == "instruct"]
+    if canvases:
+        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        decoding = generation_fields(SamplerConfig(completion_length=canvases[-1], steps=canvases[-1]))
+        decoding |= {name: fields[name] for name in TOKEN_FIELDS}
+        (folder / GENERATION_FILE).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
 
 
 def _show(bar: Bar, updates: int, metrics: dict[str, float]) -> None:

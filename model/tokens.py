@@ -86,7 +86,7 @@ def resolve_token_ids(
     if mask is None:
         raise ValueError(
             f"{where} has no mask token: config.json needs mask_token_id, or its tokenizer a token {MASK_NAME}. "
-            "An autoregressive folder becomes a diffusion policy through `adapt` (add_tokens=True)."
+            "`python launch.py adapt RECIPE` makes a diffusion policy of an autoregressive folder (start: in the recipe)"
         )
     if eos is None:
         raise ValueError(f"{where}: config.json needs eos_token_id")

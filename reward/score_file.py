@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,7 @@ def score_file(
 
     Raises:
         ValueError: a broken, empty or contradictory file, by name and line, before anything is run.
-        ConfigError: fewer than one worker.
+        ConfigError: fewer than one worker, or `out` cannot be written.
         TierUnavailable: no sandbox tier holds on this machine.
     """
     if workers < 1:
@@ -88,11 +90,13 @@ def score_file(
     for problem in {id(sample.problem): sample.problem for sample in samples}.values():
         plan(problem)
     reward, sandbox = reward or RewardConfig(), sandbox or SCORING
+    target = Path(out) if out is not None else Path(samples_path).with_suffix(".verdicts.jsonl")
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     verdicts, tier = _judge_all(samples, workers, reward, sandbox, progress or (lambda done, of: None))
     seconds = time.monotonic() - started
     rows = [_row(sample, verdict) for sample, verdict in zip(samples, verdicts)]
-    target = Path(out) if out is not None else Path(samples_path).with_suffix(".verdicts.jsonl")
     _write(target, rows)
     return _summary(rows, verdicts, problems, seconds, tier, target)
 
@@ -211,11 +215,21 @@ def _row(sample: Sample, verdict: Verdict) -> dict[str, Any]:
 
 
 def _write(target: Path, rows: Sequence[dict[str, Any]]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.part")
-    with aside.open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row) + "\n" for row in rows)
-    os.replace(aside, target)
+    with _writing(target):
+        with aside.open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(row) + "\n" for row in rows)
+        os.replace(aside, target)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """An `OSError` becomes a `ConfigError` that names `target`: a full disk names no file by itself."""
+    try:
+        yield
+    except OSError as error:
+        mend = "free some space" if error.errno == errno.ENOSPC else "name another --out"
+        raise ConfigError(f"cannot write {target}: {error.strerror}; {mend} and start again") from error
 
 
 def _summary(
