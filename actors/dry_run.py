@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.start import check_start
 from configs.schema import ConfigError, RunConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
@@ -56,7 +57,12 @@ KNOWN = {  # public checkpoints by hub name, so that a dry run needs no download
 
 
 def describe(config: RunConfig) -> str:
-    """Memory per process, FLOPs per learner step, and the ratio of rollout to learner workers they ask for."""
+    """Memory per process, FLOPs per learner step, and the ratio of rollout to learner workers they ask for.
+
+    Raises:
+        ConfigError, ValueError: a start that cannot be, as `train` would say.
+    """
+    check_start(config)
     shape = _shape(config)
     learner = _learner_memory(config, shape)
     rollout = _rollout_memory(config, shape)
@@ -76,11 +82,18 @@ def describe(config: RunConfig) -> str:
         f"every {config.weights.broadcast_every} step(s), two versions kept",
         f"generation {generate / 1e12:,.2f} TFLOP, learning {train / 1e12:,.2f} TFLOP per step: "
         f"about {generate / train:.1f} rollout workers per learner rank keep both busy; "
-        f"configured {config.rollout.actors / config.learner.ranks:.1f}",
+        f"configured {config.rollout.actors / config.learner.ranks:.1f} ({_bound(config, generate, train)})",
         f"actors: {config.rollout.actors} rollout, {config.reward.actors} reward, {config.learner.ranks} learner "
         f"({config.learner.engine}, ZeRO {config.learner.zero_stage}, offload {config.learner.offload})",
     ]
     return "\n".join(lines)
+
+
+def _bound(config: RunConfig, generate: float, train: float) -> str:
+    """Which side of a step is the slower one, at the same FLOPs per second everywhere, and how long the other waits."""
+    sides = {"generation": generate / config.rollout.actors, "learning": train / config.learner.ranks}
+    slow, quick = sorted(sides, key=lambda side: sides[side], reverse=True)
+    return f"{slow} bounds the step, {quick} waits for {1 - sides[quick] / sides[slow]:.0%} of it"
 
 
 def _dtype(config: RunConfig) -> str:
@@ -97,8 +110,7 @@ def _shape(config: RunConfig) -> Shape:
             s = recipe.shape
             return Shape(s.hidden, s.layers, s.heads, s.kv_heads, s.ffn, 512, s.tie_embeddings)
         return _read(recipe.start, "start")
-    if config.model.path is None:
-        raise ConfigError("model.path = None, model.recipe = None: give exactly one of them")
+    assert config.model.path is not None, "a start was checked for"
     return KNOWN.get(config.model.path) or _read(config.model.path, "model.path")
 
 

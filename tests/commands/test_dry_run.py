@@ -1,0 +1,57 @@
+"""`train --dry-run`: it says what `train` would say of a start, and the 7B recipe follows its arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from actors.dry_run import KNOWN, _flops, describe
+from configs.load import load
+from configs.schema import RunConfig
+
+
+@pytest.fixture
+def big() -> RunConfig:
+    return load(RunConfig, "diffucoder_7b.yaml")
+
+
+def test_a_folder_without_a_mask_token_is_no_valid_configuration(maskless, run_folder, tmp_path, command):
+    recipe = tmp_path / "train.yaml"
+    recipe.write_text(f"runs_dir: {tmp_path / 'runs'}\n")
+    code, printed, error = command("train", recipe, "--dry-run", f"model.path={maskless}")
+    assert code == 2 and "has no mask token" in error and "configuration valid" not in printed
+    code, printed, error = command("train", recipe, "--dry-run", f"model.path={run_folder / 'policy'}")
+    assert code == 0 and "configuration valid" in printed, error
+    code, printed, error = command("train", recipe, "--dry-run")
+    assert code == 2 and "give exactly one of them" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_known_checkpoint_needs_no_download(big):
+    assert "7,615,616,512 parameters" in describe(big)
+    assert "generation bounds the step, learning waits for 41% of it" in describe(big)
+
+
+def test_the_7b_recipe_splits_eight_nodes_so_that_a_step_is_shortest(big):
+    gpus = big.rollout.actors + big.learner.ranks
+    assert gpus == 64 and big.rollout.gpus == big.learner.gpus == 1
+    generate, train = _flops(big, KNOWN[big.model.path])
+    groups = big.replay.groups_per_step
+
+    def slower(ranks):
+        return max(generate / (gpus - ranks), train / ranks)
+
+    possible = [ranks for ranks in range(1, gpus) if groups % ranks == 0]
+    assert min(possible, key=slower) == big.learner.ranks
+    assert slower(big.learner.ranks) < 1.06 * min(slower(ranks) for ranks in range(1, gpus))
+
+
+def test_the_7b_recipe_has_the_papers_hyper_parameters(big):
+    assert big.objective.advantage == "group_mean"  # leave_one_out is a variant there
+    assert (big.objective.clip_low, big.objective.kl_weight, big.objective.inner_updates) == (0.5, 0.01, 2)
+    assert (big.sampler.temperature, big.sampler.top_p, big.sampler.completion_length) == (1.2, 0.95, 256)
+    assert (big.replay.completions, big.problems.max_prompt_tokens) == (10, 200)
+    assert (big.optimizer.lr, big.optimizer.weight_decay, big.optimizer.grad_norm) == (1e-6, 0.1, 0.2)
+    learner_bound = replace(big, learner=replace(big.learner, ranks=2))
+    assert "learning bounds the step" in describe(learner_bound)
