@@ -150,7 +150,6 @@ SCRATCH = {
     "utime": (132, None),
     "utimes": (235, None),
     "futimesat": (261, None),
-    "flock": (73, 32),
     "copy_file_range": (326, 285),
     "sendfile": (40, 71),
 }

@@ -117,6 +117,7 @@ class Zygote:
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
             if os.getppid() != self.pid:
                 os._exit(1)
+        fresh_standard_streams()
         lower_limit("RLIMIT_CPU", request["cpu"])
         if self.settings["processes"] is not None:
             lower_limit("RLIMIT_NPROC", self.settings["processes"])

@@ -100,3 +100,47 @@ def test_a_spawn_answer_without_a_descriptor_is_a_fault(monkeypatch):
             assert worker.judge([DOUBLE], [RIGHT])[0].outcome is Outcome.PASSED
         finally:
             victim.kill()
+
+
+STREAMS = """
+import fcntl, os
+def flags(): return [fcntl.fcntl(stream, fcntl.F_GETFL) for stream in (0, 1, 2)]
+def f(x):
+    found = flags()
+    for stream in (0, 1, 2):
+        fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND | os.O_NONBLOCK)
+    return found == [os.O_RDWR | LARGE] * 3 and flags() != found
+"""
+
+
+@TIERS
+def test_streams_do_not_remember_the_program_before(tier):
+    with RewardWorker(RewardConfig(cache_entries=0), SandboxConfig(tier=tier)) as worker:
+        large = os.O_LARGEFILE or 0o100000  # the kernel's own bit, whatever the C library calls it
+        for _ in range(2):
+            verdict = worker.judge([TRUE], [STREAMS.replace("LARGE", f"(flags()[0] & {large})")])[0]
+            assert verdict.outcome is Outcome.PASSED
+
+
+HOST_FILES = """
+import fcntl, os
+def succeeds(attempt):
+    try: attempt()
+    except OSError: return False
+    return True
+def f(x):
+    targets = [0, 1, 2, '/dev/null', os.__file__]
+    attempts = [lambda t=t: os.utime(t, (1, 1)) for t in targets] + [lambda t=t: os.chmod(t, 0o600) for t in targets]
+    attempts += [lambda t=t: fcntl.flock(t, fcntl.LOCK_EX | fcntl.LOCK_NB) for t in (0, 1, 2)]
+    return [succeeds(attempt) for attempt in attempts].count(True)
+"""
+
+
+@TIERS
+def test_devices_and_libraries_of_the_host_keep_their_times_modes_and_locks(tier):
+    before = os.stat(os.devnull)
+    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
+        problem = Problem("host", "q", ("assert f(1) == 0",))
+        assert worker.judge([problem], [HOST_FILES])[0].outcome is Outcome.PASSED
+    after = os.stat(os.devnull)
+    assert after.st_mtime >= before.st_mtime > 1 and after.st_mode == before.st_mode
