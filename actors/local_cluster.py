@@ -15,6 +15,7 @@ from actors.parts import (
     build_reward_worker,
     build_rollout_worker,
     for_one_process,
+    for_rollouts,
     load_prompts,
 )
 from actors.telemetry import Telemetry, ledger_metrics
@@ -47,7 +48,7 @@ class LocalCluster:
         )
         self.ledger = Ledger(config.replay, steps=config.steps)
         self.learner = build_learner(config, start)
-        self.rollout = build_rollout_worker(config, start)
+        self.rollout = build_rollout_worker(for_rollouts(config), start)
         self.reward = build_reward_worker(config)
         self.faults = FaultGuard(config.reward.max_fault_share)
         self.times = StageTimes()

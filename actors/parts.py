@@ -144,6 +144,14 @@ def build_reward_worker(config: RunConfig) -> RewardWorker:
     return RewardWorker(config.reward, config.sandbox)
 
 
+def for_rollouts(config: RunConfig) -> RunConfig:
+    """The configuration of a training run's rollout workers: they compute in the learner's type.
+
+    Published weights fit then, and the probabilities of sampler and learner are rounded alike.
+    """
+    return replace(config, model=replace(config.model, dtype=config.learner.dtype))
+
+
 def for_one_process(config: RunConfig) -> RunConfig:
     """The configuration of `--local`: the plain torch engine, one rank, no actors."""
     learner = replace(config.learner, engine="torch", ranks=1, zero_stage=0, offload="none")
