@@ -17,7 +17,7 @@ from actors.cluster import Batch
 from actors.connect import alive_nodes, connect
 from actors.learner_group import LearnerGroup
 from actors.metrics import Exporter
-from actors.parts import OrderBook, load_prompts
+from actors.parts import OrderBook, for_rollouts, load_prompts
 from actors.ray_bench import sample_and_judge_on
 from actors.replay_actor import Memory, ReplayActor
 from actors.storage import require_shared
@@ -61,7 +61,7 @@ class RayCluster:
         self.replay: Any = None
         self._reconciled = float("inf")  # nothing is looked after before everything stands
         self.connection = connect(config)
-        self.pool = WorkerPool(config, start, tend=self._reconcile, republish=self._republish)
+        self.pool = WorkerPool(for_rollouts(config), start, tend=self._reconcile, republish=self._republish)
         self.learner = LearnerGroup(config, start, meanwhile=partial(self._reconcile, republish=False))
         try:
             self._start(start)
@@ -79,6 +79,7 @@ class RayCluster:
             config.seed,
         )
         self._start_replay()
+        self.learner.reserve()
         self.pool.grow(self.memory.targets)
         self.learner.start()
         started = self.pool.wait_until_started()
