@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import select
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors import PACKAGES
 from actors.arguments import DEFAULT_RECIPE, Call, column_mapping, parse
 from configs.load import load, resolve
 from configs.schema import AdaptConfig, ConfigError, RunConfig
+from data.acecode import NothingRated
+from data.formats import RowError
 from data.openai_client import EndpointError, Sampling
+from data.problems_file import ProblemFileError
+from data.sources import SourceError
 from learner.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+PROJECT = Path(__file__).parent
+MISTAKES = (
+    ConfigError, SourceError, ProblemFileError, RowError, NothingRated, EndpointError, CheckpointError,
+)  # fmt: skip
 BROKEN_PIPE = 128 + 13  # as a shell reports a command that SIGPIPE ended
 
 
@@ -157,28 +170,58 @@ CALLS: tuple[Call, ...] = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command; 2 for a mistake in the input, 130 for Ctrl-C, 141 where the output's reader has gone."""
+    """Run one sub-command.
+
+    Returns 2 for a mistake of the user, told in one line; 130 for Ctrl-C; 141 where the output's reader has gone. A
+    defect is raised, with its traceback (see `_is_mistake`).
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parse(arguments or ["train"], {call.__name__: call for call in CALLS}, __doc__ or "")
     try:
         args.call(args)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at exit
-        return BROKEN_PIPE
-    except (ConfigError, ValueError, EndpointError, CheckpointError) as error:
-        return _mistake(str(error))
-    except OSError as error:
-        return _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         print("interrupted; `train` and `adapt` go on with --resume, the others by themselves", file=sys.stderr)
         return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at exit
+            return BROKEN_PIPE
+        if not _is_mistake(error):
+            raise
+        named = isinstance(error, OSError) and error.filename and f"{error.filename}: {error.strerror}"
+        print(f"error: {named or error}", file=sys.stderr)
+        return 2
     return 0
 
 
-def _mistake(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+def _is_mistake(error: Exception) -> bool:
+    """Whether the user must mend it, so that its message says enough; anything else is a defect of ours.
+
+    A mistake is an error of `MISTAKES`, wherever it was raised; an `OSError` that names a file or tells of a full disk;
+    and a `ValueError` or `OSError` that a `raise` of this project raised here. One with notes comes from another process,
+    whose traceback the notes hold: numpy or torch may have raised it there.
+    """
+    if isinstance(error, MISTAKES):
+        return True
+    if not isinstance(error, (ValueError, OSError)) or hasattr(error, "__notes__"):
+        return False
+    if isinstance(error, OSError) and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return True
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    ours = any(Path(innermost.filename).is_relative_to(PROJECT / package) for package in PACKAGES)
+    return ours and (innermost.line or "").startswith("raise ")
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # it is no file
+        return False
+    watch = select.poll()
+    watch.register(output, 0)  # errors and a closed other end are told unasked
+    return bool(watch.poll(0))
 
 
 def _console() -> Console:

@@ -1,0 +1,141 @@
+"""A mistake of the user is one line; a defect of ours, or of a library under us, keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors import train as trainer
+from actors.run_folder import RunFolder
+from configs.schema import ConfigError
+from data.acecode import NothingRated
+from data.formats import RowError
+from data.openai_client import EndpointError
+from data.problems_file import ProblemFileError
+from data.sources import SourceError
+from learner.checkpoint import CheckpointError
+from model.folder import read_config
+from model.policy import DiffusionPolicy
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def trained(monkeypatch, command):
+    """`trained(work)` is what `launch.py train` comes to when training is `work()`."""
+
+    def run(work):
+        monkeypatch.setattr(trainer, "run_training", lambda config, **options: work())
+        return command("train")
+
+    return run
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+def shapes_that_differ():
+    return np.zeros(3) + np.zeros(4)
+
+
+@pytest.mark.parametrize(
+    "kind", [ConfigError, SourceError, ProblemFileError, RowError, NothingRated, EndpointError, CheckpointError]
+)
+def test_errors_made_for_the_user_are_one_line_from_any_process(trained, kind):
+    error = kind("mend this")
+    error.add_note("Traceback of a worker")
+    assert trained(raising(error)) == (2, "", "error: mend this\n")
+
+
+def test_a_plain_error_that_the_project_raises_is_one_line(trained, tmp_path):
+    code, _, error = trained(lambda: read_config(tmp_path / "nowhere"))
+    assert code == 2 and error.startswith("error: model folder ") and error.count("\n") == 1
+    (tmp_path / "config.json").write_text("{}")
+    code, _, error = trained(lambda: DiffusionPolicy.from_pretrained(tmp_path))
+    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_file_that_is_named_is_one_line(trained, tmp_path):
+    assert trained((tmp_path / "a").read_text) == (2, "", f"error: {tmp_path}/a: No such file or directory\n")
+    told = trained(raising(OSError(errno.ENOSPC, "No space left on device", "/full/disk")))
+    assert told == (2, "", "error: /full/disk: No space left on device\n")
+    told = trained(raising(OSError(errno.ENOSPC, "No space left on device")))  # as a write says it
+    assert told == (2, "", "error: [Errno 28] No space left on device\n")
+
+
+def test_an_error_of_a_library_keeps_its_traceback(trained):
+    with pytest.raises(ValueError, match="could not be broadcast"):
+        trained(shapes_that_differ)
+    with pytest.raises(ConnectionResetError):
+        trained(raising(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")))
+
+
+def test_an_error_that_python_raises_in_our_code_keeps_its_traceback(trained, tmp_path):
+    """The innermost frame is ours, yet no `raise` of ours is there."""
+    (tmp_path / "trajectories").mkdir()
+    (tmp_path / "trajectories" / "step-one.parquet").touch()
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        trained(lambda: RunFolder(tmp_path).rewind(1))
+
+
+def test_an_error_with_the_traceback_of_a_worker_keeps_it(trained, tmp_path):
+    def work():
+        try:
+            read_config(tmp_path / "nowhere")
+        except ValueError as error:
+            error.add_note("ray::RolloutActor.generate() Traceback")
+            raise
+
+    with pytest.raises(ValueError, match="model folder") as caught:
+        trained(work)
+    assert caught.value.__notes__ == ["ray::RolloutActor.generate() Traceback"]
+
+
+@pytest.mark.ray
+def test_a_worker_s_defect_comes_with_its_traceback_and_a_worker_s_mistake_in_one_line(ray_cluster, trained):
+    from actors.waiting import fetch
+
+    def defect():
+        import numpy
+
+        return numpy.zeros(3) + numpy.zeros(4)
+
+    def mistake():
+        from data.sources import SourceError
+
+        raise SourceError("corpus.jsonl: no such file")
+
+    def far_away(work):
+        return lambda: fetch(ray_cluster.remote(work).options(num_cpus=0).remote(), "a worker", 200.0)
+
+    with pytest.raises(ValueError, match="could not be broadcast") as caught:
+        trained(far_away(defect))
+    assert "numpy.zeros(3) + numpy.zeros(4)" in caught.value.__notes__[0]
+    assert trained(far_away(mistake)) == (2, "", "error: corpus.jsonl: no such file\n")
+
+
+@pytest.mark.parametrize("output", [subprocess.PIPE, subprocess.DEVNULL])
+def test_a_pipe_that_breaks_elsewhere_is_no_reader_gone(output):
+    """To a worker, say: standard output is still read."""
+    script = (
+        "import errno, sys, launch\n"
+        "from actors import train\n"
+        "def broken(config, **options):\n"
+        "    raise BrokenPipeError(errno.EPIPE, 'Broken pipe')\n"
+        "train.run_training = broken\n"
+        "sys.exit(launch.main(['train']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, timeout=250
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr and "in broken" in done.stderr
+    assert done.stderr.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
