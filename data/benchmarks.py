@@ -30,7 +30,8 @@ def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[
 
     `source` is `katas:SPLIT`, `arithmetic:SPLIT`, or a file (JSONL, JSON, both also gzipped, or Parquet) in the format
     of HumanEval, MBPP (full or sanitised), HumanEval+, MBPP+, AceCode, or `data.problems_file`. `FILE@SPLIT` keeps one
-    published split of MBPP, e.g. `mbpp.jsonl@test`. `seed` serves the generated families.
+    published split of MBPP, e.g. `mbpp.jsonl@test`; `hub:NAME[@CONFIG][:SPLIT]` reads from the Hugging Face hub. `seed`
+    serves the generated families.
 
     Raises:
         ProblemFileError: missing or empty file, broken line, missing column, unknown format, a double id, or a problem
@@ -43,7 +44,7 @@ def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[
         except ValueError as error:
             raise ProblemFileError(str(error)) from error
     path, at, split = source.rpartition("@")
-    if not at or Path(source).exists():
+    if not at or family == "hub" or Path(source).exists():
         path, split = source, ""
     problems = read_problem_file(path)
     if split:
@@ -55,7 +56,7 @@ def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[
 
 
 def read_rows(source: str) -> Iterator[tuple[str, Row]]:
-    """(place, row) of every row of a file or of `hub:NAME[:SPLIT]`, streamed. ProblemFileError where there is none."""
+    """(place, row) of every row of a file or of `hub:NAME[@CONFIG][:SPLIT]`, streamed. ProblemFileError where there is none."""
     empty = True
     try:
         if not source.startswith("hub:") and not Path(source).is_file():

@@ -83,7 +83,7 @@ def prepare(
 
     Args:
         set_name: one of `SETS`; `columns` reads any JSONL, JSON or Parquet file through the mapping `columns`.
-        source: a file, a hub name (`hub:NAME[:SPLIT]`, or NAME where no such file exists); None for the set's own.
+        source: a file, a hub name (`hub:NAME[@CONFIG][:SPLIT]`, or NAME where no such file exists); None for the set's own.
         level, double: AceCode's difficulty level and doubled prompts.
         split: a published split of MBPP (`test`, ...) or of the katas.
         columns: role -> column; roles are `ROLES`. A column named here must be in the file.

@@ -1,8 +1,8 @@
 """Where examples come from: shards of rows that can be read from any row on.
 
-A source is a string: `katas:SPLIT`, `arithmetic:SPLIT`, a JSONL or Parquet file (JSONL also gzipped), a folder of
-either or of text files, `hub:NAME` or `hub:NAME:SPLIT` for a data set of the Hugging Face hub, or several of these
-joined by `+`. Every row is a dict of columns; a row of a text file has the single column `text`.
+A source is a string: `katas:SPLIT`, `arithmetic:SPLIT`, a JSONL or Parquet file (JSONL also gzipped), a text file, a
+folder of records or of text files, `hub:NAME[@CONFIG][:SPLIT]` for a data set of the Hugging Face hub, or several of
+these joined by `+`. Every row is a dict of columns; a row of a text file has the single column `text`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import logging
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+TEXT_SUFFIXES = (".py", ".txt", ".md", ".rst")  # of a single file; a folder of text may hold any
+ABOUT = ("readme", "license", "dataset_info", "_success")  # beside records, files so named tell about them
+TEXTS_PER_SHARD = 64
+UNREADABLE = (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
+log = logging.getLogger(__name__)
 
 
 class SourceError(ValueError):
@@ -49,17 +56,73 @@ def open_source(source: str) -> list[Shard]:
         return _open_folder(path)
     if not path.is_file():
         raise SourceError(f"{source}: no such file or folder (or use katas:SPLIT, arithmetic:SPLIT, hub:NAME)")
+    if path.name.lower().endswith(TEXT_SUFFIXES):
+        return [Shard(str(path), partial(_read_text, path))]
     return [Shard(str(path), partial(read_records, path))]
 
 
 def _open_folder(folder: Path) -> list[Shard]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    records = [path for path in files if path.name.endswith(RECORD_SUFFIXES)]
-    if records:
-        return [Shard(str(path), partial(read_records, path)) for path in records]
+    """One shard per file of records, or one per `TEXTS_PER_SHARD` text files. SourceError where both kinds lie there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
     if not files:
         raise SourceError(f"{folder}: the folder holds no file")
-    return [Shard(str(folder), partial(_read_texts, files))]
+    records = [path for path in files if path.name.lower().endswith(RECORD_SUFFIXES)]
+    if not records:
+        found = _Texts(folder)
+        parts = [files[start : start + TEXTS_PER_SHARD] for start in range(0, len(files), TEXTS_PER_SHARD)]
+        return [Shard(str(part[0]), partial(found.read, part)) for part in parts]
+    others = [path for path in files if path not in set(records) and not path.name.lower().startswith(ABOUT)]
+    if others:
+        first, other = records[0].relative_to(folder), others[0].relative_to(folder)
+        raise SourceError(
+            f"{folder}: holds {len(records)} JSONL or Parquet files (first {first}) beside {len(others)} other files "
+            f"(first {other}), so records and text cannot be told apart: leave files of one kind there"
+        )
+    return [Shard(str(path), partial(read_records, path)) for path in records]
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+@dataclass
+class _Texts:
+    """The text files of a folder, one row each; a file that is not UTF-8 is passed over and counted."""
+
+    folder: Path
+    passed_over: dict[Path, None] = field(default_factory=dict)
+
+    def read(self, files: list[Path], skip: int) -> Iterator[tuple[str, Row]]:
+        """Rows of some of the files; `skip` counts rows, so the files before them are looked at again."""
+        number = 0
+        for path in files:
+            try:
+                text = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                self._pass_over(path)
+                continue
+            number += 1
+            if number > skip:
+                yield str(path), {"text": text}
+
+    def _pass_over(self, path: Path) -> None:
+        """Warns of the first, the tenth, the hundredth such file, and so on."""
+        if path in self.passed_over:
+            return
+        self.passed_over[path] = None
+        count = len(self.passed_over)
+        if str(count).strip("0") == "1":
+            first = next(iter(self.passed_over))
+            log.warning("%s: passed over what is not UTF-8 text: %d so far, first %s", self.folder, count, first)
+
+
+def _read_text(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: not UTF-8 text: {error}") from error
+    if not skip:
+        yield str(path), {"text": text}
 
 
 def read_records(path: Path, skip: int = 0) -> Iterator[tuple[str, Row]]:
@@ -80,8 +143,15 @@ def _open_text(path: Path) -> Any:
 
 
 def _starts_with(path: Path, character: str) -> bool:
-    with _open_text(path) as lines:
-        return str(lines.read(256)).lstrip().startswith(character)
+    try:
+        with _open_text(path) as lines:
+            return str(lines.read(256)).lstrip().startswith(character)
+    except UNREADABLE as error:
+        raise _unreadable(str(path), error) from error
+
+
+def _unreadable(place: str, error: Exception) -> SourceError:
+    return SourceError(f"{place}: not readable as text: {error}")
 
 
 def _read_jsonl(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
@@ -95,8 +165,8 @@ def _read_jsonl(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
                 row_number += 1
                 if row_number > skip:
                     yield f"{path}:{number}", _parse_row(path, number, line)
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        raise SourceError(f"{path}:{number + 1}: not readable as text: {error}") from error
+    except UNREADABLE as error:
+        raise _unreadable(f"{path}:{number + 1}", error) from error
 
 
 def _parse_row(path: Path, number: int, line: str) -> Row:
@@ -110,11 +180,13 @@ def _parse_row(path: Path, number: int, line: str) -> Row:
 
 
 def _read_json_list(path: Path) -> Iterator[tuple[str, Row]]:
-    with _open_text(path) as file:
-        try:
+    try:
+        with _open_text(path) as file:
             rows = json.load(file)
-        except json.JSONDecodeError as error:
-            raise SourceError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from error
+    except json.JSONDecodeError as error:
+        raise SourceError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from error
+    except UNREADABLE as error:
+        raise _unreadable(str(path), error) from error
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise SourceError(f"{path}: item {number}: expected a JSON object, found {type(row).__name__}")
@@ -138,16 +210,8 @@ def _read_parquet(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
                     for number, row in enumerate(batch.slice(passed).to_pylist(), start=begin + passed + 1):
                         yield f"{path}: row {number}", row
                     begin += batch.num_rows
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise SourceError(f"{path}: not a readable Parquet file: {error}") from error
-
-
-def _read_texts(files: list[Path], skip: int) -> Iterator[tuple[str, Row]]:
-    for path in files[skip:]:
-        try:
-            yield str(path), {"text": path.read_text(encoding="utf-8")}
-        except UnicodeDecodeError as error:
-            raise SourceError(f"{path}: not UTF-8 text: {error}") from error
 
 
 def _read_generated(family: str, split: str, skip: int) -> Iterator[tuple[str, Row]]:
@@ -160,15 +224,21 @@ def _read_generated(family: str, split: str, skip: int) -> Iterator[tuple[str, R
 
 
 def read_hub(rest: str, skip: int = 0) -> Iterator[tuple[str, Row]]:
-    """Rows of a data set of the Hugging Face hub, `NAME` or `NAME:SPLIT` (default train), streamed."""
-    name, _, split = rest.partition(":")
+    """Rows of a data set of the Hugging Face hub, `NAME[@CONFIG][:SPLIT]` (default train), streamed."""
+    head, _, split = rest.partition(":")
+    name, _, config = (head, "", "") if Path(head).exists() else head.partition("@")
     try:
         import datasets
     except ImportError as error:
-        raise SourceError(f"hub:{rest}: needs the package datasets: pip install 'couplet[hub]'") from error
+        raise SourceError(f"hub:{rest}: needs the package datasets (pip install datasets)") from error
+    number = None
     try:
-        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+        number = skip
+        for row in rows.skip(skip) if skip else rows:
+            number += 1
+            yield f"hub:{rest}: row {number}", dict(row)
     except Exception as error:  # network, name, configuration and permission faults come in many classes
-        raise SourceError(f"hub:{rest}: the data set cannot be opened: {error}") from error
-    for number, row in enumerate(rows.skip(skip) if skip else rows, start=skip + 1):
-        yield f"hub:{rest}: row {number}", dict(row)
+        failed = "cannot be opened" if number is None else f"cannot be read after row {number}"
+        reason = " ".join(str(error).split())
+        raise SourceError(f"hub:{rest}: the data set {failed} (hub:NAME@CONFIG:SPLIT): {reason}") from error
