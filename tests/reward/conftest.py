@@ -11,7 +11,7 @@ from reward.worker import RewardWorker
 @pytest.fixture(scope="session", params=["namespace", "landlock"])
 def attacked(request) -> Iterator[RewardWorker]:
     """A worker of each strong tier, with short limits."""
-    config = SandboxConfig(tier=request.param, cpu_seconds=0.25, wall_factor=2.0, max_timeouts=1)
+    config = SandboxConfig(tier=request.param, cpu_seconds=0.25, wall_factor=8.0, max_timeouts=1)
     with RewardWorker(RewardConfig(cache_entries=0), config) as worker:
         yield worker
 
@@ -19,5 +19,5 @@ def attacked(request) -> Iterator[RewardWorker]:
 @pytest.fixture(scope="session")
 def worker() -> Iterator[RewardWorker]:
     """A worker of the best tier of this machine."""
-    with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=1.0)) as worker:
+    with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=1.0, wall_factor=30.0)) as worker:
         yield worker

@@ -1,5 +1,6 @@
 """Nothing outlives a worker, nothing leaks, and nothing that happens to a sandbox changes a verdict."""
 
+import contextlib
 import os
 import random
 import signal
@@ -61,7 +62,7 @@ def running(pids: set[int]) -> set[int]:
     return alive
 
 
-def soon(condition, seconds=10.0) -> bool:
+def soon(condition, seconds=60.0) -> bool:
     """Whether `condition()` becomes true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -87,7 +88,7 @@ def test_everything_dies_with_a_killed_worker(tier):
 def test_a_forked_copy_of_the_worker_keeps_nothing_alive(tier):
     """A copy holds the control socket open, so the zygote must watch the worker itself."""
     command = [sys.executable, "-c", "import os\n" + VICTIM.format(project=PROJECT, tier=tier).replace(
-        "worker.judge", "if os.fork() == 0:\n    import time\n    time.sleep(20)\n    os._exit(0)\nworker.judge"
+        "worker.judge", "if os.fork() == 0:\n    import time\n    time.sleep(600)\n    os._exit(0)\nworker.judge"
     )]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
         assert victim.stdout is not None
@@ -98,7 +99,8 @@ def test_a_forked_copy_of_the_worker_keeps_nothing_alive(tier):
         victim.kill()
         assert soon(lambda: not running(family)), running(family)
         for pid in copies:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_worker_outlives_the_thread_that_made_it():
@@ -110,14 +112,14 @@ def test_a_worker_outlives_the_thread_that_made_it():
         assert worker.stats()["restarts"] == 0
 
 
-@TIERS
-def test_nothing_is_left_behind(tier, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def leave_nothing(tier: str, folder: str) -> None:
+    """Judge good and bad programs; what this process held before, it holds after."""
+    tempfile.tempdir = folder
 
     def held() -> tuple[int, int, list[str], list[str]]:
         mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if "tmpfs" in line]
         ours = [line for line in mounts if line.startswith(("sandbox", "scratch"))]
-        return len(os.listdir("/proc/self/fd")), len(descendants(os.getpid())), ours, os.listdir(tmp_path)
+        return len(os.listdir("/proc/self/fd")), len(descendants(os.getpid())), ours, os.listdir(folder)
 
     before = held()
     config = SandboxConfig(tier=tier, cpu_seconds=0.05, max_timeouts=1)
@@ -131,13 +133,21 @@ def test_nothing_is_left_behind(tier, tmp_path, monkeypatch):
         for _ in range(8):
             worker.judge([DOUBLE] * 4, programs)
         during = held()
-    assert during[0] - before[0] <= 2 and during[2:] == before[2:]
+    assert during[0] - before[0] <= 2 and during[2:] == before[2:], (during, before)
     assert soon(lambda: held() == before), (held(), before)
+
+
+@TIERS
+def test_nothing_is_left_behind(tier, tmp_path):
+    """In a process of its own, which has no other descendants."""
+    code = f"from tests.reward.test_lifecycle import leave_nothing; leave_nothing({tier!r}, {str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
 
 
 def test_workers_side_by_side_do_not_disturb_each_other():
     loop, fine, wrong = "while True: pass", "def f(x): return x + x", "def f(x): return x"
-    config = SandboxConfig(cpu_seconds=0.3, max_timeouts=1)
+    config = SandboxConfig(cpu_seconds=0.3, wall_factor=50.0, max_timeouts=1)
 
     def work(name: int) -> list[float]:
         with RewardWorker(RewardConfig(cache_entries=0), config) as worker:
@@ -162,26 +172,25 @@ def test_one_worker_may_be_called_from_several_threads(worker):
 def test_random_kills_of_the_zygote_change_no_verdict(tier):
     programs = [f"def f(x):\n    return {k % 3} * x + {k} - {k}" for k in range(60)]
     wanted = [(0.2, 0.2, 1.0)[k % 3] for k in range(60)]
-    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
-        over = threading.Event()
+    draw, verdicts = random.Random(0), []
+    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier, wall_factor=30.0)) as worker:
 
-        def kill() -> None:
-            draw = random.Random(0)
-            while not over.wait(draw.uniform(0.3, 0.5)):
-                zygote = worker.runner.sandbox.zygote.process.pid
-                victims = [zygote, *descendants(zygote)]
-                try:
-                    os.kill(draw.choice(victims), signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+        def kill(delay: float, zygote_itself: bool) -> None:
+            """One process, at some moment of a program; where more die, a program may be given up."""
+            time.sleep(delay)
+            zygote = worker.runner.sandbox.zygote.process.pid
+            victims = [zygote] if zygote_itself else [zygote, *descendants(zygote)]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(draw.choice(victims), signal.SIGKILL)
 
-        killer = threading.Thread(target=kill)
-        killer.start()
-        try:
-            verdicts = [worker.judge([DOUBLE], [program])[0] for program in programs]
-        finally:
-            over.set()
-            killer.join()
+        for number, program in enumerate(programs):
+            killer = threading.Thread(target=kill, args=(draw.uniform(0.0, 0.02), number % 10 == 0))
+            if number % 5 == 0:
+                killer.start()
+            verdicts.append(worker.judge([DOUBLE], [program])[0])
+            if number % 5 == 0:
+                killer.join()
+        assert worker.stats()["restarts"] > 0
     assert [verdict.outcome for verdict in verdicts if not verdict.outcome.is_verdict] == []
     assert [verdict.pass_rate for verdict in verdicts] == wanted
 
@@ -261,7 +270,9 @@ def test_the_unsafe_tier_still_compares_outside(caplog):
         "class Any:\n    def __eq__(self, o): return True\ndef f(x): return Any()",
         "while True: pass",
     ]
-    with RewardWorker(RewardConfig(), SandboxConfig(tier="rlimits", allow_unsafe=True, cpu_seconds=0.2)) as worker:
+    with RewardWorker(
+        RewardConfig(), SandboxConfig(tier="rlimits", allow_unsafe=True, cpu_seconds=0.2, wall_factor=50.0)
+    ) as worker:
         verdicts = worker.judge([DOUBLE] * 4, [*cheats, "def f(x): return 2 * x"])
     assert [verdict.pass_rate for verdict in verdicts] == [0.0, 0.0, 0.0, 1.0]
     assert "tier rlimits: programs can read, write, connect and start processes as this user" in caplog.text
@@ -291,7 +302,7 @@ PROBLEM, PROGRAM = Problem("p", "q", ("assert f(1) == 2",)), "def f(x): return 2
 def in_container(code: str) -> str:
     """What `code` prints in a container of its own."""
     script = CONTAINER.format(project=PROJECT) + code
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -341,5 +352,5 @@ def test_a_reward_process_never_imports_torch_or_ray():
         "    print(w.judge([Problem('p', 'q', ('assert f(1) == 2',))], ['def f(x): return 2'])[0].pass_rate)\n"
         "print(sorted(set(sys.modules) & {'torch', 'ray', 'transformers', 'numpy', 'e2b', 'deepspeed'}))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
     assert done.stdout.split("\n")[:2] == ["1.0", "[]"], done.stderr

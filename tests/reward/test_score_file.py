@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from evaluation.score_report import run_score
 from reward import score_file as module
 from reward.score_file import score_file
 
-QUICK = SandboxConfig(cpu_seconds=1.0)
+QUICK = SandboxConfig(cpu_seconds=1.0, wall_factor=30.0)
 
 
 def write(path: Path, *rows) -> Path:
@@ -185,7 +184,7 @@ def test_mistakes_in_problems_are_named_before_anything_runs(tmp_path, monkeypat
         ([row, row], r"p.jsonl.*2.*MBPP/1"),
         (['{"task_id": 1,'], r"p.jsonl.*1"),
         ([], r"p.jsonl.*empty"),
-        ([{**row, "test_list": ["assert f("]}], r"MBPP/1.*does not parse"),
+        ([{**row, "test_list": ["assert f("]}], r"p\.jsonl:1: .*'test_list'.*expected Python"),
     ):
         with pytest.raises(ValueError, match=message):
             score_file(write(tmp_path / "p.jsonl", *rows), samples)
@@ -218,20 +217,21 @@ def test_several_workers_give_the_verdicts_of_one(tmp_path):
     assert seen[-1] == (24, 24) and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_a_killed_worker_process_changes_no_verdict(tmp_path):
+def test_a_killed_worker_process_changes_no_verdict(tmp_path, monkeypatch):
     slow = "def f(x):\n    import time\n    time.sleep(0.05)\n    return 2 * x + {k} - {k}"
     rows = [{"task_id": 1, "completion": slow.format(k=k)} for k in range(40)]
     problems, samples = mbpp(tmp_path / "mbpp.jsonl"), write(tmp_path / "s.jsonl", *rows)
     killed: list[int] = []
+    as_completed = module.as_completed
 
-    def kill() -> None:
-        deadline = time.monotonic() + 30
+    def kill_one_first(futures):
+        deadline = time.monotonic() + 240
         while not killed and time.monotonic() < deadline:
-            for pid in workers():
+            for pid in workers()[:1]:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
-                break
             time.sleep(0.02)
+        return as_completed(futures)
 
     def workers() -> list[int]:
         """Pool processes of this process that have a zygote already."""
@@ -241,17 +241,17 @@ def test_a_killed_worker_process_changes_no_verdict(tmp_path):
                 parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
             except OSError:
                 continue
-        ours = [pid for pid, parent in parents.items() if parent == os.getpid()]
-        return [
-            pid
-            for pid in ours
-            if pid in parents.values() and b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        ours = [pid for pid, parent in parents.items() if parent == os.getpid() and pid in parents.values()]
+        return [pid for pid in ours if b"spawn_main" in command(pid)]
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    def command(pid: int) -> bytes:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:  # it has just ended
+            return b""
+
+    monkeypatch.setattr(module, "as_completed", kill_one_first)
     score = score_file(problems, samples, workers=2, sandbox=QUICK)
-    killer.join()
     assert killed
     assert [row["passed"] for row in score.rows] == [True] * 40 and score.infra == 0
 

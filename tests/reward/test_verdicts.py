@@ -176,7 +176,7 @@ def test_outputs_are_compared_with_the_canonical_solutions(worker):
 
 def test_the_judge_is_not_kept_busy_for_ever():
     tests = ("while f(1) == 1:\n    pass", "assert f(1) == 1")
-    with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.1)) as short:
+    with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.1, wall_factor=50.0)) as short:
         assert reasons(short, IDENTITY, *tests) == ["timeout", ""]
 
 
