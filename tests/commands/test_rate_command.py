@@ -142,4 +142,4 @@ def test_levels_need_ratings_that_differ(server, problem_file, tmp_path, command
     code, printed, _ = command("prepare", "rate", problem_file, *words)
     assert code == 0 and "4 of 4 problems are hard" in printed  # all means and spreads are equal
     summary = json.loads((tmp_path / "r.summary.json").read_text())
-    assert summary["thresholds"] == {"mean_p20": 0.5, "std_p40": 0.5} and summary["model"] == server.url
+    assert summary["thresholds"] == {"mean_p20": 0.5, "std_p40": 0.5} and summary["model"] == "toy-coder"
