@@ -10,7 +10,14 @@ import math
 from collections.abc import Callable
 
 MAX_DEPTH = 100
-MAX_KEYED = 5_000  # elements of all sets and dicts of one value: colliding hashes are quadratic to decode
+MAX_KEYED = 5_000  # elements of all sets and dicts of one value
+MAX_COMPARED = 2_000_000  # small values compared where keys of sets and dicts have equal hashes: quadratic in such keys
+MAX_RATIOS, RATIO_BITS = (
+    10_000,
+    1 << 14,
+)  # fractions of one value, bits of each side: they are reduced, hashed and compared
+RATIO_COST = 40  # small values that can be compared while two fractions are
+MAX_DECIMAL = 4_000  # digits before the point, and behind it
 SMALL = 2**53
 
 
@@ -32,6 +39,7 @@ class Encoder:
     def __init__(self, limit: int) -> None:
         self.left = limit
         self.keyed = MAX_KEYED
+        self.ratios = MAX_RATIOS
 
     def spend(self, size: int) -> None:
         self.left -= size
@@ -95,10 +103,14 @@ class Encoder:
             return self.encode(value.item(), depth + 1)
         if (module, name) not in (("decimal", "Decimal"), ("fractions", "Fraction")):
             raise NotPlain(str(name)[:80])
-        if name == "Decimal" and (not value.is_finite() or abs(value.adjusted()) > 10_000):
+        if name == "Decimal" and (not value.is_finite() or abs(value.adjusted()) > MAX_DECIMAL):
             raise NotPlain(name)
         ratio = make_fraction(value)
-        self.spend((ratio.numerator.bit_length() + ratio.denominator.bit_length()) // 4)
+        bits = ratio.numerator.bit_length(), ratio.denominator.bit_length()
+        self.ratios -= 1
+        if self.ratios < 0 or max(bits) > RATIO_BITS:
+            raise TooLarge
+        self.spend(sum(bits) // 4)
         return ["q", hex(ratio.numerator), hex(ratio.denominator)]
 
 
@@ -109,25 +121,35 @@ def make_fraction(*parts):
     return Fraction(*parts)
 
 
+def read_fraction(top, bottom):
+    if max(len(top), len(bottom)) > RATIO_BITS // 4 + 3:  # digits, sign and prefix
+        raise ValueError("digits")
+    return make_fraction(int(top, 16), int(bottom, 16))
+
+
 SCALARS: dict[str, tuple[int, Callable]] = {
     "f": (1, float),
     "i": (1, lambda text: int(text, 16)),
     "b": (1, bytes.fromhex),
     "y": (1, bytearray.fromhex),
     "c": (2, lambda real, imag: complex(float(real), float(imag))),
-    "q": (2, lambda top, bottom: make_fraction(int(top, 16), int(bottom, 16))),
+    "q": (2, read_fraction),
 }
 CONTAINERS: dict[str, Callable] = {"l": list, "t": tuple, "s": set, "z": frozenset, "d": dict}
 
 
 class Decoder:
-    """Decodes one value into exact built-ins, within the same limits as the encoder."""
+    """Decodes one value into exact built-ins, within the same limits as the encoder, and at a bounded cost."""
 
     def __init__(self) -> None:
         self.keyed = MAX_KEYED
+        self.ratios = MAX_RATIOS
+        self.compared = MAX_COMPARED
+        self.weight = 0  # of what has been decoded: what one comparison of it costs, in small values
 
     def decode(self, tree, depth=0):
         """The value of a JSON tree. Raises `BadReply` for anything the encoder does not write."""
+        self.weight += 1
         if tree is None or type(tree) in (bool, int, float, str):
             return tree
         if type(tree) is not list or not tree or type(tree[0]) is not str or depth > MAX_DEPTH:
@@ -146,17 +168,41 @@ class Decoder:
         count, build = SCALARS[tag]
         if len(parts) != count or any(type(part) is not str for part in parts):
             raise BadReply("wrong parts")
+        if tag == "q":
+            self.weight += RATIO_COST
+            self.ratios -= 1
+            if self.ratios < 0:
+                raise BadReply("too many fractions")
         return build(*parts)
 
     def container(self, tag, items, depth):
-        if tag in ("d", "s", "z"):
-            self.keyed -= len(items) // 2 if tag == "d" else len(items)
-            if self.keyed < 0 or (tag == "d" and len(items) % 2):
-                raise BadReply("too many keys")
-        values = [self.decode(item, depth + 1) for item in items]
-        if tag == "d":
-            return dict(zip(values[::2], values[1::2]))
-        return CONTAINERS[tag](values)
+        if tag in ("l", "t") or not items:
+            return CONTAINERS[tag]([self.decode(item, depth + 1) for item in items])
+        stride = 2 if tag == "d" else 1
+        self.keyed -= len(items) // stride
+        if self.keyed < 0 or len(items) % stride:
+            raise BadReply("too many keys")
+        values, weights = [], []
+        for item in items:
+            before = self.weight
+            values.append(self.decode(item, depth + 1))
+            weights.append(self.weight - before)
+        self.compare(values[::stride], weights[::stride])
+        return dict(zip(values[::2], values[1::2])) if tag == "d" else CONTAINERS[tag](values)
+
+    def compare(self, keys, weights):
+        """Account for the comparisons that keys with equal hashes cause. Raises `BadReply` where they are too many."""
+        hashes = [hash(key) for key in keys]
+        if len(set(hashes)) == len(hashes):
+            return
+        groups: dict[int, list[int]] = {}
+        for number, weight in zip(hashes, weights):
+            groups.setdefault(number, []).append(weight)
+        cost = sum((len(group) - 1) * sum(group) // 2 for group in groups.values())
+        self.weight += 2 * cost  # comparing the whole looks every key up again
+        self.compared -= cost
+        if self.compared < 0:
+            raise BadReply("colliding keys")
 
 
 def decode(tree):
