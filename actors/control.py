@@ -49,24 +49,32 @@ def scale_workers(targets: Sequence[str], run: str | None, address: str | None) 
     """Change the number of reward or rollout actors of a running job and wait until it is so.
 
     Raises:
-        ConfigError: a target that is not `reward=N` or `rollout=N` with N of at least 1, or no such run.
+        ConfigError: a target that is not `reward=N` or `rollout=N` with N of at least 1, no such run, or no room for
+            so many; then the numbers are as before.
     """
     wanted = dict(_target(text) for text in targets)
     queue = _find(run, address)
+    before = _call(queue, "roster")["targets"]
     _call(queue, "set_targets", wanted)
     deadline = time.monotonic() + SCALE_SECONDS
-    while True:
-        serving = {role: len(indices) for role, indices in _call(queue, "roster")["serving"].items()}
-        if all(serving[role] == count for role, count in wanted.items()):
-            break
-        if time.monotonic() > deadline:
-            free = ray.available_resources().get("CPU", 0)
-            raise ConfigError(
-                f"scale {' '.join(targets)}: after {SCALE_SECONDS:.0f} s there are {serving}; the cluster has {free:g} "
-                "CPU free: add nodes, or lower reward.cpus / rollout.cpus"
-            )
-        time.sleep(0.5)
+    try:
+        while (serving := _serving(queue)) != serving | wanted:
+            if time.monotonic() > deadline:
+                free = ray.available_resources().get("CPU", 0)
+                raise ConfigError(
+                    f"scale {' '.join(targets)}: after {SCALE_SECONDS:.0f} s there are {serving}, and the old numbers "
+                    f"are wanted again; the cluster has {free:g} CPU free: add nodes, or lower reward.cpus / rollout.cpus"
+                )
+            time.sleep(0.5)
+    except BaseException:
+        _call(queue, "set_targets", {role: before[role] for role in wanted})
+        raise
     print(", ".join(f"{role}: {count} in service" for role, count in serving.items()))
+
+
+def _serving(queue: Any) -> dict[str, int]:
+    """Workers that are given work, by role."""
+    return {role: len(indices) for role, indices in _call(queue, "roster")["serving"].items()}
 
 
 def _target(text: str) -> tuple[str, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.learner_actor import LearnerActor
 from actors.waiting import DIED, fetch_all, is_defect
@@ -38,6 +41,7 @@ class LearnerGroup:
         self.config = config
         self.start_folder = start
         self.meanwhile = meanwhile
+        self.room: PlacementGroup | None = None
         self.ranks: list[Any] = []
         self.places: list[dict[str, Any]] = []  # process and node of each rank
         self.payloads: dict[int, Any] = {}  # step -> reference to its groups
@@ -45,29 +49,43 @@ class LearnerGroup:
         self.checkpoint: tuple[int, Path] | None = None
         self.restarts = 0
 
-    def start(self) -> None:
-        """Start all ranks and let them meet.
+    def reserve(self) -> None:
+        """Room for all ranks on as few nodes as can be; it stays theirs while they are rebuilt.
 
         Raises:
-            ConfigError: they find no room on the cluster.
+            ConfigError: there is none on the cluster.
         """
         config = self.config.learner
-        actor = ray.remote(LearnerActor).options(
-            num_cpus=config.cpus,
-            num_gpus=config.gpus,
-            max_restarts=0,
-        )
-        self.ranks = [actor.remote(self.config, self.start_folder, rank) for rank in range(config.ranks)]
+        share = {name: amount for name, amount in (("CPU", config.cpus), ("GPU", config.gpus)) if amount > 0}
+        if not share:
+            return
+        self.room = placement_group([share] * config.ranks, strategy="PACK")
+        deadline = time.monotonic() + self.config.ray.call_timeout
+        while not self.room.wait(1):
+            if time.monotonic() > deadline:
+                raise self._no_room()
+
+    def start(self) -> None:
+        """Start all ranks in their room and let them meet.
+
+        Raises:
+            ConfigError: they do not start in time.
+        """
+        config = self.config.learner
+        self.ranks = []
+        for rank in range(config.ranks):
+            actor = ray.remote(LearnerActor).options(
+                num_cpus=config.cpus,
+                num_gpus=config.gpus,
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self.room, rank) if self.room else "DEFAULT",
+            )
+            self.ranks.append(actor.remote(self.config, self.start_folder, rank))
         seconds = self.config.ray.call_timeout
         try:
             places = fetch_all([rank.rendezvous.remote() for rank in self.ranks], "learner ranks: start", seconds)
         except TimeoutError as error:
-            free = ray.available_resources()
-            raise ConfigError(
-                f"learner.ranks = {config.ranks}: they did not start within ray.call_timeout = {seconds:.0f} s; each "
-                f"asks for {config.cpus:g} CPU and {config.gpus:g} GPU, free are {free.get('CPU', 0):g} and "
-                f"{free.get('GPU', 0):g}: lower learner.ranks or learner.cpus, or add nodes"
-            ) from error
+            raise self._no_room() from error
         self.places = self._all("build", *places[0])
 
     def learn(self, step: int, groups: tuple[ScoredGroup, ...]) -> dict[str, float]:
@@ -97,10 +115,24 @@ class LearnerGroup:
         self.done = step
 
     def stop(self) -> None:
-        """Stop all ranks."""
+        """Stop all ranks and give up their room."""
+        self._stop_ranks()
+        if self.room is not None:
+            remove_placement_group(self.room)
+            self.room = None
+
+    def _stop_ranks(self) -> None:
         for rank in self.ranks:
             ray.kill(rank)
         self.ranks = []
+
+    def _no_room(self) -> ConfigError:
+        config, free = self.config.learner, ray.available_resources()
+        return ConfigError(
+            f"learner.ranks = {config.ranks}: they did not start within ray.call_timeout = "
+            f"{self.config.ray.call_timeout:.0f} s; each asks for {config.cpus:g} CPU and {config.gpus:g} GPU, free are "
+            f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g}: lower learner.ranks or learner.cpus, or add nodes"
+        )
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         """Call every rank; a failure is raised at once, since the others of a collective cannot end then."""
@@ -133,7 +165,7 @@ class LearnerGroup:
                 if isinstance(error, TimeoutError) and isinstance(last, TimeoutError):
                     raise TimeoutError(f"{error}, twice in a row: if the work needs longer, raise the limit") from error
                 last = error
-                self.stop()
+                self._stop_ranks()
         raise RuntimeError(f"the learner died {MAX_REBUILDS} times in a row; the last time: {last}") from last
 
     def _is_final(self, error: BaseException, last: BaseException | None) -> bool:

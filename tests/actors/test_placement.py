@@ -3,11 +3,14 @@
 import time
 
 import pytest
+import ray
 from ray.exceptions import OutOfMemoryError
 
+from actors import control
 from actors.learner_group import LearnerGroup
+from configs.schema import ConfigError
 from tests.actors.fakes import ScriptedLearner, ScriptedReward, ScriptedRollout
-from tests.actors.runs import run_config
+from tests.actors.runs import kill_process, run_config, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -38,10 +41,101 @@ def with_learner(open_cluster, monkeypatch):
     return open_one
 
 
+@pytest.fixture
+def crowd(ray_cluster):
+    """`crowd()`: take all CPU that is free now, until the test ends."""
+    holders = []
+
+    @ray.remote
+    class Holder:
+        def ready(self):
+            return True
+
+    def hold():
+        holders.append(Holder.options(num_cpus=int(ray.available_resources()["CPU"])).remote())
+        ray.get(holders[-1].ready.remote(), timeout=240)
+
+    yield hold
+    for holder in holders:
+        ray.kill(holder)
+
+
+def test_ranks_find_their_room_again_though_more_actors_are_wanted_than_fit(with_learner, crowd):
+    cluster = with_learner("crowded", ScriptedLearner, learner={"ranks": 2})
+    crowd()
+    cluster._on_replay("set_targets", {"reward": 4})
+    homeless = lambda: sum(member.info is None for member in cluster.pool.members["reward"].values())  # noqa: E731
+    wait_for(lambda: cluster._reconcile() or homeless() == 3)
+    kill_process(cluster.learner.places[1]["pid"])
+    cluster.learn(cluster.take(2))
+    assert cluster.learner.restarts == 1
+    assert homeless() == 3
+
+
+@pytest.mark.parametrize(
+    "learner, bundles",
+    [
+        ({"cpus": 0.5}, [{"CPU": 0.5}] * 2),
+        ({"cpus": 2.0, "gpus": 0.5}, [{"CPU": 2.0, "GPU": 0.5}] * 2),
+        ({"cpus": 0.0}, None),
+    ],
+)
+def test_each_rank_has_a_room_of_what_it_asks_for(tmp_path, monkeypatch, learner, bundles):
+    asked = []
+
+    class Room:
+        def __init__(self, bundles, strategy):
+            asked.append((bundles, strategy))
+
+        def wait(self, seconds):
+            return True
+
+    monkeypatch.setattr("actors.learner_group.placement_group", Room)
+    LearnerGroup(run_config(tmp_path, "room", learner={"ranks": 2, **learner}), "").reserve()
+    assert asked == ([(bundles, "PACK")] if bundles else [])
+
+
+def test_ranks_without_room_are_named_and_wait_for_it_no_longer(ray_cluster, tmp_path):
+    group = LearnerGroup(run_config(tmp_path, "large", learner={"cpus": 640.0}, ray={"call_timeout": 1.0}), "")
+    try:
+        with pytest.raises(ConfigError, match=r"learner.ranks = 1: they did not start within .* = 1 s; .* for 640 CPU"):
+            group.reserve()
+        room = group.room
+    finally:
+        group.stop()
+    states = lambda: ray.util.placement_group_table(room)["state"]  # noqa: E731
+    wait_for(lambda: states() == "REMOVED")
+
+
+def test_a_scale_that_finds_no_room_leaves_the_numbers_as_they_were(ray_cluster, monkeypatch):
+    class Queue:
+        def __init__(self):
+            self.targets, self.history = {"rollout": 2, "reward": 1}, []
+
+        def roster(self):
+            return {"targets": dict(self.targets), "serving": {"rollout": [0, 1], "reward": [0]}}
+
+        def set_targets(self, wanted):
+            self.targets |= wanted
+            self.history.append(wanted)
+
+    queue = Queue()
+    monkeypatch.setattr(control, "SCALE_SECONDS", 0.0)
+    monkeypatch.setattr(control, "_find", lambda run, address: queue)
+    monkeypatch.setattr(control, "_call", lambda queue, method, *arguments: getattr(queue, method)(*arguments))
+    with pytest.raises(
+        ConfigError, match=r"scale reward=9: after 0 s there are \{'rollout': 2, 'reward': 1\}, and the old"
+    ):
+        control.scale_workers(["reward=9"], None, None)
+    assert queue.history == [{"reward": 9}, {"reward": 1}]
+    control.scale_workers(["reward=1", "rollout=2"], None, None)
+    assert queue.targets == {"rollout": 2, "reward": 1}
+
+
 def test_a_defect_of_one_rank_that_blocks_the_others_is_told_when_it_comes_again(with_learner):
     changes = {"learner": {"ranks": 2}, "ray": {"connect_timeout": 1.5}}
     cluster = with_learner("blocked", BlockedLearner, **changes)
-    with pytest.raises(RuntimeError, match="^the loss is a banana"):
+    with pytest.raises(RuntimeError, match=r"^the loss is a banana"):
         cluster.learn(cluster.take(2))
     assert cluster.learner.restarts == 1
 
