@@ -36,12 +36,13 @@ def train(
         batch = cluster.take(config.replay.groups_per_step)
         metrics = batch.metrics | cluster.learn(batch)
         step = cluster.step
-        if due(step, config.weights.broadcast_every) or step == config.steps:
+        evaluating = due(step, config.evaluation.every)  # the weights of this step, whenever the next broadcast is
+        if due(step, config.weights.broadcast_every) or evaluating or step == config.steps:
             cluster.publish()
         folder.log_metrics(step, metrics)
         folder.log_trajectories(step, batch.groups)
         observe(step, batch, metrics)
         if due(step, config.checkpoint.every) or step == config.steps:
             cluster.save()
-        if due(step, config.evaluation.every) and step < config.steps:
+        if evaluating and step < config.steps:
             evaluate(step)

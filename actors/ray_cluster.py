@@ -94,6 +94,7 @@ class RayCluster:
     def publish(self) -> None:
         """Gather the learner's weights into the object store and hand the reference to the replay queue."""
         self.holder = (self.step, [self.learner.weights()])
+        self.memory.published = self.step
         self._on_replay("publish", *self.holder)
 
     def take(self, count: int) -> Batch:

@@ -33,6 +33,7 @@ class Memory:
 
     record: Record = field(default_factory=Record)
     version: int = 0  # learner steps done
+    published: int = 0  # version of the newest weights given out
     restarts: int = 0
     targets: dict[str, int] = field(default_factory=dict)  # wanted workers per role
     lost: dict[str, int] = field(default_factory=dict)  # workers lost so far, per role
@@ -51,6 +52,7 @@ class ReplayActor:
     def __init__(self, config: RunConfig, book: OrderBook, memory: Memory) -> None:
         self.config = config
         self.ledger = Ledger(config.replay, memory.record, memory.version, config.steps)
+        self.ledger.published = memory.published  # credits count from the weights that the rollout actors hold
         self.hub = Hub(config, book, self.ledger, memory.lost)
         self.hub.tiers = memory.tiers
         self.judging = Judging(self.hub)

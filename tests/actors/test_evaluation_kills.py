@@ -1,4 +1,4 @@
-"""Kills during an evaluation cost time only: every result comes, and nothing innocent is given up."""
+"""Evaluations are of the weights of their step, and kills cost them time only; what a rebuilt queue goes on with."""
 
 import time
 from types import SimpleNamespace
@@ -7,12 +7,16 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
 from actors.judging import Job, Judging
+from actors.loop import train
 from actors.parts import load_prompts
+from actors.ray_cluster import RayCluster
+from actors.replay_actor import Memory, ReplayActor
 from actors.replay_hub import Worker
 from actors.waiting import DIED, is_gone
 from data.verdict import Outcome
+from rollout.record import Record, State
 from tests.actors.fakes import PoisonRollout, ScriptedLearner, ScriptedReward, ScriptedRollout
-from tests.actors.runs import alive, kill_process, status, wait_for
+from tests.actors.runs import P, alive, kill_process, run_config, status, wait_for
 
 pytestmark = pytest.mark.ray
 START = 3.0  # seconds an actor needs to start: longer than several refused calls
@@ -107,3 +111,32 @@ def test_a_job_is_kept_for_another_judge_only_while_that_one_answers(recovering)
     job = Job(0, 0, None, 0.0, avoid=first.index)
     judging.jobs.append(job)
     assert judging._next_job(first) is (job if recovering else None)
+
+
+def test_an_evaluation_is_of_the_weights_of_its_step(tmp_path):
+    config = run_config(tmp_path, "loop", steps=8, evaluation={"every": 3}, weights={"broadcast_every": 2})
+    cluster, published, evaluated = SimpleNamespace(step=0), [], []
+
+    def learn(batch):
+        cluster.step += 1
+        return {}
+
+    nothing = lambda *_: SimpleNamespace(metrics={}, groups=())  # noqa: E731
+    cluster.take, cluster.learn, cluster.save = nothing, learn, nothing
+    cluster.publish = lambda: published.append(cluster.step)
+    folder = SimpleNamespace(log_metrics=nothing, log_trajectories=nothing)
+    train(config, cluster, folder, nothing, lambda step: evaluated.append((step, published[-1])))
+    assert evaluated == [(3, 3), (6, 6)]
+    assert published == [2, 3, 4, 6, 8]
+
+
+def test_a_rebuilt_queue_counts_credits_from_the_weights_that_are_out(tmp_path):
+    record, learner = Record(), SimpleNamespace(weights=lambda: None)
+    driver = SimpleNamespace(step=1, memory=Memory(record), learner=learner, _on_replay=lambda *_: None)
+    RayCluster.publish(driver)
+    record.add(dict.fromkeys(range(2 * P), State.TRAINED))
+    driver.memory.version = 2  # one more step since
+    config = run_config(tmp_path, "credits", replay={"max_staleness": 1}, weights={"broadcast_every": 2})
+    ledger = ReplayActor(config, None, driver.memory).ledger
+    assert (ledger.version, ledger.published) == (2, 1)
+    assert ledger.capacity() == (1 + 1 + 1) * P - 2 * P
