@@ -6,15 +6,26 @@ problem; problems without any are dropped before the thresholds are taken (`data
 
 from __future__ import annotations
 
+import ast
+import builtins
+import importlib
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from data.columns import Row, RowError, identifier, items, number, text, texts
-from data.formats import SYSTEM, tested_function
+from data.formats import SYSTEM
 from data.levels import Level, choose
 from data.problem import Problem
 
+# fmt: off
+STANDARD = (
+    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools", "json", "math",
+    "operator", "random", "re", "statistics", "types",
+)
+# fmt: on
 RATED_MODELS = ("qwen_coder_2.5", "llama3_instruct")
 
 
@@ -118,13 +129,36 @@ def _problem(row: SlimRow, question: str, problem_id: str) -> Problem:
         problem_id=problem_id,
         question=question,
         tests=row.tests,
-        entry_point=_called(row.tests[0]),
+        entry_point=_called(row.tests),
         source="acecode",
         metadata={"system": SYSTEM, "origin": row.origin},
     )
 
 
-def _called(test: str) -> str | None:
-    """Name of the function a test calls: AceCode's tests are `assert name(...) == ...`."""
-    name = test.removeprefix("assert ").lstrip("( ").split("(", 1)[0].strip()
-    return tested_function(f"def {name}(): pass", (test,)) if name.isidentifier() else None
+def _called(tests: tuple[str, ...]) -> str | None:
+    """Name of the function under test: the first one a test calls that is neither a built-in nor of the standard library.
+
+    Where a test calls nothing else, one of the standard library is taken: a problem may well ask for its like.
+    """
+    for test in tests:
+        names = [name for name in _calls(test) if not hasattr(builtins, name)]
+        if names:
+            return next((name for name in names if name not in _standard_names()), names[0])
+    return None
+
+
+def _calls(test: str) -> list[str]:
+    """Names that a test calls, from the outermost call inwards; none where it does not parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            calls = [node.func for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    return [func.id for func in calls if isinstance(func, ast.Name)]
+
+
+@lru_cache(maxsize=1)
+def _standard_names() -> frozenset[str]:
+    """What tests tend to call of the standard library without importing it."""
+    return frozenset(name for module in STANDARD for name in vars(importlib.import_module(module)))
