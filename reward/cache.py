@@ -42,6 +42,7 @@ def problem_fingerprint(problem: Problem) -> str:
         problem.canonical_solution if problem.inputs else None,
         problem.inputs,
         problem.atol,
+        problem.source,  # selects rules of comparison
     )
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 

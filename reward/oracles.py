@@ -7,6 +7,7 @@ of their own, named by entry point.
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +32,8 @@ def _near(actual: Any, expected: Any, atol: float) -> bool:
     if not (isinstance(actual, (int, float, complex)) and isinstance(expected, (int, float, complex))):
         return False
     try:
-        return actual == expected or abs(actual - expected) <= atol + RTOL * abs(expected)
+        finite = cmath.isfinite(actual) and cmath.isfinite(expected)
+        return actual == expected or (finite and abs(actual - expected) <= atol + RTOL * abs(expected))
     except OverflowError:
         return False
 
