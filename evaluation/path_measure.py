@@ -60,6 +60,8 @@ BEFORE_AND_AFTER = (
     Decoding(0.2, 4, 2.0),
     Decoding(1.2, 4, 2.0),
     Decoding(0.2, 4, 0.5),
+    Decoding(1.0, 4, 2.0),
+    Decoding(1.0, 4, 0.5),
 )
 
 

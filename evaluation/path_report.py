@@ -97,13 +97,13 @@ def claims(rows: Rows, steps: int) -> list[dict[str, Any]]:
     def minus(first: Callable[[int], float], second: Callable[[int], float]) -> Callable[[int], float]:
         return lambda seed: first(seed) - second(seed)
 
-    def cost(stage: str, more: int, fewer: int) -> Callable[[int], float]:
-        return minus(at(stage, LOW, "pass@1", more), at(stage, LOW, "pass@1", fewer))
+    def cost(stage: str, temperature: float, more: int, fewer: int) -> Callable[[int], float]:
+        return minus(at(stage, temperature, "pass@1", more), at(stage, temperature, "pass@1", fewer))
 
-    def kept(stage: str, more: int, fewer: int) -> Callable[[int], float]:
+    def kept(stage: str, temperature: float, more: int, fewer: int) -> Callable[[int], float]:
         def share(seed: int) -> float:
-            whole = value(rows, seed, stage, LOW, more, "pass@1")
-            return value(rows, seed, stage, LOW, fewer, "pass@1") / whole if whole > 0 else math.nan
+            whole = value(rows, seed, stage, temperature, more, "pass@1")
+            return value(rows, seed, stage, temperature, fewer, "pass@1") / whole if whole > 0 else math.nan
 
         return share
 
@@ -134,17 +134,18 @@ def claims(rows: Rows, steps: int) -> list[dict[str, Any]]:
             )
             for t in (HIGH, HIGHEST)
         ]
-    for more, fewer in ((2 * steps, steps), (steps, steps // 2)):
+    halvings = [(t, more, more // 2) for t in (LOW, HIGH) for more in (2 * steps, steps)]
+    for t, more, fewer in halvings:
         found += [
             judge(
                 "halved steps cost less after RL",
-                f"fall of pass@1 from {more} to {fewer} steps, {start} minus {rl}",
-                minus(cost(start, more, fewer), cost(rl, more, fewer)),
+                f"fall of pass@1 from {more} to {fewer} steps at T = {t:g}, {start} minus {rl}",
+                minus(cost(start, t, more, fewer), cost(rl, t, more, fewer)),
             ),
             judge(
                 "halved steps cost less after RL",
-                f"share of pass@1 kept from {more} to {fewer} steps, {rl} minus {start}",
-                minus(kept(rl, more, fewer), kept(start, more, fewer)),
+                f"share of pass@1 kept from {more} to {fewer} steps at T = {t:g}, {rl} minus {start}",
+                minus(kept(rl, t, more, fewer), kept(start, t, more, fewer)),
             ),
         ]
     return found

@@ -124,8 +124,8 @@ def test_claims_are_paired_differences_that_are_positive_where_the_claim_holds(t
     assert found["pass@1 at T = 0.2, rl minus messy"]["gaps"] == pytest.approx([0.4, 0.4])
     assert found["local AR-ness@1 of rl in 16 steps, T = 0.2 minus T = 1.2"]["mean"] == pytest.approx(0.1)
     assert found["pass@8 of rl, T = 1 minus T = 0.2"]["mean"] == pytest.approx(0.08)
-    assert found["fall of pass@1 from 16 to 8 steps, messy minus rl"]["mean"] == pytest.approx(0.0)
-    assert found["share of pass@1 kept from 16 to 8 steps, rl minus messy"]["mean"] == pytest.approx(0.4)
+    assert found["fall of pass@1 from 16 to 8 steps at T = 0.2, messy minus rl"]["mean"] == pytest.approx(0.0)
+    assert found["share of pass@1 kept from 16 to 8 steps at T = 0.2, rl minus messy"]["mean"] == pytest.approx(0.4)
     assert value(rows, 0, RL, 0.2, 8, "pass@1") == pytest.approx(0.45)
 
 
