@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import secrets
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Any
 
 from configs.schema import SandboxConfig
@@ -16,11 +20,36 @@ from reward.oracles import EXISTENCE_TASKS, agrees
 from reward.sandbox.faults import SandboxFault
 from reward.sandbox.plain import Encoder, NotPlain, TooLarge
 from reward.sandbox.process import Budget, Child, ChildGone, frame
-from reward.testcases import Case
+from reward.testcases import Case, ProblemDefect
 
 JUDGE_REPLY = 32 << 20
 MOST_ANNOUNCED = 64  # questions told to a program at a time
 JUDGE_CPU_LIMIT = 3600  # seconds, should the worker itself stop watching; each test has its own budget
+PATIENCE = 10  # the budget of a problem's own code, in budgets of a program
+ENDINGS = 3  # ends of the process that computes a trusted value, each under a zygote of its own, that make a defect
+# Results without a plain form that right programs return; tests of them run weakly.
+# fmt: off
+FOREIGN = frozenset({
+    "DataFrame", "Decimal", "Match", "Pattern", "Series", "UUID", "array", "async_generator", "builtin_function_or_method",
+    "chain", "coroutine", "date", "datetime", "deque", "dict_itemiterator", "dict_keyiterator", "dict_valueiterator",
+    "dict_values", "enumerate", "filter", "function", "generator", "islice", "list_iterator", "list_reverseiterator", "map",
+    "mappingproxy", "method", "ndarray", "partial", "range", "range_iterator", "reversed", "set_iterator", "slice",
+    "str_ascii_iterator", "str_iterator", "time", "timedelta", "timezone", "tuple_iterator", "zip",
+})
+# fmt: on
+log = logging.getLogger(__name__)
+
+
+class Unjudgeable(Exception):
+    """A judge cannot tell whether the test passes: it needs what has no plain form."""
+
+
+class TrustedTimeout(Exception):
+    """A judge ran out of time. `influenced`: after the candidate had answered it."""
+
+    def __init__(self, influenced: bool) -> None:
+        super().__init__()
+        self.influenced = influenced
 
 
 class Judge:
@@ -28,31 +57,54 @@ class Judge:
 
     def __init__(self, sandbox: Sandbox, config: SandboxConfig) -> None:
         self.sandbox = sandbox
-        self.cpu, self.wall = 2 * config.cpu_seconds, 2 * config.cpu_seconds * config.wall_factor
+        self.cpu = PATIENCE * config.cpu_seconds
+        self.wall = self.cpu * config.wall_factor
         self.child: Child | None = None
+        self.calls = 0  # of the candidate, in the question at hand
 
     def ask(self, operation: str, arguments: list[Any], candidate: Asked | None) -> Reply:
-        """The judge's answer; its calls of the candidate are passed on. Raises `TestFailed`, `SandboxFault`."""
-        try:
-            return self._converse(operation, arguments, candidate)
-        except ChildGone as gone:
-            self.end()
-            raise TestFailed(gone.reason) from None
-        except TestFailed:
-            self.end()  # it still waits for the candidate's answer
-            raise
+        """The judge's answer; its calls of the candidate are passed on. A judge that ends is replaced and asked once more.
+
+        Raises `TestFailed`, `Unjudgeable`, `TrustedTimeout` or `SandboxFault`.
+        """
+        for last in (False, True):
+            try:
+                return self._converse(operation, arguments, candidate)
+            except ChildGone as gone:
+                self._lost(gone, last)
+            except (TestFailed, Unjudgeable):
+                self.end()  # it still waits for the candidate's answer
+                raise
+            if candidate is not None:
+                candidate.end()  # it has seen a part of the test
+                candidate.begin_test()
+        raise AssertionError("unreachable")
+
+    def _lost(self, gone: ChildGone, last: bool) -> None:
+        """The process is of no more use, which is never the program's doing but for its values' part in a timeout."""
+        self.end()
+        if gone.reason == "timeout":
+            raise TrustedTimeout(self.calls > 0)
+        if not self.sandbox.alive():
+            raise SandboxFault("zygote", "the zygote died under a judge")
+        if last:
+            raise SandboxFault("judge", f"a judge ended twice in one test ({gone.reason})")
 
     def _converse(self, operation: str, arguments: list[Any], candidate: Asked | None) -> Reply:
         if self.child is None:
             self.child = self.sandbox.spawn("judge", JUDGE_CPU_LIMIT)
         budget = Budget(self.cpu, self.wall, JUDGE_REPLY)
         token = secrets.token_hex(8)
+        self.calls = 0
         self.child.send(frame({"n": token, "op": operation, "args": arguments}), budget)
         while True:
             message = self.child.receive(budget)
             if candidate is None or "call" not in message:
                 return read_reply(message, token)
+            self.calls += 1
             reply = candidate.ask("call", *message["call"])
+            if reply.kind == "o" and isinstance(reply.value, str) and reply.value in FOREIGN:
+                raise Unjudgeable
             if reply.kind not in ("v", "x"):
                 raise TestFailed(failure(reply))
             self.child.send(frame(reply.raw), budget)
@@ -74,38 +126,60 @@ class Unknown(Exception):
 
 
 class Expectations:
-    """Trusted values that tests compare with, each computed once by a judge and kept for later programs."""
+    """Trusted values that tests compare with, each computed once by a judge and kept for later programs.
+
+    What cannot be computed is kept as well: code that fails (`Unknown`), and code that does not end (`ProblemDefect`).
+    """
 
     def __init__(self, limit: int = 100_000) -> None:
         self.limit = limit
-        self.values: dict[tuple[Any, ...], tuple[bool, Any]] = {}
+        self.values: dict[tuple[Any, ...], tuple[type[Exception] | None, Any]] = {}
+        self.endings: Counter[tuple[Any, ...]] = Counter()
+        self.slow: set[str] = set()  # problems whose tests ran out of time with some program
 
-    def trusted(self, case: Case, judge: Judge) -> Any:
-        """The value of a case's right side. Raises `Unknown`."""
-        key = (case.prelude, case.modules, case.expected_source)
+    def trusted(self, problem: Problem, case: Case, judge: Judge) -> Any:
+        """The value of a case's right side. Raises `Unknown`, `ProblemDefect` or `SandboxFault`."""
         arguments = [case.prelude, list(case.modules), case.expected_source]
-        return self._get(key, lambda: value_of(judge.ask("value", arguments, None)))
+        key = (case.prelude, case.modules, case.expected_source)
+        return self._get(problem, key, lambda: value_of(judge.ask("value", arguments, None)))
 
     def canonical(self, problem: Problem, case: Case, canonical: Candidate) -> Any:
-        """The canonical solution's output for a case's arguments. Raises `Unknown`."""
+        """The canonical solution's output for a case's arguments. Raises `Unknown`, `ProblemDefect` or `SandboxFault`."""
         encoded = encode_arguments(case)
-        key = (problem.canonical_solution, problem.entry_point, repr(encoded))
-        return self._get(key, lambda: output(problem, canonical, encoded))
+        key = (problem.source, problem.canonical_solution, problem.entry_point, repr(encoded))
+        return self._get(problem, key, lambda: output(problem, canonical, encoded))
 
-    def _get(self, key: tuple[Any, ...], compute) -> Any:
+    def _get(self, problem: Problem, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
         if key not in self.values:
             if len(self.values) >= self.limit:
                 self.values.clear()
-            try:
-                self.values[key] = (True, compute())
-            except TestFailed as failed:
-                if failed.reason in ("timeout", "exit"):
-                    raise SandboxFault("expected", f"trusted code of a test ended by {failed.reason}") from None
-                self.values[key] = (False, None)
-        known, value = self.values[key]
-        if not known:
-            raise Unknown
+                self.endings.clear()
+            self.values[key] = self._computed(problem, key, compute)
+        error, value = self.values[key]
+        if error is not None:
+            raise error(value)
         return value
+
+    def _computed(
+        self, problem: Problem, key: tuple[Any, ...], compute: Callable[[], Any]
+    ) -> tuple[type[Exception] | None, Any]:
+        try:
+            return None, compute()
+        except TrustedTimeout:
+            reason = "timeout"
+        except TestFailed as failed:
+            reason = failed.reason
+        except SandboxFault as fault:
+            if fault.kind != "judge":
+                raise
+            reason = "exit"
+        if reason == "exit":
+            self.endings[key] += 1
+            if self.endings[key] < ENDINGS:
+                raise SandboxFault("expected", "the process of a test's trusted code ended")
+        if reason in ("timeout", "exit"):
+            return ProblemDefect, f"problem {problem.problem_id}: its own code to compare with ends by {reason}"
+        return Unknown, ""
 
 
 def value_of(reply: Reply) -> Any:
@@ -121,10 +195,21 @@ def output(problem: Problem, program: Asked, encoded: Any) -> Any:
     reply = program.ask("call", problem.entry_point, encoded, ["d", []])
     if reply.kind == "o" and problem.source == "mbpp+" and problem.entry_point in EXISTENCE_TASKS:
         return True
-    value = value_of(reply)
-    if type(value) is not tuple or len(value) != 2:
-        raise TestFailed("protocol")
-    return value[0]
+    match value_of(reply):
+        case (("value", value, str()), list(), dict()):
+            return value
+        case (("raised", *_), list(), dict()):
+            raise TestFailed("exception")
+    raise TestFailed("protocol")
+
+
+def same_order(value: Any, expected: Any) -> bool:
+    """Whether the dicts in two equal values list their keys in the same order, as ordered ones must to be equal."""
+    if isinstance(value, dict) and isinstance(expected, dict):
+        return all(map(same_order, value, expected)) and all(map(same_order, value.values(), expected.values()))
+    if isinstance(value, (list, tuple)) and isinstance(expected, (list, tuple)):
+        return all(map(same_order, value, expected))
+    return not isinstance(value, Hashable) or value == expected
 
 
 def known_questions(problem: Problem, case: Case) -> list[Question]:
@@ -152,7 +237,7 @@ class ProgramRun:
         self.canonical: Candidate | None = None
 
     def results(self, candidate: Asked, cases: tuple[Case, ...]) -> list[TestResult]:
-        """One result per case. Raises `SandboxFault` when the sandbox, not the program, failed."""
+        """One result per case. Raises `SandboxFault` or `ProblemDefect` when sandbox or problem, not the program, failed."""
         results: list[TestResult] = []
         known = [known_questions(self.problem, case) for case in cases]
         ahead = 0  # questions up to here have been announced
@@ -192,30 +277,57 @@ class ProgramRun:
             return self._oracle(candidate, case)
         if case.kind == "weak":
             return self._weak(candidate, case)
+        return self._judged(candidate, case)
+
+    def _judged(self, candidate: Asked, case: Case) -> bool:
         arguments = [case.prelude, list(case.modules), list(case.names), case.source]
-        reply = self.judge.ask("test", arguments, candidate)
-        return value_of(reply) is True
+        try:
+            verdict = value_of(self.judge.ask("test", arguments, candidate))
+        except Unjudgeable:
+            verdict = "weak"
+        except TrustedTimeout as timeout:
+            problem = self.problem.problem_id
+            if not timeout.influenced:
+                raise ProblemDefect(f"problem {problem}: the code of a test does not end") from None
+            if problem not in self.expectations.slow:
+                self.expectations.slow.add(problem)
+                log.warning("problem %s: the code of a test ran out of time on what a program returned", problem)
+            candidate.timeouts += 1
+            raise TestFailed("timeout") from None
+        if verdict == "weak":
+            candidate.begin_test()
+            return self._weak(candidate, case)
+        return verdict is True
 
     def _compare(self, candidate: Asked, case: Case) -> bool:
         reply = candidate.ask("eval", case.expression)
         if reply.kind == "o" and case.relation in ("true", "false"):
             return self._weak(candidate, case)
+        if reply.kind == "o" and case.relation == "other":
+            return True  # whatever it is, it is neither None nor a truth value
         try:
-            expected = self.expectations.trusted(case, self.judge) if case.expected_source else case.expected
+            expected = (
+                self.expectations.trusted(self.problem, case, self.judge) if case.expected_source else case.expected
+            )
         except Unknown:
             return self._weak(candidate, case)
         value = value_of(reply)
         if case.relation in ("true", "false"):
             return bool(value) is (case.relation == "true")
-        if case.relation == "same":
-            return value is expected
-        return bool(value == expected)
+        if case.relation in ("same", "other"):
+            return (value is expected) is (case.relation == "same")
+        if value != expected:
+            return False
+        if "OrderedDict" in case.expected_source + case.prelude and not same_order(value, expected):
+            return self._weak(candidate, case)
+        return True
 
     def _oracle(self, candidate: Asked, case: Case) -> bool:
         problem = self.problem
         if self.canonical is None:
             source = problem.canonical_solution or ""
-            self.canonical = Candidate(self.judge.sandbox, self.config, source, "", len(problem.inputs))
+            patient = replace(self.config, cpu_seconds=PATIENCE * self.config.cpu_seconds)
+            self.canonical = Candidate(self.judge.sandbox, patient, source, "", len(problem.inputs))
         try:
             encoded = encode_arguments(case)
             expected = self.expectations.canonical(problem, case, self.canonical)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
@@ -19,7 +20,9 @@ from reward.code_format import read_answer
 from reward.runner import LocalRunner, Quarantined, Runner
 from reward.sandbox.faults import SandboxFault
 from reward.score import Judged, chosen, pay
-from reward.testcases import Case, plan
+from reward.testcases import Case, ProblemDefect, plan
+
+log = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -31,7 +34,8 @@ class Run(NamedTuple):
     cached: bool = False
 
 
-Work = tuple[str, Problem, str, tuple[Case, ...]]  # cache key, problem, program, its tests
+Plan = tuple[Case, ...] | ProblemDefect
+Work = tuple[str, Problem, str, Plan]  # cache key, problem, program, its tests
 
 
 def open_runner(config: SandboxConfig) -> Runner:
@@ -41,6 +45,13 @@ def open_runner(config: SandboxConfig) -> Runner:
 
         return E2BRunner(config)
     return LocalRunner(config)
+
+
+def _planned(problem: Problem) -> Plan:
+    try:
+        return plan(problem)
+    except ProblemDefect as defect:
+        return defect
 
 
 def visible_tests(problem: Problem, tests: int, hidden_share: float) -> list[bool]:
@@ -74,7 +85,8 @@ class RewardWorker:
         self.counts: Counter[str] = Counter()
         self.cpu = 0.0
         self.lock = threading.Lock()
-        self.plans: dict[str, tuple[Case, ...]] = {}
+        self.plans: dict[str, Plan] = {}
+        self.defects: set[str] = set()  # problems named in the log
 
     def __enter__(self) -> RewardWorker:
         return self
@@ -143,14 +155,16 @@ class RewardWorker:
         )
 
     def run_batch(self, problems: Sequence[Problem], programs: Sequence[str]) -> list[Run]:
-        """Run each program once; equal programs of equal problems share one run. Faults come back as outcomes."""
+        """Run each program once; equal programs of equal problems share one run. Faults come back as outcomes, and a
+        problem that cannot be judged as a quarantine. Raises ValueError for a problem without tests.
+        """
         prints = {id(problem): problem_fingerprint(problem) for problem in problems}
         keys = [program_key(text, prints[id(problem)], self.limits) for problem, text in zip(problems, programs)]
         cases = []
         for problem in problems:
             fingerprint = prints[id(problem)]
             if fingerprint not in self.plans:
-                self.plans[fingerprint] = plan(problem)
+                self.plans[fingerprint] = _planned(problem)
             cases.append(self.plans[fingerprint])
         first = {key: index for index, key in reversed(list(enumerate(keys)))}
         with self.lock:
@@ -180,12 +194,22 @@ class RewardWorker:
 
     def _run(self, work: Work) -> Run:
         _, problem, program, cases = work
+        if isinstance(cases, ProblemDefect):
+            return self._left_out(problem, cases)
         try:
             return Run(self.runner.run(problem, program, cases))
+        except ProblemDefect as defect:
+            return self._left_out(problem, defect)
         except Quarantined:
             return Run((), Outcome.QUARANTINED, "quarantined")
         except SandboxFault as fault:
             return Run((), Outcome.INFRA_ERROR, fault.kind)
+
+    def _left_out(self, problem: Problem, defect: ProblemDefect) -> Run:
+        if problem.problem_id not in self.defects:
+            self.defects.add(problem.problem_id)
+            log.warning("%s; its samples are left out", defect)
+        return Run((), Outcome.QUARANTINED, "problem_defect")
 
     def _account(self, key: str, run: Run) -> None:
         self.counts["programs"] += 1

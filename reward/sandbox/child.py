@@ -15,6 +15,8 @@ import types
 
 from reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
 
+PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
+
 
 def builtin_name(kind) -> str:
     """Name of the nearest built-in class of an exception class."""
@@ -37,6 +39,25 @@ def answer(limit, work) -> dict:
     except BaseException as error:
         kind = type(error)
         return {"x": [str(kind.__name__)[:80], builtin_name(kind)]}
+
+
+def raised(error) -> tuple:
+    """``("raised", classes, text, args, attributes)`` of an exception: its classes by ``module:name`` from the most
+    derived one on, and of the rest what is plain.
+    """
+    kinds = [f"{kind.__module__}:{kind.__qualname__}" for kind in type(error).__mro__]
+    args = tuple(value if is_plain(value) else str(value)[:1000] for value in error.args)
+    attributes = {str(name): value for name, value in vars(error).items() if is_plain(value)}
+    return "raised", kinds, str(error)[:10_000], args, attributes
+
+
+def is_plain(value) -> bool:
+    """Whether a part of an exception can travel."""
+    try:
+        Encoder(1 << 16).encode(value)
+    except (NotPlain, TooLarge):
+        return False
+    return True
 
 
 class Channel:
@@ -90,9 +111,18 @@ class Program:
         exec(compile(source, "<test>", "exec", dont_inherit=True), dict(self.module.__dict__))
 
     def call(self, name, args, kwargs):
-        """(value, arguments afterwards): the caller sees a function change its arguments."""
+        """(outcome, arguments afterwards, named ones afterwards): the caller sees a function change its arguments.
+
+        The outcome is ``("value", value, its class)`` or what `raised` tells; the class is "" for a plain value.
+        """
         args, kwargs = decode(args), decode(kwargs)
-        return self.module.__dict__[name](*args, **kwargs), args
+        if name not in self.module.__dict__:
+            raise NameError(name)
+        try:
+            value = self.module.__dict__[name](*args, **kwargs)
+        except Exception as error:
+            return raised(error), args, kwargs
+        return ("value", value, "" if type(value) in PLAIN else type(value).__name__), args, kwargs
 
 
 OPERATIONS = ("load", "eval", "exec", "call")

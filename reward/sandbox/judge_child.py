@@ -5,56 +5,148 @@ which has the candidate's process compute the value. So loops, tolerances, `try`
 outside the candidate, and the candidate never holds what it is compared with.
 """
 
-import builtins
 import importlib
+import sys
 import types
 
-from reward.sandbox.child import answer
-from reward.sandbox.plain import BadReply, Encoder, NotPlain, TooLarge, decode
+from reward.sandbox.child import PLAIN, answer
+from reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
 
 LIMIT = 16 << 20
+MUTABLE = (list, dict, set, bytearray)
+# Classes whose values travel as the built-in they derive from or equal: where a test fails on that, it proves nothing.
+LOSSY = ("Counter", "Decimal", "OrderedDict", "defaultdict", "dict_items", "dict_keys")
 
 
 class Unjudgeable(BaseException):
-    """The test needs an object of the candidate's that has no plain form."""
+    """The test needs something of the candidate's, or gives it something, that has no plain form."""
 
 
 class CandidateError(Exception):
-    """The candidate raised something that is no built-in exception."""
+    """The candidate raised something that is no exception of the standard library."""
+
+
+def refuse(self, *_):
+    """What a function of the candidate answers to all but a call."""
+    self._judge.lost = True
+    raise Unjudgeable(self.__name__)
 
 
 class Remote:
     """A function of the candidate, called through the worker."""
 
-    def __init__(self, channel, token, name) -> None:
-        self._channel, self._token, self.__name__ = channel, token, name
+    def __init__(self, judge, token, name) -> None:
+        self._judge, self._token, self.__name__ = judge, token, name
 
     def __call__(self, *args, **kwargs):
+        given = [list(args), kwargs]
+        if not is_exact(given):
+            refuse(self)
+        shared = is_shared([*args, *kwargs.values()])
         try:
-            sent = [Encoder(LIMIT).encode(list(args)), Encoder(LIMIT).encode(kwargs)]
+            sent = [Encoder(LIMIT).encode(part) for part in given]
         except (NotPlain, TooLarge):
-            raise Unjudgeable(self.__name__) from None
-        self._channel.send({"n": self._token, "call": [self.__name__, *sent]})
-        reply = self._channel.receive()
+            refuse(self)
+        self._judge.channel.send({"n": self._token, "call": [self.__name__, *sent]})
+        reply = self._judge.channel.receive()
         if reply is None:
             raise SystemExit
-        return self._result(reply, args)
-
-    def _result(self, reply, args):
         if "x" in reply:
-            kind = getattr(builtins, reply["x"][1], CandidateError)
-            raise (kind if issubclass(kind, Exception) else CandidateError)("raised by the candidate")
-        if "v" not in reply:
-            raise Unjudgeable(self.__name__)
-        value, after = decode(reply["v"])
+            name, nearest = reply["x"]
+            raise rebuilt([name, f"builtins:{nearest}"], "raised by the candidate", (), {})
+        return self._result(decode(reply["v"]), args, kwargs, shared)
+
+    def _result(self, reply, args, kwargs, shared):
+        """The value, or the exception, with the arguments made what the call left of them."""
+        match reply:
+            case (tuple(outcome), list(after), dict(named)) if len(after) == len(args):
+                pass
+            case _:
+                raise CandidateError("no answer to a call")
+        if shared and [after, named] != [list(args), kwargs]:
+            refuse(self)  # which of the names that hold the changed part see the change, cannot be told here
         for old, new in zip(args, after):
             write_back(old, new)
-        return value
+        for name in kwargs.keys() & named.keys():
+            write_back(kwargs[name], named[name])
+        match outcome:
+            case ("value", value, str(kind)):
+                self._judge.lossy |= kind in LOSSY
+                return value
+            case ("raised", list(kinds), str(text), tuple(details), dict(attributes)):
+                raise rebuilt(kinds, text, details, attributes)
+        raise CandidateError("no answer to a call")
 
-    def _refuse(self, *_):
-        raise Unjudgeable(self.__name__)
+    __getattr__ = __getitem__ = __setitem__ = __contains__ = __iter__ = __len__ = __bool__ = __index__ = refuse
+    __int__ = __float__ = __abs__ = __neg__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = refuse
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __str__ = __repr__ = __format__ = refuse
+    __instancecheck__ = __subclasscheck__ = __mro_entries__ = refuse
+    __hash__ = object.__hash__
 
-    __getattr__ = __getitem__ = __instancecheck__ = __subclasscheck__ = __mro_entries__ = _refuse
+
+def is_exact(value) -> bool:
+    """Whether the candidate would be given what the test gives: nothing but built-ins, no class derived from one."""
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        return all(map(is_exact, value))
+    if kind is dict:
+        return all(map(is_exact, value)) and all(map(is_exact, value.values()))
+    return kind in PLAIN or (kind.__module__, kind.__name__) == ("fractions", "Fraction")
+
+
+def holders(container) -> list[int]:
+    """References to each mutable container inside `container`, as seen from here."""
+    counts = []
+    for part in container.values() if isinstance(container, dict) else container:
+        if type(part) in MUTABLE:
+            counts.append(sys.getrefcount(part))
+    return counts
+
+
+ALONE = holders([[]])[0]  # for one that nothing else holds
+
+
+def is_shared(arguments) -> bool:
+    """Whether something mutable in the arguments is held elsewhere or twice, so that a change would be seen there."""
+    whole = [id(value) for value in arguments if type(value) in MUTABLE]
+    return len(set(whole)) < len(whole) or any(map(has_shared_part, arguments))
+
+
+def has_shared_part(value) -> bool:
+    if not isinstance(value, (list, tuple, dict)):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return any(count > ALONE for count in holders(value)) or any(map(has_shared_part, parts))
+
+
+def rebuilt(kinds, text, details, attributes) -> Exception:
+    """The candidate's exception, of the nearest class of the standard library that this process has loaded."""
+    found = next(filter(None, map(standard_exception, kinds)), CandidateError)
+    name = str(kinds[0]).rpartition(":")[2].rpartition(".")[2] if kinds else found.__name__
+    error = made(found, details, attributes)
+    if (name, text) == (found.__name__, str(error)):
+        return error
+    return made(type(name, (found,), {"__str__": lambda self: text}), details, attributes)
+
+
+def made(kind, details, attributes) -> Exception:
+    try:
+        error = kind(*details)
+    except Exception:
+        error = kind.__new__(kind)
+    error.args = details
+    vars(error).update(attributes)
+    return error
+
+
+def standard_exception(path):
+    """The exception class ``module:name``, or None for one that is not of the standard library or not in use here."""
+    module, _, name = str(path).partition(":")
+    found = sys.modules.get(module) if module.partition(".")[0] in sys.stdlib_module_names else None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
 def write_back(old, new) -> None:
@@ -73,6 +165,8 @@ class Judge:
 
     def __init__(self, channel) -> None:
         self.channel = channel
+        self.lost = False  # the test at hand cannot be judged here
+        self.lossy = False  # nor can it be failed here
 
     def scope(self, token, setup, modules, names):
         """A fresh namespace: the trusted prelude, modules the tests use unimported, the candidate's functions."""
@@ -83,7 +177,7 @@ class Judge:
             scope[name or module] = getattr(found, name) if name else found
         if setup:
             exec(compile(setup, "<trusted>", "exec", dont_inherit=True), scope)
-        scope.update({name: Remote(self.channel, token, name) for name in names})
+        scope.update({name: Remote(self, token, name) for name in names})
         return scope
 
     def value(self, token, setup, modules, expression):
@@ -91,15 +185,21 @@ class Judge:
         return eval(compile(expression, "<expected>", "eval", dont_inherit=True), self.scope(token, setup, modules, ()))
 
     def test(self, token, setup, modules, names, source):
-        """True where the test passes, False where an assertion fails; other exceptions travel on."""
-        scope = self.scope(token, setup, modules, names)
+        """Whether the test passes; "weak" where that cannot be told from here. Its other exceptions travel on."""
+        self.lost = self.lossy = False
+        try:
+            scope = self.scope(token, setup, modules, names)
+        except Exception:
+            return "weak"
         try:
             exec(compile(source, "<test>", "exec", dont_inherit=True), scope)
         except AssertionError:
-            return False
-        except (Unjudgeable, BadReply):
-            raise NotPlain("candidate object") from None
-        return True
+            return "weak" if self.lost or self.lossy else False
+        except (Exception, Unjudgeable):
+            if self.lost or self.lossy:
+                return "weak"
+            raise
+        return "weak" if self.lost else True
 
 
 def serve_judge(channel) -> None:

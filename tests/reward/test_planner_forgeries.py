@@ -1,0 +1,445 @@
+"""The planner and the judge under attack and under stress: no forged pass is strong, no right program fails for what it
+returns or is given, no fault is a verdict, and no problem's own defect is one of the programs.
+"""
+
+import os
+import signal
+import time
+
+import pytest
+
+from configs.schema import RewardConfig, SandboxConfig
+from data.problem import Problem
+from data.verdict import Outcome
+from reward.cache import problem_fingerprint
+from reward.oracles import agrees
+from reward.testcases import ProblemDefect, plan
+from reward.worker import RewardWorker
+
+
+def judged(worker, program, *tests, **fields):
+    """(passed, strength) of each test."""
+    fields = {"entry_point": "f", **fields}
+    (verdict,) = worker.judge([Problem("p", "q", tests, **fields)], [program])
+    return [(test.passed, test.strength) for test in verdict.tests]
+
+
+YES = """
+class Yes:
+    def __getattr__(self, name): return lambda *a, **k: True
+    def __call__(self, *a, **k): return True
+    def __getitem__(self, key): return True
+    def __contains__(self, item): return True
+    def __eq__(self, other): return True
+    def __sub__(self, other): return 0.0
+    def __len__(self): return 3
+    def __iter__(self): return iter((1, 2, 3))
+    __hash__ = None
+def f(x): return Yes()
+"""
+ZERO = "def f(x): return None\n"
+CLOSE = "def close_to(a, b): return abs(a - b) < 1e-6"
+NEAR = "lambda a, b: abs(a - b) < 1e-6"
+
+
+@pytest.mark.parametrize(
+    "test, program",
+    [
+        ('assert f(1).startswith("abcdef")', YES),
+        ("assert f(1).startswith('918273645') is True", YES),
+        ("assert f(1).startswith('918273645') == True", YES),
+        ("assert f(1).__eq__(918273645)", YES),
+        ("assert f(1).__eq__(918273645) == bool(1)", YES),
+        ("assert f(1).issubset({1, 2, 3})", YES),
+        ("assert not f(1).difference([1, 2, 3])", "class S:\n    def difference(s, o): return 0\ndef f(x): return S()"),
+        ("assert f(1).difference({1, 2}) == set()", "class S:\n    def difference(s, o): return set()\ndef f(x): return S()"),
+        ("assert f(1).isalpha()", YES),
+        ("assert f(1)['abc']", YES),
+        ("assert bool(f(1)) == True", YES),
+        ("assert '918273645'.startswith(f(1))", YES),
+        ("assert list(map(lambda a, b: a == b, f(1), [7, 8, 9])) == [True] * 3", YES),
+        ("assert list(zip(f(1), [7, 8, 9])) == [(7, 7), (8, 8), (9, 9)]", "import sys\nzip = lambda a, b: [(x, x) for x in b]\n" + ZERO),
+        ("assert isclose(f(1), 2.5)", "isclose = lambda *a: True\n" + ZERO),
+        ("assert math.isclose(f(1), 2.5)", "class M:\n    isclose = lambda *a: True\nmath = M()\n" + ZERO),
+        ("assert all(v > 7 for v in f(1))", "all = lambda g: True\n" + ZERO),
+        ("assert len(f(1)) > 2 and f(1)[0] == 918273645", "len = lambda v: 3\n" + YES),
+    ],
+)  # fmt: skip
+def test_a_predicate_on_a_value_is_not_the_candidates_to_answer(worker, test, program):
+    for entry_point in ("f", None):
+        assert judged(worker, program, test, entry_point=entry_point) == [(False, "strong")]
+
+
+@pytest.mark.parametrize(
+    "test, program",
+    [
+        ("assert np.allclose(f(1), [1.0, 2.5])", YES + "np = Yes()\n"),
+        ("assert np.subtract(f(1), 2.5) == 0", "class N:\n    subtract = lambda *a: 0\nnp = N()\n" + ZERO),
+        ("assert close_to(f(1), 2.5)", "close_to = lambda *a: True\n" + ZERO),
+        ("assert close_to(f(1), 2.5) == True", "close_to = lambda *a: True\n" + ZERO),
+        ("assert errors(f(1)) == 0", "errors = lambda *a: 0\n" + ZERO),
+        ("assert abs(f(1)) > 3 or close_to(f(1), 2.5)", "close_to = lambda *a: True\ndef f(x): return 0"),
+        ("for x in range(3):\n    assert f(x) == reference(x)", "f = reference = lambda x: 0"),
+        ("assert f(4) == root(2)", "f = root = lambda x: 0"),
+        ("assert callable(f)", "f = callable"),
+        ("assert eval(f(2)) == 918273645", "def f(x): return '918273645'"),
+        ("code = f(2)\nassert (lambda text: eval(text))(code) == 918273645", "def f(x): return '918273645'"),
+        ("assert list(map(eval, f(2))) == [3]", "def f(x): return ['3']"),
+    ],
+)
+def test_what_only_the_candidate_can_say_is_weak(worker, test, program):
+    assert judged(worker, program, test) == [(True, "weak")]
+    with RewardWorker(RewardConfig(), SandboxConfig(strict=True)) as strict:
+        assert judged(strict, program, test)[0][0] is False
+
+
+def test_eval_of_the_tests_own_text_stays_strong(worker):
+    tests = ("assert abs(f('1/3') - eval('1/3')) < 1e-9", "assert f('2*3') == eval('2*3')")
+    assert judged(worker, "def f(x): return eval(x)", *tests) == [(True, "strong")] * 2
+
+
+@pytest.mark.parametrize("setup", [CLOSE, "close_to = " + NEAR, "from math import isclose as close_to"])
+def test_helpers_of_the_setup_run_in_the_judge(worker, setup):
+    test = "assert close_to(f(1), 2.5)"
+    number = (
+        "class N:\n    def __sub__(self, other): return 0.0\n    __float__ = lambda self: 2.5\ndef f(x): return N()"
+    )
+    override = "def f(x):\n    globals()['close_to'] = lambda a, b: True\n    return 0"
+    for program, passed in (("def f(x): return 2.5", True), (number, False), (override, False)):
+        assert judged(worker, program, test, test_setup=setup) == [(passed, "strong")]
+
+
+def test_helpers_that_need_the_candidate_are_weak(worker):
+    fields = {"test_setup": "def fine(x): return f(x) == 918273645"}
+    assert judged(worker, "def f(x): return 918273645", "assert fine(1)", **fields) == [(True, "weak")]
+    assert judged(worker, "def f(x): return 1", "assert fine(1)", **fields) == [(False, "weak")]
+
+
+def test_helpers_of_the_prompt_make_the_inputs(worker):
+    prefix = "def encode(s):\n    return s[::-1]\n\ndef decode(s):\n"
+    check = "def check(candidate):\n    assert candidate(encode('abc')) == 'abc'\n"
+    fields = {"entry_point": "decode", "code_prefix": prefix}
+    assert judged(worker, prefix + "    return s[::-1]", check, **fields) == [(True, "strong")]
+    assert judged(worker, "def encode(s): return s\ndef decode(s): return s", check, **fields) == [(False, "strong")]
+
+
+COMMON = "from collections import *\nfrom decimal import *\nimport datetime\n"
+
+
+@pytest.mark.parametrize(
+    "test, program",
+    [
+        ("assert abs(f(lambda x: x * x, 2) - 4) < 1e-9", "def f(g, x): return g(x)"),
+        ("assert f(range(5)) != 7", "def f(r): return r.stop + r.count(3)"),
+        ("assert abs(f(Counter('aab')) - 2) < 1e-9", "def f(c): return c.most_common(1)[0][1]"),
+        ("assert abs(f(Decimal('1.25')) - Decimal('1.3')) < Decimal('0.001')",
+         "def f(x): return x.quantize(Decimal('0.1'), ROUND_HALF_UP)"),
+        ("import datetime\nassert f(datetime.date(2020, 1, 1)) != datetime.date(2020, 1, 1)",
+         "def f(x): return x + datetime.timedelta(1)"),
+        ("assert sum(f(4)) / 2 == 3.0", "def f(n):\n    yield from range(n)"),
+        ("assert all(isinstance(v, int) for v in f(4))", "def f(n): return (i for i in range(n))"),
+        ("assert f(2) != 5", "def f(x): return range(x)"),
+        ("assert f([1, 2]) != [1, 2] and len(f([1, 2])) == 2", "def f(x): return deque(x)"),
+        ("assert f(2)['no'] < 1", "def f(x): return Counter('ab')"),
+        ("import asyncio\nassert asyncio.run(f(2)) == 4", "async def f(x): return 2 * x"),
+        ("assert isinstance(f(3).v, int)", "class N:\n    v = 3\ndef f(x): return N()"),
+        ("assert isinstance(3, int) and isinstance(f(3), N)", "class N: pass\ndef f(x): return N()"),
+        ("row = [1]\nm = [row]\nf(m)\nassert row == [9]", "def f(m): m[0][0] = 9"),
+        ("row = [1]\nm = [row]\nf(m)\nassert row == [1] and m == [[9]]", "def f(m): m[0] = [9]"),
+        ("m = [[0]] * 2\nf(m)\nassert m == [[5], [5]]", "def f(m): m[0][0] = 5"),
+        ("x = [1]\nassert f(x) is x", "def f(x): return x"),
+        ("try:\n    f(lambda: 1)\n    assert False\nexcept TypeError:\n    pass", "def f(g): return g() + ''"),
+        ("import io, sys\nsys.stdout = io.StringIO()\nf('a')\nassert sys.stdout.getvalue() == 'a\\n'", "def f(x): print(x)"),
+        ("with open('x', 'w') as out:\n    out.write('a')\nassert f('x') == 'a'", "def f(x): return open(x).read()"),
+    ],
+)  # fmt: skip
+def test_right_programs_pass_weakly_where_the_judge_cannot_tell(worker, test, program):
+    assert judged(worker, COMMON + program, test) == [(True, "weak")]
+
+
+RAISING = """
+import json, decimal
+class Negative(ValueError):
+    def __init__(self, code):
+        super().__init__("negative")
+        self.code = code
+    def __str__(self): return f"negative: {self.code}"
+def f(x):
+    if x == 0: raise ValueError("negative input")
+    if x == 1: raise KeyError("k")
+    if x == 2: return json.loads("{")
+    if x == 3: return b"\\xff".decode("utf-8")
+    if x == 4: return decimal.Decimal(0) / decimal.Decimal(0)
+    if x == 5: raise Negative(7)
+    if x == 6: return open("/no/such/file")
+    if x == 7: raise ValueError(object(), 3)
+"""
+CATCH = "try:\n    f({x})\n    raise SystemExit\nexcept {kind} as e:\n    assert {test}"
+
+
+@pytest.mark.parametrize(
+    "x, kind, test",
+    [
+        (0, "ValueError", "'negative' in str(e) and type(e) == ValueError"),
+        (0, "Exception", "e.args == ('negative input',)"),
+        (1, "KeyError", "e.args[0] == 'k' and str(e) == \"'k'\""),
+        (2, "json.JSONDecodeError", "e.pos == 1 and 'Expecting property name' in e.msg"),
+        (3, "UnicodeDecodeError", "e.start == 0 and e.object == b'\\xff'"),
+        (4, "decimal.InvalidOperation", "isinstance(e, ArithmeticError)"),
+        (5, "ValueError", "str(e) == 'negative: 7' and e.code == 7 and type(e).__name__ == 'Negative'"),
+        (6, "FileNotFoundError", "e.errno == 2"),
+        (7, "ValueError", "e.args[1] == 3"),
+    ],
+)
+def test_exceptions_arrive_with_class_arguments_and_text(worker, x, kind, test):
+    imports = "import json, decimal\n"
+    right, wrong = (imports + CATCH.format(x=x, kind=kind, test=text) for text in (test, f"not ({test})"))
+    assert judged(worker, RAISING, right, wrong) == [(True, "strong"), (False, "strong")]
+
+
+def test_an_exception_of_another_class_is_not_caught(worker):
+    test = CATCH.format(x=1, kind="ValueError", test="True")
+    assert judged(worker, RAISING, test) == [(False, "strong")]
+    undefined = CATCH.format(x=1, kind="KeyError", test="True")
+    assert judged(worker, "def g(x): pass", undefined) == [(False, "strong")]
+
+
+def test_changed_arguments_arrive_by_name_and_after_an_exception(worker):
+    program = "def f(x, memo=None):\n    memo[x] = x\n    if x > 1: raise ValueError"
+    tests = (
+        "d = {}\nf(1, memo=d)\nassert d == {1: 1}",
+        "d = {}\nf(x=1, memo=d)\nassert d == {}",
+        "d = {}\ntry:\n    f(2, d)\nexcept ValueError:\n    pass\nassert d == {2: 2}",
+        "m = [[1, 2], [3, 4]]\nf(0, m)\nassert m == [0, [3, 4]]",
+    )
+    assert judged(worker, program, *tests) == [(True, "strong"), (False, "strong"), (True, "strong"), (True, "strong")]
+
+
+def test_a_value_that_is_no_none_needs_no_plain_form(worker):
+    program = "class Node: pass\ndef f(x):\n    return Node() if x else None"
+    tests = ("assert f(1) is not None", "assert f(0) is not None", "assert f(0) is None")
+    assert judged(worker, program, *tests) == [(True, "strong"), (False, "strong"), (True, "strong")]
+
+
+def test_the_order_of_an_ordered_dict_counts_only_between_two(worker):
+    test = "assert f(1) == OrderedDict([('a', 1), ('b', 2)])"
+    made = "from collections import OrderedDict\ndef f(x): return {}"
+    programs = {"OrderedDict(b=2, a=1)": False, "OrderedDict(a=1, b=2)": True, "dict(b=2, a=1)": True}
+    for value, passed in programs.items():
+        assert judged(worker, made.format(value), test)[0][0] is passed
+
+
+def test_names_of_the_standard_library_may_be_the_programs(worker):
+    assert judged(worker, "def calendar(x): return x", "assert calendar(3) == 3", entry_point=None) == [
+        (True, "strong")
+    ]
+    tests = ("assert isclose(1, 1)", "assert not isclose(1, 2)")
+    assert judged(worker, "def isclose(a, b): return a == b", *tests, entry_point=None) == [(True, "strong")] * 2
+
+
+CHECK = """
+def check(candidate):
+    seen = []
+    for i in range(3):
+        r = candidate(i)
+        seen.append(r)
+        assert r == i
+    assert r == 2
+    assert (last := candidate(5)) == 5
+    assert [*seen, last] == [0, 1, 2, 5]
+    assert candidate(9) == 9
+"""
+
+
+def test_what_a_statement_with_an_assertion_binds_is_known_later(worker):
+    assert judged(worker, "def f(x): return x", CHECK) == [(True, "strong")] * 5
+    wrong = [passed for passed, _ in judged(worker, "def f(x): return min(x, 8)", CHECK)]
+    assert wrong == [True, True, True, True, False]
+
+
+def test_a_check_may_name_its_function_itself(worker):
+    assert judged(worker, "def f(x): return 2", "def check():\n    assert f(1) == 2") == [(True, "strong")]
+    unnamed = "def check(candidate):\n    assert candidate(1) == 2\ncheck(f)"
+    assert judged(worker, "def f(x): return 2", unnamed, entry_point=None) == [(True, "strong")]
+
+
+def test_a_check_may_return_early(worker):
+    check = (
+        "def check(candidate):\n    for x in range(9):\n        assert candidate(x) == x\n        if x == 3: return\n"
+    )
+    assert judged(worker, "def f(x): return min(x, 3)", check) == [(True, "strong")]
+    assert judged(worker, "def f(x): return min(x, 2)", check) == [(False, "strong")]
+
+
+DOUBLE = ("assert f(1) == 2", "assert abs(f(0.5) - 1.0) < 1e-9")
+RIGHT = "def f(x): return 2 * x"
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    monkeypatch.setattr("reward.runner.BACK_OFF", 0.0)
+    with RewardWorker(RewardConfig(), SandboxConfig()) as worker:
+        yield worker
+
+
+def strike(worker, monkeypatch, blow, times, at=2):
+    """Have `blow(child)` strike judges before the message `at` to each arrives (the second one answers a test's call of
+    the program), `times` times. Returns the list of blows.
+    """
+    spawn, blows = type(worker.runner.sandbox).spawn, []
+
+    def unlucky(kind, cpu_limit):
+        child = spawn(worker.runner.sandbox, kind, cpu_limit)
+        send, sent = child.send, []
+
+        def interrupted(data, budget):
+            sent.append(len(data))
+            if len(sent) == at and len(blows) < times:
+                blows.append(child.pid)
+                blow(child)
+            send(data, budget)
+
+        if kind == "judge":
+            child.send = interrupted
+        return child
+
+    monkeypatch.setattr(worker.runner.sandbox, "spawn", unlucky)
+    return blows
+
+
+def kill_child(child):
+    signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+
+def test_a_judge_killed_once_changes_no_verdict(fresh, monkeypatch):
+    blows = strike(fresh, monkeypatch, kill_child, 1)
+    verdict = fresh.judge([Problem("p", "q", DOUBLE, "f")], [RIGHT])[0]
+    assert len(blows) == 1 and verdict.outcome is Outcome.PASSED and not fresh.runner.faults
+
+
+def test_a_judge_killed_again_and_again_is_a_fault_and_is_not_remembered(fresh, monkeypatch):
+    blows = strike(fresh, monkeypatch, kill_child, 100)
+    problem = Problem("p", "q", DOUBLE, "f")
+    verdict = fresh.judge([problem], [RIGHT])[0]
+    assert (verdict.outcome, verdict.reason) == (Outcome.INFRA_ERROR, "judge")
+    assert len(blows) == 6 and fresh.runner.faults == {"judge": 3} and not fresh.cache.stored
+    monkeypatch.undo()
+    assert fresh.judge([problem], [RIGHT])[0].outcome is Outcome.PASSED
+
+
+def test_a_zygote_killed_under_a_judge_is_a_fault(fresh, monkeypatch):
+    sandbox = fresh.runner.sandbox
+
+    def kill_zygote(child):
+        os.kill(sandbox.zygote.process.pid, signal.SIGKILL)
+        while sandbox.alive():
+            time.sleep(0.001)
+
+    blows = strike(fresh, monkeypatch, kill_zygote, 1)
+    verdict = fresh.judge([Problem("p", "q", DOUBLE, "f")], [RIGHT])[0]
+    assert len(blows) == 1 and verdict.outcome is Outcome.PASSED and fresh.runner.faults == {"zygote": 1}
+
+
+def test_a_judge_killed_over_an_expected_value_is_a_fault_before_it_is_a_defect(fresh, monkeypatch):
+    problem = Problem("p", "q", ("assert f(1) == [0] * 2",), "f")
+    with monkeypatch.context() as patch:
+        blows = strike(fresh, patch, kill_child, 3, at=1)
+        assert fresh.judge([problem], ["def f(x): return [0, 0]"])[0].outcome is Outcome.PASSED
+    assert len(blows) == 3 and fresh.runner.faults == {"expected": 1}
+    deadly = Problem("d", "q", ("assert f(1) == os.abort()",), "f")
+    assert fresh.judge([deadly], [RIGHT])[0].outcome is Outcome.QUARANTINED
+
+
+BUSY = "sum(0 for _ in iter(lambda: time.process_time() < {seconds}, False)) + 3"
+
+
+def test_slow_trusted_code_has_a_budget_of_its_own():
+    with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.1)) as short:
+        tests = (f"assert f(1) == {BUSY.format(seconds=0.3)}", f"assert abs(f(1)) == {BUSY.format(seconds=0.6)}")
+        assert judged(short, "def f(x): return 3", *tests) == [(True, "strong")] * 2
+        canonical = f"import time\ndef f(x): return {BUSY.format(seconds=0.3)}"
+        fields = {"canonical_solution": canonical, "inputs": ([1],)}
+        assert judged(short, "def f(x): return 3", **fields) == [(True, "strong")]
+        assert judged(short, canonical, **fields) == [(False, "strong")]  # a program has its own limit
+
+
+ENDLESS = (
+    {"tests": ("assert f(1) == 1", "assert f(1) == sum(iter(int, 1))")},
+    {"tests": ("assert sum(iter(int, 1)) < abs(f(1))",)},
+    {"canonical_solution": "def f(x):\n    while True: pass", "inputs": ([1],)},
+    {"canonical_solution": "while True: pass", "inputs": ([1],)},
+)
+
+
+def test_trusted_code_that_does_not_end_is_a_defect_of_the_problem(caplog):
+    problems = [Problem(f"endless {k}", "q", entry_point="f", **fields) for k, fields in enumerate(ENDLESS)]
+    fine = Problem("fine", "q", ("assert f(1) == 1",), "f")
+    with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.05)) as short:
+        for program in ("def f(x): return x", "def f(x): return 1"):
+            *verdicts, last = short.judge([*problems, fine], [program] * 5)
+            assert [(v.outcome, v.reason) for v in verdicts] == [(Outcome.QUARANTINED, "problem_defect")] * 4
+            assert last.outcome is Outcome.PASSED
+        assert not short.runner.faults and short.stats()["restarts"] == 0
+    assert [caplog.text.count(f"problem endless {k}") for k in range(4)] == [1] * 4
+
+
+def test_an_expected_value_that_cannot_be_had_is_computed_once(monkeypatch):
+    problem = Problem("endless", "q", ("assert f(1) == sum(iter(int, 1))",), "f")
+    with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.05)) as short:
+        spawn, judges = type(short.runner.sandbox).spawn, []
+
+        def counted(kind, cpu_limit):
+            judges.extend([kind] if kind == "judge" else [])
+            return spawn(short.runner.sandbox, kind, cpu_limit)
+
+        monkeypatch.setattr(short.runner.sandbox, "spawn", counted)
+        for k in range(3):
+            assert short.judge([problem], [f"def f(x): return {k}"])[0].reason == "problem_defect"
+    assert judges == ["judge"]
+
+
+def test_a_test_that_does_not_end_on_a_programs_values_is_its_failure_and_is_named(caplog):
+    problem = Problem("turning", "q", ("x = f(1)\nwhile x == 1:\n    pass", "assert f(1) == 1"), "f")
+    with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.05, max_timeouts=1)) as short:
+        verdict = short.judge([problem], ["def f(x): return 1"])[0]
+    assert [test.reason for test in verdict.tests] == ["timeout", "skipped"]
+    assert caplog.text.count("problem turning: the code of a test ran out of time") == 1
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert f(",
+        "assert True",
+        "nonlocal x\nassert f(1)",
+        "assert " + "-" * 5000 + "f(1) == 1",
+        "def check(candidate):\n    continue\n    assert abs(candidate(1)) == 2",
+    ],
+)
+def test_a_problem_that_cannot_be_planned_stops_nothing(worker, test, caplog):
+    broken, fine = Problem("broken", "q", (test,), "f"), Problem("fine", "q", ("assert f(1) == 2",), "f")
+    worker.defects.clear()
+    first, second, third = worker.judge([broken, fine, broken], [RIGHT, RIGHT, RIGHT + "\n"])
+    assert [first.outcome, second.outcome, third.outcome] == [Outcome.QUARANTINED, Outcome.PASSED, Outcome.QUARANTINED]
+    assert first.reason == "problem_defect" and caplog.text.count("problem broken") == 1
+    with pytest.raises(ProblemDefect, match="problem broken: "):
+        plan(broken)
+
+
+def test_infinity_is_no_tolerance(worker):
+    infinity = float("inf")
+    assert not agrees("humaneval+", "f", [1], 5.0, infinity, 0.0)
+    assert not agrees("humaneval+", "f", [1], [1.0, 2.0], [infinity, 2.0], 1e-6)
+    assert not agrees("humaneval+", "f", [1], -infinity, infinity, 0.0)
+    assert not agrees("humaneval+", "f", [1], infinity, 5.0, 1e-6)
+    assert agrees("humaneval+", "f", [1], [infinity, 2.0 + 1e-9], [infinity, 2.0], 1e-6)
+    fields = {"canonical_solution": "def f(x): return x * 1e308 * 10", "inputs": ([5.0],), "source": "humaneval+"}
+    assert judged(worker, "def f(x): return 0.0", **fields) == [(False, "strong")]
+
+
+def test_the_set_a_problem_comes_from_is_part_of_its_verdict(worker):
+    fields = {"canonical_solution": "def sum_div(x): return 1", "inputs": ([5],), "entry_point": "sum_div"}
+    theirs, ours = (Problem("p", "q", source=source, **fields) for source in ("mbpp+", "own"))
+    assert problem_fingerprint(theirs) != problem_fingerprint(ours)
+    verdicts = [worker.judge([problem], ["def sum_div(x): return 0"])[0] for problem in (theirs, ours)]
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.PASSED, Outcome.FAILED]
