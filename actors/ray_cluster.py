@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,7 @@ from rollout.record import Record
 TICK = 1.0  # seconds between two looks at the roster while the driver waits
 NAME_SECONDS = 30.0  # the actors of a driver that was killed end within this time
 QUEUE_TRIES = 5  # of one call that finds the replay queue dead
+KEPT_STEPS = 50  # learner steps whose payloads are kept at most, before a recovery checkpoint takes their place
 
 
 class RayCluster:
@@ -51,6 +53,7 @@ class RayCluster:
     def __init__(self, config: RunConfig, start: str, checkpoints: Path) -> None:
         self.config = config
         self.checkpoints = checkpoints
+        self.recovery = checkpoints / "recovery"
         self.step = 0
         targets = {"rollout": config.rollout.actors, "reward": config.reward.actors}
         self.memory = Memory(Record(), targets=targets)
@@ -72,6 +75,7 @@ class RayCluster:
     def _start(self, start: str) -> None:
         config = self.config
         require_shared(self.checkpoints, Path(start))
+        shutil.rmtree(self.recovery, ignore_errors=True)  # of a driver that was killed
         self.metrics = Exporter(config.name, role="driver")
         self.book = OrderBook(
             load_prompts(config, start, config.problems.train, config.problems.limit),
@@ -137,6 +141,8 @@ class RayCluster:
         metrics |= self.times.step({"generate": workers["rollout"], "reward": workers["reward"], "train": ranks})
         metrics |= {"learner_workers": float(ranks), "learner_restarts": float(self.learner.restarts)}
         self.metrics.export(batch.metrics | metrics)
+        if len(self.learner.payloads) > KEPT_STEPS:
+            self._save_for_recovery()
         return metrics
 
     def save(self) -> Path:
@@ -145,6 +151,11 @@ class RayCluster:
         path = save_checkpoint(self.checkpoints, self.step, self.learner.save, state, self.config.checkpoint.keep)
         self.learner.forget_before(self.step, path)
         return path
+
+    def _save_for_recovery(self) -> None:
+        """A checkpoint for ranks that die in this run; what a run resumes from, `checkpoint.every` alone decides."""
+        path = save_checkpoint(self.recovery, self.step, self.learner.save, {}, keep=1)
+        self.learner.forget_before(self.step, path)
 
     def restore(self) -> int:
         """Load the newest whole checkpoint into the learner and the replay queue."""
@@ -204,6 +215,7 @@ class RayCluster:
         self.pool.stop()
         if self.replay is not None:
             ray.kill(self.replay)
+        shutil.rmtree(self.recovery, ignore_errors=True)
         self.connection.close()
 
     # --- looking after the actors ------------------------------------------------------------------------------------

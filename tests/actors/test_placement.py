@@ -1,6 +1,7 @@
 """The learner's ranks: the room they keep, what counts as their loss, and how far a rebuilt one has to go back."""
 
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -9,8 +10,9 @@ from ray.exceptions import OutOfMemoryError
 from actors import control
 from actors.learner_group import LearnerGroup
 from configs.schema import ConfigError
+from learner.checkpoint import latest_checkpoint
 from tests.actors.fakes import ScriptedLearner, ScriptedReward, ScriptedRollout
-from tests.actors.runs import kill_process, run_config, wait_for
+from tests.actors.runs import History, kill_process, run_config, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -26,6 +28,23 @@ class BlockedLearner(ScriptedLearner):
         if self.rank > 0:
             time.sleep(1000)
         raise RuntimeError("the loss is a banana")
+
+
+class CountingLearner(ScriptedLearner):
+    """Writes its version into checkpoints, and tells how many steps this process has done."""
+
+    done = 0
+
+    def learn(self, groups):
+        self.done += 1
+        return super().learn(groups) | {"done": self.done, "version": self.version}
+
+    def save(self, folder):
+        Path(folder, "version").write_text(str(self.version))
+
+    def restore(self, folder):
+        self.version = int(Path(folder, "version").read_text())
+        return self.version
 
 
 @pytest.fixture
@@ -151,3 +170,18 @@ def test_a_rank_that_the_memory_monitor_ended_is_a_loss(tmp_path, monkeypatch):
 
     assert group._surviving(work, 7) == "done"
     assert rebuilt == [7, 7]
+
+
+def test_without_checkpoints_a_rebuilt_rank_repeats_the_kept_steps_only(with_learner, monkeypatch):
+    monkeypatch.setattr("actors.ray_cluster.KEPT_STEPS", 3)
+    cluster, history = with_learner("recovery", CountingLearner, checkpoint={"every": 0}), History()
+    history.steps(cluster, 6)
+    assert sorted(cluster.learner.payloads) == [4, 5]
+    assert latest_checkpoint(cluster.checkpoints) is None  # nothing to resume from before the end
+    kill_process(cluster.learner.places[0]["pid"])
+    (metrics,) = history.steps(cluster, 1)
+    assert (metrics["done"], metrics["version"]) == (3, 7)
+    cluster.save()
+    assert latest_checkpoint(cluster.checkpoints)[1]["step"] == 7
+    cluster.close()
+    assert [path.name for path in cluster.checkpoints.iterdir()] == ["step-00000007"]
