@@ -10,9 +10,18 @@ import pytest
 import yaml
 
 from tests.actors.runs import settings
+from tests.patience import LIMITS
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+LAUNCH = """
+import sys
+from tests.patience import more_time_for_nodes
+more_time_for_nodes()
+import launch
+sys.exit(launch.main())
+"""
 
 
 def run_until(tmp_path, start, text, **changes):
@@ -23,8 +32,9 @@ def run_until(tmp_path, start, text, **changes):
     recipe.write_text(yaml.safe_dump(config))
     logged = tmp_path / "runs" / "closing" / "metrics.jsonl"
     command = [sys.executable, "-m", "tests.actors.keeper", str(tmp_path / "output"), str(logged), text]
-    command += [sys.executable, "launch.py", "train", str(recipe)]
+    command += [sys.executable, "-c", LAUNCH, "train", str(recipe)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {key: str(value) for key, value in LIMITS.items()}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -11,16 +11,12 @@ import sys
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
-os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "240")
 NODE = {"num_cpus": 5, "object_store_memory": 150 * 2**20, "wait": False}
 QUICK = {
     "health_check_initial_delay_ms": 2000,
     "health_check_period_ms": 1000,
     "health_check_timeout_ms": 30_000,  # of a busy node; one that is gone refuses at once
     "health_check_failure_threshold": 3,
-    "prestart_worker_first_driver": False,
-    "memory_monitor_refresh_ms": 0,
-    "worker_register_timeout_seconds": 300,
 }
 
 
@@ -60,6 +56,9 @@ def refusal(folder: Path, policy: str) -> str:
 
 def main(policy: str, folder: str, parts: str) -> None:
     """Start, train, kill the second node, add a third, train on."""
+    from tests.patience import be_patient_with_ray
+
+    be_patient_with_ray()
     import ray
     from ray.cluster_utils import Cluster
 
