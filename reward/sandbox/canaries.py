@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from configs.schema import SandboxConfig
 from reward.sandbox.faults import TierUnavailable
+from reward.sandbox.namespaces import SYSTEM_LIBRARIES, package_folders
 from reward.sandbox.process import Budget, ChildGone, ZygoteProcess, frame
 
 PROGRAM = """
@@ -26,6 +29,12 @@ def connect(family, address):
     with socket.socket(family) as wire:
         wire.settimeout(2)
         wire.connect(address)
+def read_one_of(paths):
+    for path in paths:
+        try:
+            with open(path, "rb") as file: return len(file.read(1))
+        except OSError: pass
+    raise PermissionError
 def limit(name):
     resource.setrlimit(getattr(resource, name), (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 def write(path):
@@ -46,6 +55,7 @@ class Canary:
 def _canaries(bait: Bait, config: SandboxConfig) -> tuple[Canary, ...]:
     return (
         Canary("read a file outside", f"open({bait.secret!r}).read()", ("seccomp",)),
+        Canary("read a package that is not allowed", f"read_one_of({bait.packages!r})", ("seccomp",)),
         Canary("write a file outside", f"write({bait.folder + '/written'!r})"),
         Canary("list processes", "os.listdir('/proc')", ("seccomp",)),
         Canary("connect over TCP", f"connect(socket.AF_INET, ('127.0.0.1', {bait.port}))"),
@@ -64,16 +74,28 @@ def _canaries(bait: Bait, config: SandboxConfig) -> tuple[Canary, ...]:
 
 @dataclass(frozen=True)
 class Bait:
-    """What the canaries try to reach: a secret, a writable folder, a TCP and an abstract Unix listener."""
+    """What the canaries try to reach: a secret, a writable folder, a TCP and an abstract Unix listener, packages."""
 
     folder: str
     secret: str
     port: int
     unix: str
+    packages: list[str]
+
+
+def other_packages(allowed: tuple[str, ...]) -> list[str]:
+    """A file of each package folder of the interpreter and the system that belongs to none of the `allowed` packages."""
+    libraries = (os.path.dirname(os.__file__), os.path.join(sys.base_prefix, "lib"), *SYSTEM_LIBRARIES)
+    names = {name.partition(".")[0] for name in allowed}
+    found: list[str] = []
+    for folder in map(Path, package_folders(libraries)):
+        files = itertools.chain(folder.glob("*.py"), folder.glob("*/__init__.py"))
+        found += itertools.islice((str(f) for f in files if not names & {f.stem, f.parent.name}), 1)
+    return found
 
 
 @contextlib.contextmanager
-def bait() -> Iterator[Bait]:
+def bait(allowed: tuple[str, ...]) -> Iterator[Bait]:
     """Bait that any user of this machine could reach."""
     with tempfile.TemporaryDirectory(prefix="couplet-canary-") as folder:
         os.chmod(folder, 0o777)
@@ -83,12 +105,12 @@ def bait() -> Iterator[Bait]:
             name = f"\0{folder}"
             unix.bind(name)
             unix.listen(4)
-            yield Bait(folder, str(secret), tcp.getsockname()[1], name)
+            yield Bait(folder, str(secret), tcp.getsockname()[1], name, other_packages(allowed))
 
 
 def hold(zygote: ZygoteProcess, config: SandboxConfig) -> None:
     """Run every canary the tier promises to hold against. Raises `TierUnavailable` naming the first that gets through."""
-    with bait() as lure:
+    with bait(config.packages) as lure:
         for canary in _canaries(lure, config):
             if zygote.tier in canary.open_in:
                 continue

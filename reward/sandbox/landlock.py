@@ -1,6 +1,7 @@
 """Tier `landlock`: file access confined to the interpreter's libraries where namespaces cannot be had.
 
-Nothing is writable in this tier. Metadata calls that Landlock does not govern (chmod, utime, ...) are refused by the
+Nothing is writable in this tier. Rights reach all that lies below a folder, so a folder that holds installed packages is
+granted by its entries, without them. Metadata calls that Landlock does not govern (chmod, utime, ...) are refused by the
 system-call filter. Source: Linux `Documentation/userspace-api/landlock.rst`.
 """
 
@@ -9,8 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import sys
+from collections.abc import Iterator
+from importlib.machinery import FileFinder
 
 from reward.sandbox.kernel import call, libc, set_no_new_privileges
+from reward.sandbox.namespaces import package_folders
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same numbers on x86-64 and aarch64
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
@@ -26,7 +31,12 @@ def version() -> int:
 
 
 def confine(readable: list[str], devices: tuple[str, ...]) -> None:
-    """Let this process and all it forks read below `readable`, use `devices`, and touch no other file, ever."""
+    """Let this process and all it forks read below `readable`, use `devices`, and touch no other file, ever.
+
+    Of a package folder below them only what `readable` names is granted.
+    """
+    hidden = package_folders(readable)
+    _keep_listings(hidden)
     known = version()
     rights = FILE_RIGHTS[min(known, 5)]
     attributes = struct.pack("=QQQ", rights, NET_RIGHTS if known >= 4 else 0, SCOPES if known >= 6 else 0)
@@ -34,13 +44,37 @@ def confine(readable: list[str], devices: tuple[str, ...]) -> None:
     ruleset = call(
         "landlock_create_ruleset", libc.syscall, ctypes.c_long(CREATE_RULESET), attributes, ctypes.c_size_t(size), 0
     )
-    for path in readable:
+    for path in [part for folder in readable for part in _without(os.path.realpath(folder), hidden)]:
         _allow(ruleset, path, READ_FILE | (READ_DIR if os.path.isdir(path) else 0))
     for path in filter(os.path.exists, devices):
         _allow(ruleset, path, READ_FILE | WRITE_FILE)
     set_no_new_privileges()
     call("landlock_restrict_self", libc.syscall, ctypes.c_long(RESTRICT_SELF), ruleset, 0)
     os.close(ruleset)
+
+
+def _without(path: str, hidden: list[str]) -> Iterator[str]:
+    """`path`, or where a folder of `hidden` lies below it the entries that together are `path` without that folder."""
+    if path in hidden:
+        return
+    if not any(folder.startswith(path + "/") for folder in hidden):
+        yield path
+        return
+    try:
+        entries = [entry.path for entry in os.scandir(path) if not entry.is_symlink()]
+    except PermissionError:
+        return
+    for entry in entries:
+        yield from _without(entry, hidden)
+
+
+def _keep_listings(hidden: list[str]) -> None:
+    """Import folders that will not be listed as a whole keep the listing of now: without it nothing is found in them."""
+    for name, finder in sys.path_importer_cache.items():
+        folder = os.path.realpath(name) + "/"
+        if isinstance(finder, FileFinder) and any(path.startswith(folder) for path in hidden):
+            vars(type(finder))["_fill_cache"](finder)
+            vars(finder)["_fill_cache"] = lambda: None
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:

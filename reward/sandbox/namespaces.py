@@ -7,13 +7,16 @@ writable place and a user namespace in which it holds no capability.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterable
 
 from reward.sandbox import kernel
 
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 WORLD = kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWNET
 ST_FLAGS = (
@@ -24,30 +27,55 @@ ST_FLAGS = (
     (2048, kernel.MS_NODIRATIME),
     (4096, kernel.MS_RELATIME),
 )
+SMALL_FOLDER = "size=1m,nr_inodes=1024,mode=755"  # of a folder in memory that holds mount points
 FIRST_SPARE_UID, SPARE_UIDS = 61_184, 4_096
 
 
 def library_paths(extra: tuple[str, ...]) -> list[str]:
-    """Folders a program may read: the interpreter's libraries, the system's shared libraries, allowed packages."""
+    """Folders a program may read: the interpreter's libraries, the system's shared libraries, allowed packages.
+
+    What else lies in a package folder below them (`package_folders`) is not meant.
+    """
     interpreter = [os.path.dirname(os.__file__), *sys.path, os.path.join(sys.base_prefix, "lib")]
     found = (*SYSTEM_LIBRARIES, *interpreter, *_loaded_libraries(), *extra)
     named = [path for path in found if path.startswith("/")]
     paths = {path for name in named for path in (name, os.path.realpath(name)) if os.path.exists(path)}
+    hidden = package_folders(paths)
     kept: list[str] = []
     for path in sorted(paths, key=len):
-        if not any(path.startswith(other + "/") for other in kept):
+        if os.path.basename(path) in PACKAGE_FOLDERS or path in hidden:
+            continue
+        if _nearest(path, kept) <= _nearest(path, hidden):
             kept.append(path)
     return kept
 
 
+def _nearest(path: str, folders: list[str]) -> int:
+    """Length of the longest of `folders` that holds `path`; 0 where none does."""
+    return max((len(folder) for folder in folders if path.startswith(folder + "/")), default=0)
+
+
+def package_folders(paths: Iterable[str]) -> list[str]:
+    """Folders of installed packages in `paths` or in a folder of them: the interpreter's own, the distribution's."""
+    roots = [os.path.realpath(path) for path in paths if os.path.isdir(path)]
+    found = set()
+    for root in roots:
+        holders = [root]
+        with contextlib.suppress(PermissionError), os.scandir(root) as entries:
+            holders += [entry.path for entry in entries if entry.is_dir()]
+        for name in PACKAGE_FOLDERS:
+            found |= {os.path.realpath(f"{holder}/{name}") for holder in holders if os.path.isdir(f"{holder}/{name}")}
+    return sorted(folder for folder in found if _nearest(folder, roots))
+
+
 def _loaded_libraries() -> set[str]:
-    """Folders of the shared libraries this process has loaded, wherever this system keeps them."""
+    """Folders of the shared libraries this process has loaded, wherever this system keeps them, packages' apart."""
     try:
         with open("/proc/self/maps") as lines:
             files = {line.split(maxsplit=5)[5].strip() for line in lines if line.count("/") and ".so" in line}
     except OSError:
         return set()
-    return {os.path.dirname(file) for file in files}
+    return {os.path.dirname(file) for file in files if not set(file.split("/")) & set(PACKAGE_FOLDERS)}
 
 
 def map_identity(proc: int, uid: int, gid: int) -> None:
@@ -103,24 +131,36 @@ def _bind(path: str, link: str | None, source: int, root: str) -> None:
 
 
 def build_root(paths: list[str]) -> None:
-    """Make a read-only root that holds `paths`, and enter it; nothing of the old root stays reachable."""
+    """Make a read-only root that holds `paths`, and enter it; nothing of the old root stays reachable.
+
+    A package folder shows only those of its packages that `paths` names.
+    """
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    # Opened before the new root covers /tmp, where an interpreter may live.
+    # Found and opened before the new root covers /tmp, where an interpreter may live.
+    hidden = package_folders(paths)
     sources = []
     for path in (*paths, *filter(os.path.exists, DEVICES)):
         link = os.readlink(path) if os.path.islink(path) else None
         sources.append((path, link, os.open(path, os.O_PATH)))
     root = "/tmp"
-    kernel.mount("sandbox", root, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,nr_inodes=1024,mode=755")
+    kernel.mount("sandbox", root, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, SMALL_FOLDER)
     for path, link, source in sources:
-        _bind(path, link, source, root)
+        if not _nearest(path, hidden):
+            _bind(path, link, source, root)
+    for folder in hidden:
+        kernel.mount("packages", root + folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, SMALL_FOLDER)
+    for path, link, source in sources:
+        if _nearest(path, hidden):
+            _bind(path, link, source, root)
         os.close(source)
+    flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+    for folder in hidden:
+        kernel.mount(None, root + folder, None, flags)
     os.makedirs(root + "/tmp", exist_ok=True)
     os.chdir(root)
     kernel.pivot_root(".", ".")
     kernel.call("umount2(old root)", kernel.libc.umount2, b".", kernel.MNT_DETACH)
     os.chdir("/")
-    flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount(None, "/", None, flags)
 
 

@@ -12,7 +12,10 @@ from configs.schema import RewardConfig, SandboxConfig
 from data.problem import Problem
 from data.verdict import Outcome
 from reward.sandbox import control
+from reward.sandbox.canaries import other_packages
 from reward.sandbox.faults import SandboxFault
+from reward.sandbox.namespaces import SYSTEM_LIBRARIES, package_folders
+from reward.sandbox.process import Budget, ZygoteProcess, frame
 from reward.worker import RewardWorker
 
 DOUBLE = Problem("double", "q", tuple(f"assert f({x}) == {2 * x}" for x in range(5)))
@@ -144,3 +147,62 @@ def test_devices_and_libraries_of_the_host_keep_their_times_modes_and_locks(tier
         assert worker.judge([problem], [HOST_FILES])[0].outcome is Outcome.PASSED
     after = os.stat(os.devnull)
     assert after.st_mtime >= before.st_mtime > 1 and after.st_mode == before.st_mode
+
+
+LOOKING = """
+import importlib, os, sys
+def listing(folder): return sorted(os.listdir(folder))
+def start(file): return len(open(file).read(1))
+def imported(name, folder):
+    sys.path.append(folder)
+    return os.path.basename(importlib.import_module(name).__path__[0])
+"""
+
+
+def answer(zygote: ZygoteProcess, expression: str) -> dict:
+    """What a program of `LOOKING` answers to one expression."""
+    budget = Budget(cpu=30.0, wall=120.0, reply=1 << 20)
+    child = zygote.spawn("program", 30)
+    try:
+        for operation, arguments in (("load", [LOOKING, ""]), ("eval", [expression])):
+            child.send(frame({"n": "t", "op": operation, "args": arguments}), budget)
+            reply = child.receive(budget)
+        return reply
+    finally:
+        child.end()
+
+
+@TIERS
+def test_of_installed_packages_only_the_allowed_can_be_read(tier):
+    """Those of the interpreter itself and of the system; a virtual environment's are not there at all."""
+    folders = package_folders([os.path.join(sys.base_prefix, "lib"), *SYSTEM_LIBRARIES])
+    files = other_packages(("pip",))
+    home = next((folder for folder in folders if os.path.exists(f"{folder}/pip/__init__.py")), None)
+    if not files or home is None:
+        pytest.skip("this interpreter and this system have no packages")
+    for packages, paths, shown in (((), (), []), (("pip",), (f"{home}/pip",), ["pip"])):
+        zygote = ZygoteProcess(tier, SandboxConfig(packages=packages), paths)
+        try:
+            assert all("x" in answer(zygote, f"start({file!r})") for file in files)
+            for folder in folders:
+                listing = answer(zygote, f"listing({folder!r})")
+                assert "x" in listing or listing["v"] == ["l", shown if folder == home else []]
+            found = answer(zygote, f"imported('pip', {home!r})")
+            assert found.get("v") == "pip" if shown else "x" in found
+        finally:
+            zygote.close()
+
+
+LATE = """
+import importlib, sys
+importlib.invalidate_caches()
+import sched, wave, xml.dom.minidom, ctypes
+def f(x): return [sched.__name__, xml.dom.minidom.parseString('<a/>').documentElement.tagName]
+"""
+
+
+@TIERS
+def test_the_standard_library_is_there_for_late_imports(tier):
+    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
+        problem = Problem("late", "q", ("assert f(1) == ['sched', 'a']",))
+        assert worker.judge([problem], [LATE])[0].outcome is Outcome.PASSED
