@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from actors.bench import Progress
-from actors.connect import connect
+from actors.connect import alive_nodes, connect
 from actors.parts import chunked, evaluation_requests
 from actors.workers import WorkerPool
 from configs.schema import RunConfig, SamplerConfig
@@ -29,7 +27,11 @@ class RayBench:
         self.config = config
         self.connection = connect(config)
         self.pool = WorkerPool(config, "")
-        self._need(rollout=0)
+        try:
+            self._need(rollout=0)
+        except BaseException:
+            self.close()
+            raise
 
     def evaluate(
         self,
@@ -76,7 +78,7 @@ class RayBench:
         tiers = sorted({info["tier"] for role, _, _, info in members if role == "reward"})
         return (
             f"{self.config.rollout.actors} rollout, {self.config.reward.actors} reward (sandbox tier {', '.join(tiers)}) "
-            f"on {len(ray.nodes())} node(s)"
+            f"on {len(alive_nodes())} node(s)"
         )
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""The learner's ranks: the room they keep, what counts as their loss, and how far a rebuilt one has to go back."""
+"""The learner's ranks: the room they keep, what counts as their loss, and how far a rebuilt one has to go back.
+
+And what a start that fails gives back.
+"""
 
 import time
 from pathlib import Path
@@ -7,11 +10,12 @@ import pytest
 import ray
 from ray.exceptions import OutOfMemoryError
 
-from actors import control
+from actors import connect, control
+from actors.bench import open_bench
 from actors.learner_group import LearnerGroup
 from configs.schema import ConfigError
 from learner.checkpoint import latest_checkpoint
-from tests.actors.fakes import ScriptedLearner, ScriptedReward, ScriptedRollout
+from tests.actors.fakes import RefusedReward, ScriptedLearner, ScriptedReward, ScriptedRollout
 from tests.actors.runs import History, kill_process, run_config, wait_for
 
 pytestmark = pytest.mark.ray
@@ -185,3 +189,15 @@ def test_without_checkpoints_a_rebuilt_rank_repeats_the_kept_steps_only(with_lea
     assert latest_checkpoint(cluster.checkpoints)[1]["step"] == 7
     cluster.close()
     assert [path.name for path in cluster.checkpoints.iterdir()] == ["step-00000007"]
+
+
+def test_a_bench_that_cannot_start_gives_back_its_actors_and_its_ray(ray_cluster, tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr("actors.workers.RewardActor", RefusedReward)
+    monkeypatch.setattr("actors.ray_bench.connect", lambda config: connect.Connection(None, owned=True))
+    monkeypatch.setattr("ray.shutdown", lambda: left.append("ray"))
+    monkeypatch.setattr("actors.workers.WorkerPool.stop", lambda pool: left.append("actors"))
+    config = run_config(tmp_path, "refused")
+    with pytest.raises(ConfigError, match="reward actor 0 could not start"), open_bench(config, local=False):
+        pass
+    assert left == ["actors", "ray"]
