@@ -255,16 +255,16 @@ def path_figure(rows: Rows, steps: int) -> Figure:
             axes.set_xticks(range(len(stages)), stages, rotation=25, ha="right")
         paces = (steps // 2, steps, 2 * steps)
         for colour, stage in zip(COLOURS[1:], stages[-2:]):
-            curves = [[value(rows, s, stage, LOW, pace, "pass@1") for pace in paces] for s in seeds]
+            curves = [[value(rows, s, stage, HIGH, pace, "pass@1") for pace in paces] for s in seeds]
             _line(halving, paces, curves, colour, stage)
         halving.set_xscale("log", base=2)
         halving.set_xticks(paces, [str(pace) for pace in paces])
         halving.minorticks_off()
         halving.set_xlabel("denoising steps")
-        for axes, title in ((passing, "problems solved"), (order, "AR-ness@1"), (halving, "pass@1 at T = 0.2")):
+        for axes, title in ((passing, "problems solved"), (order, "AR-ness@1"), (halving, "pass@1 at T = 1")):
             axes.set_title(title)
             axes.set_ylim(bottom=0.0)
-            axes.legend(fontsize=8.5)
+            axes.legend(fontsize=8.5, loc="center left", frameon=True, framealpha=0.85, edgecolor="none")
         for axes in (passing, halving):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
