@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from evaluation.ablations_report import T_QUANTILES
-from evaluation.figures import COLOURS, STYLE, new_figure, write_both
+from evaluation.figures import COLOURS, STYLE, legend_below, new_figure, write_both
 from evaluation.records import write_json, write_page, writing
 
 Rows = Sequence[Mapping[str, Any]]
@@ -244,7 +244,7 @@ def path_figure(rows: Rows, steps: int) -> Figure:
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     with mpl.rc_context(STYLE):
-        figure, (passing, order, halving) = new_figure(3, columns=3, width=13.0, height=3.8)
+        figure, (passing, order, halving) = new_figure(3, columns=3, width=13.0, height=4.6)
         for colour, (label, temperature, name) in zip(COLOURS, COLUMNS[:3]):
             curves = [[value(rows, s, stage, temperature, steps, name) for stage in stages] for s in seeds]
             _line(passing, range(len(stages)), curves, colour, label)
@@ -264,7 +264,7 @@ def path_figure(rows: Rows, steps: int) -> Figure:
         for axes, title in ((passing, "problems solved"), (order, "AR-ness@1"), (halving, "pass@1 at T = 1")):
             axes.set_title(title)
             axes.set_ylim(bottom=0.0)
-            axes.legend(fontsize=8.5, loc="center left", frameon=True, framealpha=0.85, edgecolor="none")
+            legend_below(axes, columns=2)
         for axes in (passing, halving):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
