@@ -6,9 +6,12 @@ A component receives its own slice, never the tree. A value that cannot work is 
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, field
 from typing import Literal
+
+log = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
@@ -187,7 +190,13 @@ class ModelConfig:
 
     path: str | None = None
     recipe: str | None = None  # an adapt recipe, e.g. tiny_adapt.yaml; its last stage is the start
+<<<<<<< Updated upstream
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: as stored; training uses learner.dtype
+=======
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
+        "auto"  # auto: as stored; in training, learner.dtype rules
+    )
+>>>>>>> Stashed changes
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] = "sdpa"
     end_tokens: tuple[str, ...] = ("<|im_end|>",)
 
@@ -308,6 +317,7 @@ class SandboxConfig:
     open_files: int = 64
     reply_kb: int = 1024
     max_timeouts: int = 2  # after that many timeouts the remaining tests are skipped
+    program_factor: float = 12.0  # CPU and wall-clock limit of all tests together = program_factor * cpu_seconds
     fresh_process_per_test: bool = False
     strict: bool = False  # a test that can only be judged weakly fails
     packages: tuple[str, ...] = ()  # site packages the programs may import, e.g. numpy
@@ -329,12 +339,18 @@ class SandboxConfig:
             e2b_programs=self.e2b_programs,
         )
         require(self.wall_factor >= 1, "sandbox.wall_factor", self.wall_factor, "must be at least 1")
+        require(self.program_factor >= 1, "sandbox.program_factor", self.program_factor, "must be at least 1")
         require(
             self.tier != "rlimits" or self.allow_unsafe,
             "sandbox.tier",
             self.tier,
             "runs model-written code without isolation; say sandbox.allow_unsafe: true to accept that",
         )
+
+    @property
+    def program_seconds(self) -> float:
+        """Limit of a whole program, CPU and wall clock alike; never below the wall-clock limit of one test."""
+        return max(self.program_factor, self.wall_factor) * self.cpu_seconds
 
 
 @dataclass(frozen=True)
@@ -539,3 +555,11 @@ class RunConfig:
             self.objective.ratio,
             "ignores staleness: use behaviour or proximal, or replay.max_staleness: 0",
         )
+        longest = self.replay.completions * self.sandbox.program_seconds
+        if longest >= self.reward.timeout:
+            log.warning(
+                "reward.timeout = %g: judging replay.completions = %d programs may take %g s (%g s each, the greater of "
+                "sandbox.program_factor and wall_factor times cpu_seconds), after which a reward actor is replaced and its "
+                "group lost; raise reward.timeout or lower sandbox.program_factor",
+                *(self.reward.timeout, self.replay.completions, longest, self.sandbox.program_seconds),
+            )

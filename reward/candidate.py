@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from configs.schema import SandboxConfig
 from reward.sandbox.faults import SandboxFault
 from reward.sandbox.plain import BadReply, decode
-from reward.sandbox.process import Budget, Child, ChildGone, frame
+from reward.sandbox.process import Budget, Child, ChildGone, Meter, frame
 
 ANSWERS = ("v", "x", "o", "big", "quit")
 ONE_WRITE = 1 << 16  # bytes that a socket takes at once, whether or not the other side reads
@@ -92,13 +93,18 @@ class Candidate:
 
     A process that ends is replaced before the next test, and the test it ended in is tried once more: only a second end
     counts against the program, since the first may have come from outside (an out-of-memory kill on a crowded node).
+
+    All its processes together have one allowance, from which a judge pays, too, for what it does with the values of a
+    call. When that is spent the test at hand is a timeout and the others are not tried.
     """
 
     def __init__(self, sandbox: Sandbox, config: SandboxConfig, program: str, setup: str, tests: int) -> None:
         self.sandbox, self.config = sandbox, config
         self.program, self.setup = program, setup
-        self.budget = self._whole_budget()
-        self.cpu_limit = math.ceil(config.cpu_seconds * (tests + 2)) + 1
+        self.budget = self._test_budget()
+        self.allowance = Budget(config.program_seconds, config.program_seconds)
+        self.meter: Meter = getattr(sandbox, "meter", None) or Meter()  # none where several programs share the sandbox
+        self.cpu_limit = math.ceil(min(config.cpu_seconds * (tests + 2), config.program_seconds)) + 1
         self.child: Child | None = None
         self.used = 0.0  # CPU seconds of processes already ended
         self.timeouts = 0
@@ -106,13 +112,15 @@ class Candidate:
         self.queue: deque[tuple[Question, str]] = deque()
         self.sent = False
 
-    def _whole_budget(self) -> Budget:
+    def _test_budget(self) -> Budget:
         cpu = self.config.cpu_seconds
         return Budget(cpu, cpu * self.config.wall_factor, (self.config.reply_kb << 10) + 256)
 
     def begin_test(self) -> None:
         """All that is asked until the next test shares one budget."""
-        self.budget = self._whole_budget()
+        self.budget = self._test_budget()
+        self.meter.payer = None
+        self._excuse()
 
     def expect(self, questions: list[Question]) -> None:
         """Announce what will be asked next, in order: it is sent at once, which spares the processes much waiting."""
@@ -121,7 +129,17 @@ class Candidate:
 
     def ask(self, operation: str, *arguments: Any) -> Reply:
         """The program's answer. Raises `TestFailed`, `LoadFailed` or `SandboxFault`."""
-        question = (operation, list(arguments))
+        if self.allowance.spent:
+            self._give_up()
+            raise TestFailed("timeout")
+        self.meter.payer = self.allowance
+        try:
+            return self._ask((operation, list(arguments)))
+        finally:
+            if operation != "call":  # a judge that calls goes on with the value
+                self.meter.payer = None
+
+    def _ask(self, question: Question) -> Reply:
         if not (self.queue and self.queue[0][0] == question):
             return self._ask_between(question)
         try:
@@ -156,7 +174,7 @@ class Candidate:
         if not self.sent:
             child.send(self._announced(), self.budget)
             self.sent = True
-        return read_reply(child.receive(self.budget), self.queue[0][1])
+        return self._reply(child, self.budget, self.queue[0][1])
 
     def _announced(self) -> bytes:
         """All announced questions, or the first ones that fit into one write (the others are then asked one by one)."""
@@ -172,7 +190,15 @@ class Candidate:
     def _exchange(self, child: Child, budget: Budget, operation: str, arguments: list[Any]) -> Reply:
         token = secrets.token_hex(8)
         child.send(frame({"n": token, "op": operation, "args": arguments}), budget)
-        return read_reply(child.receive(budget), token)
+        return self._reply(child, budget, token)
+
+    def _reply(self, child: Child, budget: Budget, token: str) -> Reply:
+        """The answer to the request `token`; the program pays for the worker's own work on it."""
+        started = time.thread_time()
+        try:
+            return read_reply(child.receive(budget), token)
+        finally:
+            self.allowance.wall -= time.thread_time() - started
 
     def _loaded(self) -> Child:
         """A process that has run the program; a program that cannot load is not tried again."""
@@ -189,13 +215,13 @@ class Candidate:
     def _load(self, last: bool) -> None:
         """Start a process and have it run the program, with the announced questions right behind it."""
         child = self.child = self.sandbox.spawn("program", self.cpu_limit)
-        budget = self._whole_budget()
+        budget = self._test_budget()
         start = frame({"n": "load", "op": "load", "args": [self.program, self.setup]})
         together = len(start) < ONE_WRITE
         try:
             child.send(start + self._announced() if together else start, budget)
             self.sent = together
-            reply = read_reply(child.receive(budget), "load")
+            reply = self._reply(child, budget, "load")
         except ChildGone as gone:
             self._lost(gone)
             if gone.reason != "exit" or last:
@@ -208,8 +234,19 @@ class Candidate:
         """The process is of no more use. Raises `SandboxFault` where it was the zygote that died."""
         self.timeouts += gone.reason == "timeout"
         self.end()
+        if self.allowance.spent:
+            self._give_up()
         if not self.sandbox.alive():
             raise SandboxFault("zygote", "the zygote died under a program")
+
+    def _give_up(self) -> None:
+        """No test is tried any more."""
+        self.timeouts = max(self.timeouts, self.config.max_timeouts)
+
+    def _excuse(self) -> None:
+        """Time without a core lengthens the allowance; looked up where that begins to matter."""
+        if self.child is not None and self.allowance.wall < self.config.program_seconds / 2:
+            self.child.excuse((self.allowance,))
 
     def cpu_seconds(self) -> float:
         """CPU time of all processes of this program so far."""
@@ -218,6 +255,7 @@ class Candidate:
     def end(self) -> None:
         """Kill the process; the next question starts another."""
         if self.child is not None:
+            self._excuse()
             self.child.end()
             self.used += self.child.cpu
             self.child = None

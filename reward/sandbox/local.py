@@ -9,7 +9,7 @@ import os
 from configs.schema import ConfigError, SandboxConfig
 from reward.sandbox import canaries
 from reward.sandbox.faults import SandboxFault, TierUnavailable
-from reward.sandbox.process import Child, ZygoteProcess
+from reward.sandbox.process import Child, Meter, ZygoteProcess
 
 AUTOMATIC = ("namespace", "landlock", "seccomp")
 MENDS = {
@@ -48,6 +48,7 @@ class LocalSandbox:
         self.config = config
         self.packages = package_paths(config.packages)
         self.restarts = 0
+        self.meter = Meter()
         self.tier, self.zygote = self._choose()
         if self.tier in OPEN:
             log.warning("sandbox tier %s: %s", self.tier, OPEN[self.tier])
@@ -77,7 +78,9 @@ class LocalSandbox:
 
     def spawn(self, kind: str, cpu_limit: int) -> Child:
         """A confined child for a `program` or a `judge`. Raises `SandboxFault`."""
-        return self.zygote.spawn(kind, cpu_limit)
+        child = self.zygote.spawn(kind, cpu_limit)
+        child.meter = self.meter
+        return child
 
     def alive(self) -> bool:
         """Whether the zygote still answers."""

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,14 @@ class Budget:
 
     cpu: float
     wall: float
-    reply: int
+    reply: int = 0
 
     def __post_init__(self) -> None:
         self.patience = STARVATION * self.wall
+
+    @property
+    def spent(self) -> bool:
+        return self.cpu <= 0 or self.wall <= 0
 
 
 def base_interpreter() -> str:
@@ -79,6 +84,16 @@ def frame(message: dict[str, Any]) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
+class Meter:
+    """Who pays for the processes of a sandbox that runs one program at a time: `payer` is what a whole program has left.
+
+    Whatever such a process is waited for is taken from it as well as from the budget at hand; None: nobody pays.
+    """
+
+    def __init__(self) -> None:
+        self.payer: Budget | None = None
+
+
 class Child:
     """One confined process: a program's, or a judge's."""
 
@@ -87,7 +102,9 @@ class Child:
         self.known_as = None if pidfd is None else process_of(pidfd)
         self.clock = None if self.known_as is None else (~self.known_as << 3) | 2
         self.cpu = 0.0
+        self.paid = 0.0  # CPU seconds taken from what the whole program has left
         self.excused = 0.0  # seconds without a core that have lengthened a limit already
+        self.meter = Meter()
         self.buffer = bytearray()
         wire.setblocking(False)
 
@@ -152,29 +169,43 @@ class Child:
         return body
 
     def _wait(self, event: int, budget: Budget) -> None:
-        """Wait until the wire is ready, spending `budget`. Raises `ChildGone("timeout")` when it is spent."""
+        """Wait until the wire is ready, spending `budget`. Raises `ChildGone("timeout")` when it, or the payer's, is spent."""
+        payer = self.meter.payer
+        budgets = (budget,) if payer is None else (budget, payer)
         used, now = self.cpu_seconds(), time.monotonic()
+        if payer is not None:
+            payer.cpu -= used - self.paid
         poll = select.poll()
         poll.register(self.wire, event)
-        while budget.cpu > 0 and (budget.wall > 0 or self._excuse(budget)):
-            ready = poll.poll(1000 * max(min(budget.wall, budget.cpu), 0.001))
-            before, started = used, now
-            used, now = self.cpu_seconds(), time.monotonic()
-            budget.cpu -= used - before
-            budget.wall -= now - started
-            if ready:
-                return
+        try:
+            while self._may_go_on(budgets):
+                ready = poll.poll(1000 * max(0.001, *(min(each.wall, each.cpu) for each in budgets)))
+                before, started = used, now
+                used, now = self.cpu_seconds(), time.monotonic()
+                for each in budgets:
+                    each.cpu -= used - before
+                    each.wall -= now - started
+                if ready:
+                    return
+        finally:
+            self.paid = used
         raise ChildGone("timeout")
 
-    def _excuse(self, budget: Budget) -> bool:
-        """Lengthen a spent wall-clock limit by the time the process had no core; False where there was none."""
-        excuse = min(self.starved_seconds() - self.excused, budget.patience)
-        if excuse <= 0:
+    def _may_go_on(self, budgets: Sequence[Budget]) -> bool:
+        if any(each.cpu <= 0 for each in budgets):
             return False
-        self.excused += excuse
-        budget.patience -= excuse
-        budget.wall += excuse
-        return budget.wall > 0
+        if any(each.wall <= 0 for each in budgets):
+            self.excuse(budgets)
+        return all(each.wall > 0 for each in budgets)
+
+    def excuse(self, budgets: Sequence[Budget]) -> None:
+        """Lengthen wall-clock limits by the time the process has had no core since this was last asked."""
+        starved = max(self.starved_seconds() - self.excused, 0.0)
+        self.excused += starved
+        for each in budgets:
+            excuse = min(starved, each.patience)
+            each.patience -= excuse
+            each.wall += excuse
 
     def end(self) -> None:
         """Kill the process, and with it all it started."""

@@ -1,14 +1,22 @@
 """What one program, and one answer of it, can cost the worker."""
 
 import contextlib
+import os
 import random
+import subprocess
+import sys
 import time
 from fractions import Fraction
 
 import pytest
 
-from configs.schema import SandboxConfig
+from configs.load import RECIPES, load, read_recipe
+from configs.schema import ReplayConfig, RewardConfig, RunConfig, SandboxConfig
+from data.problem import Problem
+from data.verdict import Outcome
+from reward.sandbox import process
 from reward.sandbox.plain import MAX_RATIOS, RATIO_BITS, BadReply, Encoder, TooLarge, decode, parse
+from reward.worker import RewardWorker
 
 PERMITTED = SandboxConfig().reply_kb << 10
 PRIME = 2**61 - 1  # multiples of it have the hash 0
@@ -99,3 +107,133 @@ def test_fractions_are_bounded_in_size_and_number():
     for tree in (["q", hex(2 ** (RATIO_BITS + 8)), "0x1"], ["l", [["q", "1", "3"]] * (MAX_RATIOS + 1)]):
         with pytest.raises(BadReply):
             decode(tree)
+
+
+def judged(config: SandboxConfig, problem: Problem, program: str):
+    """(verdict, seconds it took)."""
+    with RewardWorker(RewardConfig(cache_entries=0), config) as worker:
+        started = time.monotonic()
+        return worker.judge([problem], [program])[0], time.monotonic() - started
+
+
+def reasons(verdict) -> list[str]:
+    return [test.reason for test in verdict.tests]
+
+
+LIMITS = SandboxConfig(cpu_seconds=0.25, wall_factor=4.0, program_factor=8.0)  # 1 s of wall clock a test, 2 s in all
+DAWDLERS = {
+    "just below the limit of a test": "import time\ndef f(x):\n    time.sleep(0.7)\n    return x",
+    "ends and is loaded again": "import os, time\ntime.sleep(0.3)\ndef f(x):\n    time.sleep(0.3)\n    os._exit(0)",
+    "loads for long, ends each time": "import os, time\ntime.sleep(0.7)\ndef f(x): os._exit(0)",
+}
+
+
+@pytest.mark.parametrize("name", DAWDLERS)
+def test_a_program_has_one_limit_for_all_its_tests_and_loads(name):
+    problem = Problem("dawdler", "q", tuple(f"assert f({x}) == {x}" for x in range(40)))
+    verdict, seconds = judged(LIMITS, problem, DAWDLERS[name])
+    assert verdict.outcome is Outcome.FAILED and len(verdict.tests) == 40
+    assert "timeout" in reasons(verdict) and reasons(verdict).count("skipped") >= 35
+    assert sum(test.passed for test in verdict.tests) <= 3
+    assert (
+        seconds < 20
+    )  # 40 tests at their own limit would take 40 s, with loads and second tries up to four times that
+
+
+JUDGED = "total = 0\nfor i in range({calls}):\n    total += len(str(f(i)))\nassert total == {total}"
+
+
+def test_reloads_within_one_judged_test_share_the_limit():
+    program = """
+import os, time
+time.sleep(0.6)
+calls = 0
+def f(x):
+    global calls
+    calls += 1
+    if calls > 1: os._exit(0)
+    return x
+"""
+    problem = Problem("reloads", "q", (JUDGED.format(calls=40, total=70),) * 3, entry_point="f")
+    verdict, seconds = judged(LIMITS, problem, program)
+    assert reasons(verdict) == ["timeout", "skipped", "skipped"]
+    assert seconds < 15  # 40 loads take 24 s
+
+
+def test_a_judge_kept_busy_by_values_is_paid_by_the_program():
+    """Each test alone stays below the judge's own limit of ten times a program's."""
+    tests = tuple(f"for i in range(2):\n    k = f({x}) + i\n    while k > 0: k -= 1\nassert k == 0" for x in range(20))
+    problem = Problem("busy", "q", tests, entry_point="f")
+    calibrate = time.process_time()
+    k = 2_000_000
+    while k > 0:
+        k -= 1
+    second = int(2_000_000 / (time.process_time() - calibrate))
+    verdict, seconds = judged(LIMITS, problem, f"def f(x): return {second // 3}")
+    assert reasons(verdict)[-1] == "skipped" and "timeout" in reasons(verdict)
+    assert seconds < 40
+    quick, _ = judged(LIMITS, problem, "def f(x): return 3")
+    assert quick.outcome is Outcome.PASSED
+
+
+def test_many_tests_of_modest_time_are_all_run():
+    tests = tuple(f"assert f({x}) == {x}" for x in range(38))
+    tests += (JUDGED.format(calls=20, total=30), "assert abs(f(3) - 3) < 1e-9")
+    program = "import time\ndef f(x):\n    time.sleep(0.01)\n    return x"
+    verdict, _ = judged(LIMITS, Problem("modest", "q", tests, entry_point="f"), program)
+    assert verdict.outcome is Outcome.PASSED
+
+
+def test_nobody_pays_for_values_to_compare_with():
+    """The canonical solution takes longer than a whole program may."""
+    slow = "import time\ndef f(x):\n    time.sleep(0.6)\n    return x"
+    inputs = tuple((x,) for x in range(5))
+    problem = Problem("oracle", "q", entry_point="f", canonical_solution=slow, inputs=inputs)
+    verdict, seconds = judged(LIMITS, problem, "def f(x): return x")
+    assert verdict.outcome is Outcome.PASSED and seconds > 2
+
+
+STEADY = """
+import time
+def f(x):
+    start = time.process_time()
+    while time.process_time() < start + 0.1: pass
+    return x
+"""
+
+
+def test_the_limit_of_a_program_grows_where_no_core_is_free(monkeypatch):
+    monkeypatch.setattr(process, "STARVATION", 200.0)
+    config = SandboxConfig(cpu_seconds=0.2, wall_factor=4.0, program_factor=5.0)  # 1 s for 0.6 CPU seconds
+    problem = Problem("steady", "q", tuple(f"assert f({x}) == {x}" for x in range(6)))
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    spin = [sys.executable, "-S", "-c", "while True: pass"]
+    rivals = [subprocess.Popen(spin, start_new_session=True) for _ in range(5)]  # each its own scheduling group
+    try:
+        verdict, seconds = judged(config, problem, STEADY)
+        assert verdict.outcome is Outcome.PASSED and seconds > config.program_seconds
+        sleeper, _ = judged(config, problem, "import time\ndef f(x):\n    time.sleep(0.5)\n    return x")
+        assert reasons(sleeper)[-1] == "skipped"
+    finally:
+        os.sched_setaffinity(0, cores)
+        for rival in rivals:
+            rival.kill()
+            rival.wait()
+
+
+def recipes() -> list[str]:
+    return [str(path) for path in sorted(RECIPES.rglob("*.yaml")) if "stages" not in read_recipe(path)]
+
+
+def test_a_group_is_judged_within_the_reward_timeout_in_every_recipe(caplog):
+    for path in recipes():
+        config = load(RunConfig, path)
+        assert config.replay.completions * config.sandbox.program_seconds < config.reward.timeout, path
+        assert config.sandbox.program_seconds >= (config.sandbox.max_timeouts + 1) * config.sandbox.cpu_seconds
+    assert "reward.timeout" not in caplog.text
+
+
+def test_a_group_that_may_outlast_the_reward_timeout_is_said(caplog):
+    RunConfig(sandbox=SandboxConfig(cpu_seconds=8.0), replay=ReplayConfig(completions=10))
+    assert "reward.timeout = 600: judging replay.completions = 10 programs may take 960 s (96 s each" in caplog.text
