@@ -279,12 +279,16 @@ def _handles_object(node: ast.AST, made: set[str], names: frozenset[str]) -> boo
         return (isinstance(node.value, ast.Name) and node.value.id in names) or _is_object_attribute(node, made, names)
     if isinstance(node, ast.Compare) and any(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops):
         return not any(map(_is_unique, [node.left, *node.comparators]))
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+    if not isinstance(node, ast.Call):
         return False
+    if not isinstance(node.func, ast.Name):
+        return isinstance(node.func, (ast.Call, ast.Subscript)) and _calls(node.func, names)  # a function it returned
     if node.func.id in names:
         return node.func.id[:1].isupper()
     if node.func.id in ("isinstance", "issubclass", "hasattr"):
         return any(_mentions(argument, names) for argument in node.args[1:]) or _is_bare(node.args[:1], names)
+    if node.func.id in made or (node.func.id == "callable" and any(_calls(argument, names) for argument in node.args)):
+        return True
     return node.func.id in ("id", "next") or (node.func.id in BUILTINS - CALLING and _is_bare(node.args, names))
 
 

@@ -299,7 +299,7 @@ def _compare(
     if not isinstance(test, ast.Compare) or len(test.ops) != 1:
         return None
     left, right = test.left, test.comparators[0]
-    if isinstance(test.ops[0], (ast.Is, ast.IsNot)):
+    if isinstance(test.ops[0], (ast.Is, ast.IsNot)) or (isinstance(test.ops[0], ast.NotEq) and _is_none(right)):
         relation: Relation = "same" if isinstance(test.ops[0], ast.Is) else "other"
         constant = isinstance(right, ast.Constant) and (right.value is None or isinstance(right.value, bool))
         return (left, relation, right) if constant and candidate(left) else None
@@ -309,6 +309,10 @@ def _compare(
         if trusted(other) and candidate(side, _may_be_truth(other)):
             return side, "equal", other
     return None
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _may_be_truth(node: ast.expr) -> bool:

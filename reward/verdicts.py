@@ -27,21 +27,7 @@ MOST_ANNOUNCED = 64  # questions told to a program at a time
 JUDGE_CPU_LIMIT = 3600  # seconds, should the worker itself stop watching; each test has its own budget
 PATIENCE = 10  # the budget of a problem's own code, in budgets of a program
 ENDINGS = 3  # ends of the process that computes a trusted value, each under a zygote of its own, that make a defect
-# Results without a plain form that right programs return; tests of them run weakly.
-# fmt: off
-FOREIGN = frozenset({
-    "DataFrame", "Decimal", "Match", "Pattern", "Series", "UUID", "array", "async_generator", "builtin_function_or_method",
-    "chain", "coroutine", "date", "datetime", "deque", "dict_itemiterator", "dict_keyiterator", "dict_valueiterator",
-    "dict_values", "enumerate", "filter", "function", "generator", "islice", "list_iterator", "list_reverseiterator", "map",
-    "mappingproxy", "method", "ndarray", "partial", "range", "range_iterator", "reversed", "set_iterator", "slice",
-    "str_ascii_iterator", "str_iterator", "time", "timedelta", "timezone", "tuple_iterator", "zip",
-})
-# fmt: on
 log = logging.getLogger(__name__)
-
-
-class Unjudgeable(Exception):
-    """A judge cannot tell whether the test passes: it needs what has no plain form."""
 
 
 class TrustedTimeout(Exception):
@@ -65,14 +51,14 @@ class Judge:
     def ask(self, operation: str, arguments: list[Any], candidate: Asked | None) -> Reply:
         """The judge's answer; its calls of the candidate are passed on. A judge that ends is replaced and asked once more.
 
-        Raises `TestFailed`, `Unjudgeable`, `TrustedTimeout` or `SandboxFault`.
+        Raises `TestFailed`, `TrustedTimeout` or `SandboxFault`.
         """
         for last in (False, True):
             try:
                 return self._converse(operation, arguments, candidate)
             except ChildGone as gone:
                 self._lost(gone, last)
-            except (TestFailed, Unjudgeable):
+            except TestFailed:
                 self.end()  # it still waits for the candidate's answer
                 raise
             if candidate is not None:
@@ -102,9 +88,7 @@ class Judge:
             if candidate is None or "call" not in message:
                 return read_reply(message, token)
             self.calls += 1
-            reply = candidate.ask("call", *message["call"])
-            if reply.kind == "o" and isinstance(reply.value, str) and reply.value in FOREIGN:
-                raise Unjudgeable
+            reply = candidate.ask("remote", *message["call"])
             if reply.kind not in ("v", "x"):
                 raise TestFailed(failure(reply))
             self.child.send(frame(reply.raw), budget)
@@ -195,12 +179,7 @@ def output(problem: Problem, program: Asked, encoded: Any) -> Any:
     reply = program.ask("call", problem.entry_point, encoded, ["d", []])
     if reply.kind == "o" and problem.source == "mbpp+" and problem.entry_point in EXISTENCE_TASKS:
         return True
-    match value_of(reply):
-        case (("value", value, str()), list(), dict()):
-            return value
-        case (("raised", *_), list(), dict()):
-            raise TestFailed("exception")
-    raise TestFailed("protocol")
+    return value_of(reply)
 
 
 def same_order(value: Any, expected: Any) -> bool:
@@ -283,8 +262,6 @@ class ProgramRun:
         arguments = [case.prelude, list(case.modules), list(case.names), case.source]
         try:
             verdict = value_of(self.judge.ask("test", arguments, candidate))
-        except Unjudgeable:
-            verdict = "weak"
         except TrustedTimeout as timeout:
             problem = self.problem.problem_id
             if not timeout.influenced:

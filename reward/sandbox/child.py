@@ -16,6 +16,8 @@ import types
 from reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
+VIEWS = ("dict_items", "dict_keys", "dict_values")
+MOST_ITEMS = 1 << 18  # bytes, roughly, of what an iterator yields
 
 
 def builtin_name(kind) -> str:
@@ -39,6 +41,51 @@ def answer(limit, work) -> dict:
     except BaseException as error:
         kind = type(error)
         return {"x": [str(kind.__name__)[:80], builtin_name(kind)]}
+
+
+def portable(value) -> tuple:
+    """(plain form, kind) of a value whose class a judge may need to have again: see `judge_child.STAND_INS`."""
+    kind = type(value)
+    name = kind.__name__
+    if kind in PLAIN:
+        return value, ""
+    if kind is range:
+        return (value.start, value.stop, value.step), name
+    if kind is types.CoroutineType:
+        import asyncio
+
+        return asyncio.run(value), name
+    if kind.__module__ == "builtins" and name in VIEWS:
+        return list(value), name
+    if kind.__module__ in ("builtins", "itertools") and hasattr(kind, "__next__"):
+        return beginning(value), "iterator"
+    if kind.__module__ == "collections" and name == "deque":
+        return (list(value), value.maxlen), name
+    if kind.__module__ == "collections" and name == "defaultdict":
+        return (dict(value), getattr(value.default_factory, "__name__", None)), name
+    if kind.__module__ == "datetime" and name in ("date", "datetime", "time", "timedelta"):
+        return dated(value), name
+    if kind.__module__ == "numpy" and name == "ndarray":
+        return value.tolist(), ""
+    return value, name if kind.__module__ in ("collections", "decimal") else ""
+
+
+def beginning(iterator) -> tuple:
+    """(what an iterator yields, as far as an answer can hold it; whether that is all)."""
+    items: list = []
+    encoder = Encoder(MOST_ITEMS)
+    for item in iterator:
+        try:
+            encoder.encode(item)
+        except TooLarge:
+            return items, False
+        items.append(item)
+    return items, True
+
+
+def dated(value):
+    """A date or time as text; a difference as days, seconds and microseconds."""
+    return value.isoformat() if hasattr(value, "isoformat") else (value.days, value.seconds, value.microseconds)
 
 
 def raised(error) -> tuple:
@@ -111,21 +158,27 @@ class Program:
         exec(compile(source, "<test>", "exec", dont_inherit=True), dict(self.module.__dict__))
 
     def call(self, name, args, kwargs):
+        """What a function returns."""
+        return self.function(name)(*decode(args), **decode(kwargs))
+
+    def remote(self, name, args, kwargs):
         """(outcome, arguments afterwards, named ones afterwards): the caller sees a function change its arguments.
 
-        The outcome is ``("value", value, its class)`` or what `raised` tells; the class is "" for a plain value.
+        The outcome is ``("value", plain form, kind)`` as `portable` makes it, or what `raised` tells.
         """
-        args, kwargs = decode(args), decode(kwargs)
-        if name not in self.module.__dict__:
-            raise NameError(name)
+        function, args, kwargs = self.function(name), decode(args), decode(kwargs)
         try:
-            value = self.module.__dict__[name](*args, **kwargs)
+            return ("value", *portable(function(*args, **kwargs))), args, kwargs
         except Exception as error:
             return raised(error), args, kwargs
-        return ("value", value, "" if type(value) in PLAIN else type(value).__name__), args, kwargs
+
+    def function(self, name):
+        if name not in self.module.__dict__:
+            raise NameError(name)
+        return self.module.__dict__[name]
 
 
-OPERATIONS = ("load", "eval", "exec", "call")
+OPERATIONS = ("load", "eval", "exec", "call", "remote")
 
 
 def serve(channel, limit, program) -> None:

@@ -136,12 +136,9 @@ COMMON = "from collections import *\nfrom decimal import *\nimport datetime\n"
          "def f(x): return x.quantize(Decimal('0.1'), ROUND_HALF_UP)"),
         ("import datetime\nassert f(datetime.date(2020, 1, 1)) != datetime.date(2020, 1, 1)",
          "def f(x): return x + datetime.timedelta(1)"),
-        ("assert sum(f(4)) / 2 == 3.0", "def f(n):\n    yield from range(n)"),
-        ("assert all(isinstance(v, int) for v in f(4))", "def f(n): return (i for i in range(n))"),
-        ("assert f(2) != 5", "def f(x): return range(x)"),
-        ("assert f([1, 2]) != [1, 2] and len(f([1, 2])) == 2", "def f(x): return deque(x)"),
-        ("assert f(2)['no'] < 1", "def f(x): return Counter('ab')"),
-        ("import asyncio\nassert asyncio.run(f(2)) == 4", "async def f(x): return 2 * x"),
+        ("assert abs(f(3)(4) - 12) < 1e-9", "def f(k): return lambda x: k * x"),
+        ("g = f(3)\nassert g(4) > 11", "def f(k): return lambda x: k * x"),
+        ("assert callable(f(3))", "def f(k): return lambda x: k * x"),
         ("assert isinstance(f(3).v, int)", "class N:\n    v = 3\ndef f(x): return N()"),
         ("assert isinstance(3, int) and isinstance(f(3), N)", "class N: pass\ndef f(x): return N()"),
         ("row = [1]\nm = [row]\nf(m)\nassert row == [9]", "def f(m): m[0][0] = 9"),
@@ -155,6 +152,40 @@ COMMON = "from collections import *\nfrom decimal import *\nimport datetime\n"
 )  # fmt: skip
 def test_right_programs_pass_weakly_where_the_judge_cannot_tell(worker, test, program):
     assert judged(worker, COMMON + program, test) == [(True, "weak")]
+
+
+@pytest.mark.parametrize(
+    "test, program",
+    [
+        ("assert sum(f(4)) / 2 == 3.0", "def f(n):\n    yield from range(n)"),
+        ("assert all(isinstance(v, int) for v in f(4))", "def f(n): return (i for i in range(n))"),
+        ("import types\nassert isinstance(f(4), types.GeneratorType)", "def f(n): return (i for i in range(n))"),
+        ("assert [x for x, _ in zip(f(2), range(3))] == [2, 3, 4]", "import itertools\ndef f(n): return itertools.count(n)"),
+        ("assert list(f(3)) == sorted(f(3))", "def f(n): return map(abs, range(n))"),
+        ("assert f(2) != 5 and f(2) == range(2)", "def f(x): return range(x)"),
+        ("assert f([1, 2]) != [1, 2] and len(f([1, 2])) == 2", "def f(x): return deque(x)"),
+        ("assert f(2)['no'] < 1", "def f(x): return Counter('ab')"),
+        ("assert f(2)['no'] > [3] or f(2)['no'] == []", "def f(x): return defaultdict(list, a=[1])"),
+        ("assert f(2) != OrderedDict(b=1, a=2)", "def f(x): return OrderedDict(a=2, b=1)"),
+        ("assert list(f({'z': 1, 'a': 2})) < ['z', 'b']", "def f(d): return d.keys()"),
+        ("assert abs(f(2) - Decimal('2.5')) < Decimal('0.001')", "def f(x): return Decimal('2.5')"),
+        ("import datetime\nassert f(3) > datetime.date(2020, 1, 2)", "def f(x): return datetime.date(2020, 1, x)"),
+        ("import datetime\nassert f(3) < datetime.timedelta(4)", "def f(x): return datetime.timedelta(x)"),
+        ("import asyncio\nassert asyncio.run(f(2)) == 4", "async def f(x): return 2 * x"),
+        ("assert f(2) != None and f(0) is None", "def f(x): return x or None"),
+    ],
+)  # fmt: skip
+def test_results_of_the_standard_librarys_classes_arrive_as_such(worker, test, program):
+    wrong = f"{test.rpartition('assert ')[0]}assert not ({test.rpartition('assert ')[2]})"
+    assert judged(worker, COMMON + program, test, wrong) == [(True, "strong"), (False, "strong")]
+
+
+@pytest.mark.parametrize("name", ["generator", "range", "Counter", "Decimal", "date", "iterator", "coroutine"])
+def test_a_program_cannot_choose_to_be_judged_weakly(worker, name):
+    claim = (
+        f"{YES.replace('Yes', name)}\n{name}.__module__ = 'builtins'\n{name}.__abs__ = {name}.__lt__ = lambda *a: True"
+    )
+    assert judged(worker, claim, "assert abs(f(2) - 918273645) < 1e-6") == [(False, "strong")]
 
 
 RAISING = """
@@ -217,8 +248,8 @@ def test_changed_arguments_arrive_by_name_and_after_an_exception(worker):
 
 def test_a_value_that_is_no_none_needs_no_plain_form(worker):
     program = "class Node: pass\ndef f(x):\n    return Node() if x else None"
-    tests = ("assert f(1) is not None", "assert f(0) is not None", "assert f(0) is None")
-    assert judged(worker, program, *tests) == [(True, "strong"), (False, "strong"), (True, "strong")]
+    tests = ("assert f(1) is not None", "assert f(1) != None", "assert f(0) is None", "assert f(0) is not None")
+    assert judged(worker, program, *tests) == [(True, "strong")] * 3 + [(False, "strong")]
 
 
 def test_the_order_of_an_ordered_dict_counts_only_between_two(worker):
