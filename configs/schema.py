@@ -190,13 +190,7 @@ class ModelConfig:
 
     path: str | None = None
     recipe: str | None = None  # an adapt recipe, e.g. tiny_adapt.yaml; its last stage is the start
-<<<<<<< Updated upstream
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: as stored; training uses learner.dtype
-=======
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
-        "auto"  # auto: as stored; in training, learner.dtype rules
-    )
->>>>>>> Stashed changes
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] = "sdpa"
     end_tokens: tuple[str, ...] = ("<|im_end|>",)
 
