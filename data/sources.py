@@ -230,7 +230,7 @@ def read_hub(rest: str, skip: int = 0) -> Iterator[tuple[str, Row]]:
     try:
         import datasets
     except ImportError as error:
-        raise SourceError(f"hub:{rest}: needs the package datasets (pip install datasets)") from error
+        raise SourceError(f"hub:{rest}: needs the package datasets (pip install 'couplet[hub]')") from error
     number = None
     try:
         rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
