@@ -88,7 +88,7 @@ class Judge:
             if candidate is None or "call" not in message:
                 return read_reply(message, token)
             self.calls += 1
-            reply = candidate.ask("remote", *message["call"])
+            reply = candidate.ask("call", *message["call"])
             if reply.kind not in ("v", "x"):
                 raise TestFailed(failure(reply))
             self.child.send(frame(reply.raw), budget)
@@ -176,7 +176,7 @@ def value_of(reply: Reply) -> Any:
 def output(problem: Problem, program: Asked, encoded: Any) -> Any:
     """What a program's entry point returns. An object without a plain form stands as True where only existence counts."""
     program.begin_test()
-    reply = program.ask("call", problem.entry_point, encoded, ["d", []])
+    reply = program.ask("result", problem.entry_point, encoded, ["d", []])
     if reply.kind == "o" and problem.source == "mbpp+" and problem.entry_point in EXISTENCE_TASKS:
         return True
     return value_of(reply)
@@ -197,7 +197,7 @@ def known_questions(problem: Problem, case: Case) -> list[Question]:
         return [("eval", [case.expression])]
     if case.kind == "oracle":
         with contextlib.suppress(NotPlain, TooLarge):
-            return [("call", [problem.entry_point, encode_arguments(case), ["d", []]])]
+            return [("result", [problem.entry_point, encode_arguments(case), ["d", []]])]
     return []
 
 

@@ -157,12 +157,12 @@ class Program:
         """Run a whole test here: its verdict could be forged, so it counts as weak."""
         exec(compile(source, "<test>", "exec", dont_inherit=True), dict(self.module.__dict__))
 
-    def call(self, name, args, kwargs):
+    def result(self, name, args, kwargs):
         """What a function returns."""
         return self.function(name)(*decode(args), **decode(kwargs))
 
-    def remote(self, name, args, kwargs):
-        """(outcome, arguments afterwards, named ones afterwards): the caller sees a function change its arguments.
+    def call(self, name, args, kwargs):
+        """(outcome, arguments afterwards, named ones afterwards) of a test's call, which sees its arguments change.
 
         The outcome is ``("value", plain form, kind)`` as `portable` makes it, or what `raised` tells.
         """
@@ -178,7 +178,7 @@ class Program:
         return self.module.__dict__[name]
 
 
-OPERATIONS = ("load", "eval", "exec", "call", "remote")
+OPERATIONS = ("load", "eval", "exec", "call", "result")
 
 
 def serve(channel, limit, program) -> None:

@@ -381,14 +381,14 @@ def test_a_judge_killed_over_an_expected_value_is_a_fault_before_it_is_a_defect(
     assert fresh.judge([deadly], [RIGHT])[0].outcome is Outcome.QUARANTINED
 
 
-BUSY = "sum(0 for _ in iter(lambda: time.process_time() < {seconds}, False)) + 3"
+BUSY = "(lambda start: sum(iter(lambda: int(time.process_time() > start + 0.3), 1)))(time.process_time()) + 3"
 
 
 def test_slow_trusted_code_has_a_budget_of_its_own():
     with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.1)) as short:
-        tests = (f"assert f(1) == {BUSY.format(seconds=0.3)}", f"assert abs(f(1)) == {BUSY.format(seconds=0.6)}")
+        tests = (f"assert f(1) == {BUSY}", f"assert abs(f(1)) == {BUSY}")
         assert judged(short, "def f(x): return 3", *tests) == [(True, "strong")] * 2
-        canonical = f"import time\ndef f(x): return {BUSY.format(seconds=0.3)}"
+        canonical = f"import time\ndef f(x): return {BUSY}"
         fields = {"canonical_solution": canonical, "inputs": ([1],)}
         assert judged(short, "def f(x): return 3", **fields) == [(True, "strong")]
         assert judged(short, canonical, **fields) == [(False, "strong")]  # a program has its own limit
