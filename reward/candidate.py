@@ -136,7 +136,7 @@ class Candidate:
         try:
             return self._ask((operation, list(arguments)))
         finally:
-            if operation != "call":  # a judge that calls goes on with the value
+            if operation in ("eval", "exec"):  # a judge goes on with the value of any other
                 self.meter.payer = None
 
     def _ask(self, question: Question) -> Reply:
