@@ -182,6 +182,9 @@ class WorkerPool:
     ) -> Iterator[tuple[Any, Any]]:
         """(job, result of `submit(handle, job)`) of every job, as they come; where an actor dies, its job is redone.
 
+        A job that an actor has died over is redone alone on its actor: an answer on its way may be lost with a process
+        that the next call kills, so only of a call that is alone is it certain that it did the killing.
+
         Args:
             role: rollout | reward.
             jobs: anything; taken as actors become free.
@@ -200,14 +203,16 @@ class WorkerPool:
         while True:
             self._tend()
             for index, member in self._usable(role):
-                load = sum(i == index for i, _, _ in flying.values())
-                while load < IN_FLIGHT and not (ended and not again):
-                    job, killed = again.pop() if again else (next(waiting, NOTHING), 0)
+                load = [killed for i, _, killed in flying.values() if i == index]
+                while len(load) < IN_FLIGHT and not any(load):
+                    redo = again and not (load and again[-1][1])
+                    job, killed = again.pop() if redo else (next(waiting, NOTHING), 0)
                     if job is NOTHING:
                         ended = True
                         break
                     flying[submit(member.handle, job)] = (index, job, killed)
-                    load, last = load + 1, time.monotonic()
+                    load.append(killed)
+                    last = time.monotonic()
             if ended and not flying and not again:
                 return
             done = ray.wait(list(flying), timeout=1.0)[0] if flying else []

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
-START = 400.0  # seconds for TEXT to appear
+START = 900.0  # seconds for TEXT to appear
 AGAIN = 60.0  # seconds after which whoever waits presses Ctrl-C once more
 END = 140.0  # seconds for the command to end after that
 PATIENCE = 90.0  # seconds for the last processes to end

@@ -13,7 +13,7 @@ from tests.actors.runs import settings
 from tests.patience import LIMITS
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 LAUNCH = """
 import sys
@@ -35,7 +35,7 @@ def run_until(tmp_path, start, text, **changes):
     command += [sys.executable, "-c", LAUNCH, "train", str(recipe)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {key: str(value) for key, value in LIMITS.items()}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=850)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1400)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -57,7 +57,7 @@ def test_ctrl_c_while_a_run_starts_leaves_no_process(tmp_path, start, moment):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_a_run_that_ends_or_fails_leaves_no_process(tmp_path, start):
     end = run_until(tmp_path, start, "-", steps=2)
     assert (end["returncode"], end["survivors"]) == (0, []), end["output"]

@@ -15,12 +15,19 @@ from tests.actors.runs import assert_identity, assert_trained_once, wait_for
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent.parent
 PAUSE = 0.3  # seconds between two steps, in which the other process gets a core
+LAUNCH = """
+import functools, sys, launch
+from actors import control
+control.CALL_SECONDS = control.SCALE_SECONDS = 600.0
+control.RayConfig = functools.partial(control.RayConfig, connect_timeout=300.0)
+sys.exit(launch.main())
+"""
 
 
 def command(*arguments):
     address = ray.get_runtime_context().gcs_address
     return subprocess.Popen(
-        [sys.executable, "launch.py", *arguments, "--address", address],
+        [sys.executable, "-c", LAUNCH, *arguments, "--address", address],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
