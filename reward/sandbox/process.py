@@ -179,7 +179,8 @@ class Child:
         poll.register(self.wire, event)
         try:
             while self._may_go_on(budgets):
-                ready = poll.poll(1000 * max(0.001, *(min(each.wall, each.cpu) for each in budgets)))
+                soonest = min(min(each.wall, each.cpu) for each in budgets)
+                ready = poll.poll(1000 * max(0.001, soonest))
                 before, started = used, now
                 used, now = self.cpu_seconds(), time.monotonic()
                 for each in budgets:

@@ -138,6 +138,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_driver_brings_its_code_names_a_failed_upload_and_leaves_when_it_is_refused(ray_cluster):
     address = ray.get_runtime_context().gcs_address
@@ -194,6 +195,7 @@ def test_a_stage_looks_at_the_storage_of_all_nodes(ray_cluster, start, tmp_path,
         StageGroup(adaptation(start, tmp_path), 0, str(start), tmp_path / "checkpoints")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_two_ranks_read_a_corpus_that_is_named_from_where_the_driver_stands(ray_cluster, start, tmp_path, monkeypatch):
     rows = [{"prompt": f"Add {n}.", "answer": f"```python\ndef f(x):\n    return x + {n}\n```"} for n in range(8)]

@@ -124,6 +124,7 @@ def test_a_learner_without_enough_memory_names_what_to_lower(scripted):
     assert cluster.learner.restarts == 0
 
 
+@pytest.mark.slow
 def test_a_step_that_needs_longer_than_its_limit_is_not_repeated_for_ever(scripted):
     cluster = scripted("slow", "SlowLearner", ray={"connect_timeout": 1.5})
     batch, config = cluster.take(2), cluster.config

@@ -130,6 +130,7 @@ def test_ranks_without_room_are_named_and_wait_for_it_no_longer(ray_cluster, tmp
     wait_for(lambda: states() == "REMOVED")
 
 
+@pytest.mark.slow
 def test_a_scale_that_finds_no_room_leaves_the_numbers_as_they_were(ray_cluster, monkeypatch):
     class Queue:
         def __init__(self):
@@ -155,6 +156,7 @@ def test_a_scale_that_finds_no_room_leaves_the_numbers_as_they_were(ray_cluster,
     assert queue.targets == {"rollout": 2, "reward": 1}
 
 
+@pytest.mark.slow
 def test_a_defect_of_one_rank_that_blocks_the_others_is_told_when_it_comes_again(with_learner):
     changes = {"learner": {"ranks": 2}, "ray": {"connect_timeout": 1.5}}
     cluster = with_learner("blocked", BlockedLearner, **changes)
@@ -176,6 +178,7 @@ def test_a_rank_that_the_memory_monitor_ended_is_a_loss(tmp_path, monkeypatch):
     assert rebuilt == [7, 7]
 
 
+@pytest.mark.slow
 def test_without_checkpoints_a_rebuilt_rank_repeats_the_kept_steps_only(with_learner, monkeypatch):
     monkeypatch.setattr("actors.ray_cluster.KEPT_STEPS", 3)
     cluster, history = with_learner("recovery", CountingLearner, checkpoint={"every": 0}), History()

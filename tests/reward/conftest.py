@@ -11,7 +11,7 @@ from reward.worker import RewardWorker
 @pytest.fixture(scope="session", params=["namespace", "landlock"])
 def attacked(request) -> Iterator[RewardWorker]:
     """A worker of each strong tier, with short limits."""
-    config = SandboxConfig(tier=request.param, cpu_seconds=0.25, wall_factor=8.0, max_timeouts=1)
+    config = SandboxConfig(tier=request.param, cpu_seconds=0.25, wall_factor=3.0, max_timeouts=1)
     with RewardWorker(RewardConfig(cache_entries=0), config) as worker:
         yield worker
 

@@ -400,6 +400,7 @@ ENDLESS = (
 )
 
 
+@pytest.mark.slow
 def test_trusted_code_that_does_not_end_is_a_defect_of_the_problem(caplog):
     problems = [Problem(f"endless {k}", "q", entry_point="f", **fields) for k, fields in enumerate(ENDLESS)]
     fine = Problem("fine", "q", ("assert f(1) == 1",), "f")

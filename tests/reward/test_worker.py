@@ -76,7 +76,7 @@ def test_a_timeout_fails_its_test_and_the_others_go_on():
     with RewardWorker(RewardConfig(), config) as short:
         verdict = short.judge([problem], [loop])[0]
     assert [t.reason for t in verdict.tests] == ["", "timeout", "", "timeout", "skipped", "skipped"]
-    assert verdict.tests[1].cpu_seconds >= 0.2
+    assert all(0.2 <= verdict.tests[place].cpu_seconds < 1.0 for place in (1, 3))  # stopped from outside, in time
 
 
 def test_all_or_nothing_and_hidden_tests_shape_the_reward_only():
