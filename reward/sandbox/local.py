@@ -23,6 +23,9 @@ OPEN = {
     "seccomp": "programs can read every file this user can read",
     "rlimits": "programs can read, write, connect and start processes as this user",
 }
+THREADS = (
+    "sandbox tier %s: only memory bounds a program's threads here; sandbox.processes would count this user's others"
+)
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +55,8 @@ class LocalSandbox:
         self.tier, self.zygote = self._choose()
         if self.tier in OPEN:
             log.warning("sandbox tier %s: %s", self.tier, OPEN[self.tier])
+        if not self.zygote.threads_limited:
+            log.warning(THREADS, self.tier)
 
     def _choose(self) -> tuple[str, ZygoteProcess]:
         wanted: tuple[str, ...] = AUTOMATIC if self.config.tier == "auto" else (self.config.tier,)

@@ -182,12 +182,20 @@ def _maps_more_than_one_user(proc: int) -> bool:
         return sum(int(line.split()[2]) for line in lines) > 1
 
 
-def become_spare_user() -> int:
-    """Change from root to a user id that owns nothing; returns it. The process must stay dumpable to map its ids later."""
+def become_spare_user(files_of_root: bool = False) -> int:
+    """Change from root to a user id that owns nothing; returns it. The process must stay dumpable to map its ids later.
+
+    `files_of_root`: files are still opened as their owner root would, without its capabilities, since the interpreter lies
+    where only root comes. In all else, in the number of its threads above all, the process is the other user's.
+    """
     uid = FIRST_SPARE_UID + time.monotonic_ns() // 1000 % SPARE_UIDS
     os.setgroups([])
     os.setresgid(uid, uid, uid)
+    if files_of_root:
+        kernel.prctl(kernel.PR_SET_KEEPCAPS, 1, "PR_SET_KEEPCAPS")
     os.setresuid(uid, uid, uid)
+    if files_of_root:
+        kernel.open_files_as_root()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1, "PR_SET_DUMPABLE")
     return uid
 

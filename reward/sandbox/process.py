@@ -259,6 +259,7 @@ class ZygoteProcess:
                 os.close(descriptor)
         if "error" in reply:
             raise TierUnavailable("start", f"tier {self.tier}: {reply['error']}")
+        self.threads_limited = bool(reply.get("threads_limited"))
 
     def _answer(self, seconds: float) -> tuple[dict[str, Any], list[int]]:
         self.control.settimeout(seconds)
@@ -334,11 +335,10 @@ def settings(tier: str, config: SandboxConfig, package_paths: tuple[str, ...]) -
         ("RLIMIT_MEMLOCK", 0),
         ("RLIMIT_MSGQUEUE", 0),
     ]
-    own_user = tier == "namespace" or (tier != "rlimits" and os.getuid() == 0)
     return {
         "tier": tier,
         "rlimits": rlimits,
-        "processes": config.processes if own_user else None,  # elsewhere it would count the user's other processes
+        "processes": config.processes,  # where it would not count the user's other processes
         "reply": config.reply_kb << 10,
         "scratch_mb": SCRATCH_MB,
         "packages": list(config.packages),

@@ -36,9 +36,9 @@ CHANNEL = 3  # the zygote's control socket; in a child, whose own socket replace
 class Zygote:
     """The serving side of one control socket."""
 
-    def __init__(self, wire: socket.socket, settings: dict, watched: int, threads: int) -> None:
+    def __init__(self, wire: socket.socket, settings: dict, watched: int, threads: int, own_user: bool) -> None:
         self.control, self.settings, self.watched = wire, settings, watched
-        self.threads = threads
+        self.threads, self.own_user = threads, own_user
         self.tier = settings["tier"]
         self.own = os.pidfd_open(os.getpid()) if self.tier == "namespace" else -1
         self.pid = os.getpid()
@@ -119,7 +119,7 @@ class Zygote:
                 os._exit(1)
         fresh_standard_streams()
         lower_limit("RLIMIT_CPU", request["cpu"])
-        if self.settings["processes"] is not None:
+        if self.own_user:
             lower_limit("RLIMIT_NPROC", self.settings["processes"])
         if self.tier != "rlimits":
             seccomp.install(seccomp.for_process(self.filter, os.getpid()))
@@ -165,9 +165,12 @@ def warm_up(packages: list[str], package_paths: list[str]) -> None:
     sys.setswitchinterval(0.005)
 
 
-def settle(settings: dict, wire: socket.socket) -> None:
-    """Bring this process behind the tier's walls. Raises OSError naming the call that failed."""
-    tier = settings["tier"]
+def settle(settings: dict, wire: socket.socket) -> bool:
+    """Bring this process behind the tier's walls. Raises OSError naming the call that failed.
+
+    Returns whether its user is nobody else's here, so that a limit on the number of threads counts no others.
+    """
+    tier, user = settings["tier"], os.getuid()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")
     paths = namespaces.library_paths(tuple(settings["package_paths"]))
@@ -181,11 +184,13 @@ def settle(settings: dict, wire: socket.socket) -> None:
             os._exit(0)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
     elif tier in ("landlock", "seccomp"):
-        if os.getuid() == 0 and namespaces.readable_by_others(paths):
-            namespaces.become_spare_user()
+        if os.getuid() == 0:
+            with contextlib.suppress(OSError):  # a container may hold no other user
+                namespaces.become_spare_user(files_of_root=not namespaces.readable_by_others(paths))
         if tier == "landlock":
             landlock.confine(paths, namespaces.DEVICES)
     os.chdir("/")
+    return tier == "namespace" or os.getuid() != user
 
 
 def take_control() -> socket.socket:
@@ -214,7 +219,7 @@ def main() -> None:
     try:
         warm_up(settings["packages"], settings["package_paths"])
         threads = count_threads()
-        settle(settings, wire)
+        own_user = settle(settings, wire)
     except Exception as error:
         text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         control.send(wire, {"error": text}, [])
@@ -225,5 +230,5 @@ def main() -> None:
     gc.disable()
     gc.collect()
     gc.freeze()
-    control.send(wire, {"ready": True}, [])
-    Zygote(wire, settings, watched[0] if watched else -1, threads).serve()
+    control.send(wire, {"ready": True, "threads_limited": own_user}, [])
+    Zygote(wire, settings, watched[0] if watched else -1, threads, own_user).serve()

@@ -206,3 +206,44 @@ def test_the_standard_library_is_there_for_late_imports(tier):
     with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
         problem = Problem("late", "q", ("assert f(1) == ['sched', 'a']",))
         assert worker.judge([problem], [LATE])[0].outcome is Outcome.PASSED
+
+
+THREADS = """
+import threading
+threading.stack_size(65536)
+over = threading.Event()
+def f(x):
+    started = 0
+    try:
+        for _ in range(200):
+            threading.Thread(target=over.wait, daemon=True).start()
+            started += 1
+    except RuntimeError: pass
+    over.set()
+    return 8 <= started < 32
+"""
+
+
+@TIERS
+def test_threads_are_limited_or_it_is_said(tier, caplog):
+    """As root, too, wherever the interpreter lies: the limit does not hold for root itself."""
+    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
+        limited = worker.judge([TRUE], [THREADS])[0].outcome is Outcome.PASSED
+        assert limited or (os.getuid() != 0 and tier == "landlock")
+        assert ("only memory bounds a program's threads" in caplog.text) is not limited
+
+
+IDENTITY = """
+import ctypes, os
+def f(x):
+    libc = ctypes.CDLL(None, use_errno=True)
+    regained = [call for call in ('setuid', 'setfsuid', 'setresuid') if getattr(libc, call)(0, 0, 0) == 0 and os.getuid() == 0]
+    return [os.getuid() != 0, os.geteuid() != 0, regained]
+"""
+
+
+@TIERS
+def test_no_program_is_root(tier):
+    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
+        problem = Problem("identity", "q", ("assert f(1) == [True, True, []]",))
+        assert worker.judge([problem], [IDENTITY])[0].outcome is Outcome.PASSED
