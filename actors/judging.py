@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from actors.bench import faulty
 from actors.replay_hub import IDLE_SECONDS, Hub, Worker
 from actors.waiting import DIED, is_defect
+from data.trajectory import ZERO_SIGNAL
 from data.verdict import Verdict
 from rollout.record import State
 
@@ -121,7 +122,7 @@ class Judging:
         now = time.monotonic()
         self.hub.guard(job.verdicts)
         rewards = [v.reward for v in job.verdicts if v.outcome.is_verdict]
-        zero_signal = not rewards or max(rewards) - min(rewards) < 1e-6
+        zero_signal = not rewards or max(rewards) - min(rewards) < ZERO_SIGNAL
         state = self.hub.ledger.ready(job.number, job.attempt, now, valid=len(rewards), zero_signal=zero_signal)
         if state is State.READY:
             self.ready[job.number] = (job.group, tuple(job.verdicts))
