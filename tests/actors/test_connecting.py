@@ -82,7 +82,7 @@ def test_every_package_travels():
 def test_a_slow_upload_is_no_missing_cluster(monkeypatch):
     """`ray.init` is a stand-in: it joins at once, and needs longer than `connect_timeout` for the code."""
     monkeypatch.setattr(ray._private.worker, "_global_node", None)
-    seconds = 3.0
+    seconds = 1.6
 
     def init(**options):
         monkeypatch.setattr(ray._private.worker, "_global_node", "joined")
@@ -90,14 +90,14 @@ def test_a_slow_upload_is_no_missing_cluster(monkeypatch):
         return options
 
     monkeypatch.setattr(ray, "init", init)
-    config = RayConfig(address="auto", connect_timeout=1.5, call_timeout=60.0)
+    config = RayConfig(address="auto", connect_timeout=0.8, call_timeout=60.0)
     assert "working_dir" in connect.attach(config)["runtime_env"]
-    config = RayConfig(address="auto", connect_timeout=1.5, call_timeout=0.1)
+    config = RayConfig(address="auto", connect_timeout=0.8, call_timeout=0.1)
     with pytest.raises(ConfigError, match=r"the cluster answers, but .*not done within ray.call_timeout = 0.1 s"):
         connect.attach(config)
     monkeypatch.setattr(ray._private.worker, "_global_node", None)
     monkeypatch.setattr(ray, "init", lambda **_: time.sleep(seconds))
-    with pytest.raises(ConfigError, match=r"no Ray cluster there \(no answer within ray.connect_timeout = 1.5 s\)"):
+    with pytest.raises(ConfigError, match=r"no Ray cluster there \(no answer within ray.connect_timeout = 0.8 s\)"):
         connect.attach(config)
 
 

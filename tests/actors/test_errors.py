@@ -178,7 +178,7 @@ def test_a_run_whose_rollout_workers_always_die_stops_and_says_so(scripted):
 
 
 def test_a_run_in_which_nothing_moves_ends_with_what_it_waited_for(scripted):
-    cluster = scripted("silent", "SilentRollout", rollout={"timeout": 2.0}, reward={"timeout": 2.0})
+    cluster = scripted("silent", "SilentRollout", rollout={"timeout": 1.0}, reward={"timeout": 1.0})
     with pytest.raises(
         TimeoutError, match=r"no group was generated or judged for \d+ s .*'issued': [1-4].*'rollout': 1"
     ):

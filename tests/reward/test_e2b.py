@@ -233,7 +233,7 @@ def test_a_program_whose_sandbox_always_dies_is_quarantined(cloud):
 
 def test_a_request_that_hangs_is_a_fault(cloud, monkeypatch):
     with RewardWorker(RewardConfig(), CLOUD) as worker:
-        run, limits = worker.runner.pool.run, iter([2.0])  # seconds of the first request alone
+        run, limits = worker.runner.pool.run, iter([1.0])  # seconds of the first request alone
         monkeypatch.setattr(worker.runner.pool, "run", lambda code, s, *rest: run(code, next(limits, s), *rest))
         cloud.executions.append("hang")
         assert judge(worker, RIGHT).outcome is Outcome.PASSED
