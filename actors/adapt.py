@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.display import Display
-from actors.run_folder import RunFolder, explained
+from actors.run_folder import MEND, RunFolder, keep_policy
 from configs.schema import AdaptConfig, SamplerConfig, StageConfig
-from evaluation.policy_settings import GENERATION_FILE, generation_fields
+from data.files import writing
 from learner.checkpoint import latest_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from learner.adapt import Row
 
 UPDATES_PER_CALL = 20  # updates between two looks at the progress
-TOKEN_FIELDS = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
 
 
 class Stage(Protocol):
@@ -53,9 +51,9 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
                 _run_stage(config, index, start, folder, done_before, display)
                 found = latest_checkpoint(folder.checkpoints)
                 assert found is not None, "a stage ends with a checkpoint"
-                _keep(found[0] / "policy", target, config.stages[: index + 1])
+                keep_policy(found[0] / "policy", target, _decoding(config.stages[: index + 1]))
             start, done_before = target, done_before + stage.steps
-        _keep(start, folder.root / "policy", config.stages)
+        keep_policy(start, folder.root / "policy", _decoding(config.stages))
     return folder.root / "policy"
 
 
@@ -170,30 +168,15 @@ def _prepare_start(config: AdaptConfig, target: Path) -> None:
         fields = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.id(PAD)}
         ids = resolve_token_ids(fields, tokenizer.special, DEFAULT_END_TOKENS, str(words))
         policy = DiffusionPolicy.from_shape(config.shape, len(tokenizer), ids, config.seed, tokenizer_folder=words)
-    with explained(target):
+    with writing(target, **MEND):
         policy.save_pretrained(aside)
         aside.replace(target)
 
 
-def _keep(source: Path, target: Path, stages: Sequence[StageConfig]) -> None:
-    """Copy the policy that `stages` made, with its decoding defaults."""
-    aside = target.with_name(target.name + ".part")
-    with explained(target):
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(source, aside)
-        _write_decoding(aside, stages)
-        shutil.rmtree(target, ignore_errors=True)
-        aside.replace(target)
-
-
-def _write_decoding(folder: Path, stages: Sequence[StageConfig]) -> None:
-    """Decoding defaults for a folder that is copied away: the canvas of the last instruction stage, a token per step."""
+def _decoding(stages: Sequence[StageConfig]) -> SamplerConfig | None:
+    """Decoding defaults of a policy of these stages: the canvas of the last instruction stage, a token per step."""
     canvases = [stage.canvas for stage in stages if stage.objective == "instruct"]
-    if canvases:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        decoding = generation_fields(SamplerConfig(completion_length=canvases[-1], steps=canvases[-1]))
-        decoding |= {name: fields[name] for name in TOKEN_FIELDS}
-        (folder / GENERATION_FILE).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
+    return SamplerConfig(completion_length=canvases[-1], steps=canvases[-1]) if canvases else None
 
 
 def _show(bar: Bar, updates: int, metrics: dict[str, float]) -> None:

@@ -78,12 +78,12 @@ def _prepare(sub: argparse.ArgumentParser) -> None:
 
 def _prepare_set(sub: argparse.ArgumentParser, name: str) -> None:
     default = f" (default: {DEFAULT_SOURCES[name]})" if name in DEFAULT_SOURCES else ""
-    sub.add_argument("--source", required=not default, help=f"file, hub name or hub:NAME:SPLIT{default}")
+    sub.add_argument("--source", required=not default, help=f"file, hub name or hub:NAME[@CONFIG][:SPLIT]{default}")
     sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="Parquet file to write")
     sub.add_argument("--limit", type=positive, metavar="N", help="keep the first N problems")
     sub.add_argument("--split", help="a published split (MBPP: train, validation, test; katas: tune, rl, heldout)")
     sub.add_argument("--seed", type=int, default=0, help="of generated problems")
-    sub.add_argument("--level", choices=LEVELS, default="hard", help="AceCode only (default: hard)")
+    sub.add_argument("--level", choices=LEVELS, help="AceCode only (default: hard)")
     sub.add_argument("--no-double", action="store_true", help="AceCode only: no second prompt from a signature")
     roles = ", ".join(ROLES)
     sub.add_argument("--columns", nargs="+", default=[], metavar="role=column", help=f"columns only; roles: {roles}")

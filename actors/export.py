@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from actors.model_card import model_card
-from actors.run_folder import explained
 from configs.load import read_recipe
-from configs.schema import ConfigError, SamplerConfig, require
-from evaluation.policy_settings import GENERATION_FILE, config_for, generation_fields
+from configs.schema import ConfigError, require
+from data.files import writing
+from evaluation.policy_settings import config_for, write_decoding
 from learner.checkpoint import latest_checkpoint
 
 CURVE = "reward.png"
@@ -49,7 +49,7 @@ def export_policy(
     policy = DiffusionPolicy.from_pretrained(source, dtype=dtype)
     sampler = config_for(source, None).sampler
     aside = out.with_name(f".{out.name}.part")
-    with explained(out):
+    with writing(out, mend="name another folder"):
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         try:
@@ -58,7 +58,7 @@ def export_policy(
             _write_tokenizer(source, aside, auto_map)
             if auto_map is not None:
                 _edit(aside / "config.json", {"auto_map": {k: f"{auto_map}--{v}" for k, v in ORIGINAL_CLASSES.items()}})
-            _write_json(aside / GENERATION_FILE, _generation(policy, sampler))
+            write_decoding(aside, sampler)
             has_curve = (run / CURVE).is_file()
             if has_curve:
                 shutil.copyfile(run / CURVE, aside / CURVE)
@@ -105,12 +105,6 @@ def check_copy(policy: Any, folder: Path) -> None:
     for name, tensor in read_weights(folder, shapes, "cpu", policy.config.tie_word_embeddings):
         if not torch.equal(tensor.view(torch.uint8), mine[name].detach().cpu().contiguous().view(torch.uint8)):
             raise ValueError(f"{folder}: {name} reads back differently from what was written; check the disk")
-
-
-def _generation(policy: Any, sampler: SamplerConfig) -> dict[str, Any]:
-    ids = policy.token_ids
-    tokens = {f"{name}_token_id": getattr(ids, name) for name in ("mask", "pad", "bos", "eos")}
-    return generation_fields(sampler) | tokens
 
 
 def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:

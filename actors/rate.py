@@ -19,6 +19,7 @@ from actors.evaluate import open_policy, problems_print, prompts_of, weights_pri
 from configs.load import read_recipe, resolve
 from configs.schema import ConfigError, RunConfig, SamplerConfig
 from data.benchmarks import load_problems
+from data.files import write_json
 from data.formats import ANSWER_PREFIX
 from data.levels import Level
 from data.openai_client import Client, Sampling
@@ -29,7 +30,7 @@ from data.rate import Judge, Rating, Sample, rate, select_level
 from data.seeds import derive_seed
 from data.verdict import Verdict
 from evaluation.pass_at_k import estimate
-from evaluation.records import check_run, same_run, write_json
+from evaluation.records import check_run, same_run
 
 # Where a base model that continues HumanEval's prompt has gone past the function, and past a fenced answer.
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import math
@@ -19,10 +18,13 @@ import pyarrow.parquet as pq
 
 from actors.trackers import Tracker
 from configs.load import dump, read_recipe, to_dict
-from configs.schema import ConfigError
+from configs.schema import ConfigError, SamplerConfig
+from data import files
 from data.trajectory import ScoredGroup, trajectory_table
+from evaluation.policy_settings import write_decoding
 from learner.checkpoint import latest_checkpoint
 
+MEND = {"mend": "check the run folder", "again": "resume"}  # where it cannot be written
 MINIMUM_FREE_BYTES = 64 * 2**20
 # What decides which problem a group's number means, or what the weights began as: the same for a run and its resumption.
 IDENTITY = (
@@ -101,14 +103,9 @@ class RunFolder:
         return self.root / "checkpoints"
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a file aside and rename it into place."""
-        path = self.root / name
-        aside = path.with_name(path.name + ".part")
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(text)
-            aside.replace(path)
-        return path
+        """Write a file, whole or not at all."""
+        files.write_text(self.root / name, text, **MEND)
+        return self.root / name
 
     def write_json(self, name: str, tree: Any) -> Path:
         """Write a JSON document."""
@@ -121,7 +118,7 @@ class RunFolder:
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl and the same values to TensorBoard; what is not finite is left out."""
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        with explained(self.root / "metrics.jsonl"), (self.root / "metrics.jsonl").open("a") as lines:
+        with files.writing(self.root / "metrics.jsonl", **MEND), (self.root / "metrics.jsonl").open("a") as lines:
             lines.write(json.dumps({"step": step, "time": time.time(), **metrics}) + "\n")
         if self._tensorboard is None:
             from tensorboard.summary import Writer
@@ -135,11 +132,8 @@ class RunFolder:
     def log_trajectories(self, step: int, groups: Sequence[ScoredGroup]) -> None:
         """Write the groups of one learner step as trajectories/step-N.parquet."""
         path = self.root / "trajectories" / f"step-{step:06d}.parquet"
-        aside = path.with_suffix(".part")
-        with explained(path):
-            path.parent.mkdir(exist_ok=True)
+        with files.replacing(path, **MEND) as aside:
             pq.write_table(trajectory_table(groups, step), aside)
-            aside.replace(path)
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl, a torn last line left out."""
@@ -154,17 +148,11 @@ class RunFolder:
                     raise ValueError(f"{path}, line {number + 1}: broken JSON: {line[:80]!r}") from None
         return rows
 
-    def keep_policy(self) -> Path:
+    def keep_policy(self, sampler: SamplerConfig) -> None:
         """Give the newest checkpoint's policy its own place, `policy/`, where a later checkpoint does not replace it."""
         found = latest_checkpoint(self.checkpoints)
         assert found is not None, "a run ends with a checkpoint"
-        target, aside = self.root / "policy", self.root / "policy.part"
-        with explained(target):
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(found[0] / "policy", aside)
-            shutil.rmtree(target, ignore_errors=True)
-            aside.replace(target)
-        return target
+        keep_policy(found[0] / "policy", self.root / "policy", sampler)
 
     def rewind(self, step: int) -> None:
         """Forget what was written after learner step `step`, so that a resumed run writes each step once."""
@@ -192,7 +180,7 @@ class RunFolder:
     def _hold(self) -> None:
         """Lock the folder for this process alone; storage without locks is used as it is. `ConfigError`: another holds it."""
         path = self.root / ".lock"
-        with explained(path):
+        with files.writing(path, **MEND):
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,7 +192,7 @@ class RunFolder:
             ) from error
         except OSError:
             pass
-        with explained(path):
+        with files.writing(path, **MEND):
             os.ftruncate(self._lock, 0)
             os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
@@ -224,19 +212,16 @@ class RunFolder:
         aside.replace(link)
 
 
-class explained:
-    """Context manager: an `OSError` while writing `path` becomes one clear `ConfigError`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            mend = "free some space and resume" if error.errno == errno.ENOSPC else "check the run folder and resume"
-            raise ConfigError(f"cannot write {self.path}: {error.strerror}; {mend}") from error
+def keep_policy(source: Path, target: Path, sampler: SamplerConfig | None) -> None:
+    """Copy the policy folder `source` to `target`, which is replaced, with its decoding defaults where there are any."""
+    aside = target.with_name(f".{target.name}.part")
+    with files.writing(target, **MEND):
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(source, aside)
+        if sampler is not None:
+            write_decoding(aside, sampler)
+        shutil.rmtree(target, ignore_errors=True)
+        aside.replace(target)
 
 
 def code_version() -> dict[str, str]:

@@ -51,7 +51,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         before = run.evaluate(0, "before")
         run.train()
         after = run.evaluate(config.steps, "after")
-        folder.keep_policy()
+        folder.keep_policy(config.sampler)
         summary = _summary(config, cluster, folder, before, after, time.monotonic() - began)
     _report(display, folder, config, summary)
     return summary

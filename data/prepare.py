@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +12,7 @@ from typing import Any, Literal
 from data.benchmarks import at_place, check_problems, load_problems, read_acecode, read_problem_file, read_rows
 from data.columns import Row, RowError, identifier, parsed, statements, text
 from data.decontaminate import Overlap, find_overlaps
+from data.files import write_json
 from data.levels import Level
 from data.problem import Problem
 from data.problems_file import ProblemFileError, write_parquet
@@ -69,7 +68,7 @@ def prepare(
     source: str | None,
     out: str | Path,
     *,
-    level: Level = "hard",
+    level: Level | None = None,
     double: bool = True,
     split: str | None = None,
     seed: int = 0,
@@ -84,7 +83,7 @@ def prepare(
     Args:
         set_name: one of `SETS`; `columns` reads any JSONL, JSON or Parquet file through the mapping `columns`.
         source: a file, a hub name (`hub:NAME[@CONFIG][:SPLIT]`, or NAME where no such file exists); None for the set's own.
-        level, double: AceCode's difficulty level and doubled prompts.
+        level, double: AceCode's difficulty level (None: `hard`) and doubled prompts.
         split: a published split of MBPP (`test`, ...) or of the katas.
         columns: role -> column; roles are `ROLES`. A column named here must be in the file.
         benchmarks: problem files that must not leak into the set; resemblances are reported.
@@ -99,7 +98,7 @@ def prepare(
         raise ProblemFileError(f"prepare: no set {set_name!r}; use one of {', '.join(SETS)}")
     if drop_overlaps not in ("none", "ngram", "any"):
         raise ProblemFileError(f"prepare: drop_overlaps = {drop_overlaps!r}; use none, ngram or any")
-    given = {"level": level != "hard", "no-double": not double, "columns": columns, "split": split, "seed": seed}
+    given = {"level": level, "no-double": not double, "columns": columns, "split": split, "seed": seed}
     _refuse_unused(set_name, given)
     if not benchmarks and (ngram != NGRAM or drop_overlaps != "ngram"):
         raise ProblemFileError(f"prepare {set_name}: --ngram and --drop say nothing without --benchmarks")
@@ -117,7 +116,7 @@ def prepare(
         raise ProblemFileError(f"{source}: no problem left to write: dropped {summary.dropped}")
     summary.kept = len(problems)
     write_parquet(problems, out)
-    _write_summary(summary, Path(f"{out}.summary.json"))
+    write_json(Path(f"{out}.summary.json"), asdict(summary))
     return summary
 
 
@@ -144,14 +143,14 @@ def _read(
     set_name: str,
     source: str,
     split: str | None,
-    level: Level,
+    level: Level | None,
     double: bool,
     seed: int,
     columns: Mapping[str, str] | None,
     summary: Summary,
 ) -> list[Problem]:
     if set_name == "acecode":
-        selection = read_acecode(source, read_rows(source), level, double)
+        selection = read_acecode(source, read_rows(source), level or "hard", double)
         summary.read, summary.dropped = selection.read, dict(selection.dropped)
         summary.thresholds, summary.doubled = selection.thresholds, selection.doubled
         return selection.problems
@@ -228,12 +227,3 @@ def _decontaminate(
     leaking = {overlap.problem_id for overlap in summary.overlaps if drop == "any" or overlap.reason == "ngram"}
     summary.dropped["resembles a benchmark problem"] = len(leaking)
     return [problem for problem in problems if problem.problem_id not in leaking]
-
-
-def _write_summary(summary: Summary, path: Path) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        aside.write_text(json.dumps(asdict(summary), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise ProblemFileError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.files import replacing
 from data.problem import Problem
 
 MARK = b"couplet.problems"  # key in the schema's metadata; its value is the version of the layout
@@ -15,7 +15,7 @@ VERSION = b"1"
 
 
 class ProblemFileError(ValueError):
-    """A problem file that cannot be read, trusted or written; the message names file and line."""
+    """A problem file that cannot be read or trusted; the message names file and line."""
 
 
 def encode_value(value: Any) -> Any:
@@ -85,7 +85,7 @@ def problem_from_row(row: dict[str, Any]) -> Problem:
 
 
 def write_parquet(problems: Sequence[Problem], path: str | Path) -> None:
-    """Write problems to `path`, aside first and then renamed. ProblemFileError where the disk refuses."""
+    """Write problems to `path`, whole or not at all. `ConfigError` where the disk refuses."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -93,14 +93,8 @@ def write_parquet(problems: Sequence[Problem], path: str | Path) -> None:
     fields = dict.fromkeys(problem_to_row(Problem("", "")), text) | {"tests": pa.list_(text), "atol": pa.float64()}
     schema = pa.schema(list(fields.items()), metadata={MARK: VERSION})
     table = pa.Table.from_pylist([problem_to_row(problem) for problem in problems], schema=schema)
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as aside:
         pq.write_table(table, aside, compression="zstd", row_group_size=4096)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise ProblemFileError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def read_parquet(path: str | Path) -> list[Problem]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.files import writing
 from data.levels import Choice, Level, choose
 from data.problem import Problem
 from data.problems_file import ProblemFileError
@@ -45,7 +46,7 @@ def rate(
     """Rate `problems` in their order, `batch` at a time, and yield each rating as it becomes known.
 
     Ratings found in `ratings_file` (JSON lines) are yielded first and not made again; new ones are appended to it.
-    ProblemFileError where the file is broken other than in an unfinished last line, or cannot be written.
+    ProblemFileError where the file is broken other than in an unfinished last line, ConfigError where it cannot be written.
     """
     path = Path(ratings_file)
     known = {problem.problem_id for problem in problems}
@@ -68,14 +69,12 @@ def _rating(problem: Problem, verdicts: Sequence[float | None]) -> Rating:
 
 def _append(path: Path, ratings: Sequence[Rating]) -> None:
     lines = [json.dumps({"problem_id": r.problem_id, "rates": r.rates, "lost": r.lost}) + "\n" for r in ratings]
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write("".join(lines))
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise ProblemFileError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def read_ratings(path: str | Path) -> list[Rating]:

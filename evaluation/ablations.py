@@ -23,8 +23,8 @@ from rich.console import Console
 
 from configs.load import load, to_dict
 from configs.schema import ConfigError, RunConfig
+from data.files import writing
 from evaluation.ablations_report import write_ablations
-from evaluation.records import writing
 
 ROOT = Path(__file__).parent.parent
 

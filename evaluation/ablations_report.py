@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from data.files import write_json, writing
 from evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean, write_both
-from evaluation.records import write_json, write_page, writing
+from evaluation.records import write_page
 
 BASELINE = "coupled"
 GROUPS = {

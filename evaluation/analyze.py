@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from configs.schema import SamplerConfig, require
+from data.files import write_json, write_text, writing
 from data.prompts import PromptSet
 from evaluation.benchmark import Evaluate
 from evaluation.decoding import (
@@ -26,7 +27,7 @@ from evaluation.decoding import (
 )
 from evaluation.decoding_figures import domain_figure, entropy_sink_figure, step_figure, temperature_figure
 from evaluation.figures import write_both
-from evaluation.records import Records, same_run, write_json, write_text, writing
+from evaluation.records import Records, same_run
 from model.policy import DiffusionPolicy
 
 

@@ -19,12 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.schema import ConfigError, SamplerConfig, require
+from data.files import write_json, write_text
 from data.problem import Problem
 from data.prompts import PromptSet
 from data.trajectory import ScoredGroup
 from data.verdict import Outcome, Verdict
 from evaluation.pass_at_k import estimate
-from evaluation.records import Records, same_run, write_json, write_text
+from evaluation.records import Records, same_run
 from reward.code_format import program_of_sample, read_answer
 from reward.samples import evalplus_id
 

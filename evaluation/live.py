@@ -17,11 +17,11 @@ from rich.text import Text
 
 from configs.load import from_dict
 from configs.schema import SamplerConfig
+from data.files import writing
 from data.problem import Problem
 from data.seeds import derive_seed
 from data.tokenizer import Tokenizer, completion_text, load_tokenizer
 from evaluation.policy_settings import settings_tree
-from evaluation.records import writing
 from evaluation.trace import MASKED, Trace, step_colour, write_gif, write_svg
 from model.device import check_device
 from model.policy import DiffusionPolicy

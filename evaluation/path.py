@@ -24,11 +24,12 @@ from rich.console import Console
 
 from configs.load import load, to_dict
 from configs.schema import AdaptConfig, ConfigError, RunConfig
+from data.files import write_json
 from evaluation.ablations import LAUNCHER, ROOT, numbers
 from evaluation.path_measure import BEFORE_AND_AFTER, EVERY_STAGE, FORMS, Decoding, Form, measure_policy
 from evaluation.path_report import RL_STAGE as RL
 from evaluation.path_report import write_path_page
-from evaluation.records import same_run, write_json
+from evaluation.records import same_run
 
 LEAST = ("evaluation.limit=1", "evaluation.samples=1", "evaluation.ar_ness_problems=1")  # the study measures by itself
 Launch = Callable[[Sequence[str], Path], None]

@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from data.files import write_json, writing
 from evaluation.ablations_report import T_QUANTILES
 from evaluation.figures import COLOURS, STYLE, legend_below, new_figure, write_both
-from evaluation.records import write_json, write_page, writing
+from evaluation.records import write_page
 
 Rows = Sequence[Mapping[str, Any]]
 RL_STAGE = "rl"

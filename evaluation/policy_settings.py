@@ -11,6 +11,7 @@ from configs.load import read_recipe, resolve
 from configs.schema import RunConfig, SamplerConfig
 
 GENERATION_FILE = "generation_config.json"
+TOKEN_FIELDS = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def config_for(folder: Path, recipe: str | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -82,3 +83,10 @@ _NAMES = {
 def generation_fields(sampler: SamplerConfig) -> dict[str, Any]:
     """The decoding defaults of generation_config.json, in the names of Dream's decoder; `_of_generation` reads them."""
     return {theirs: getattr(sampler, ours) for ours, theirs in _NAMES.items()}
+
+
+def write_decoding(folder: Path, sampler: SamplerConfig) -> None:
+    """Give the policy in `folder` its generation_config.json: decoding defaults and the ids of special tokens."""
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tree = generation_fields(sampler) | {name: fields[name] for name in TOKEN_FIELDS}
+    (folder / GENERATION_FILE).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

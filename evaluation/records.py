@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.schema import ConfigError
+from data.files import write_json, write_text, writing
 
 
 class Records:
@@ -111,20 +111,6 @@ def _flat(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def write_json(path: Path, tree: Any) -> None:
-    """Write a JSON document aside and rename it into place."""
-    write_text(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file aside and rename it into place."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + ".part")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-
-
 KEPT = "## Discussion"
 
 
@@ -132,18 +118,3 @@ def write_page(path: Path, text: str) -> None:
     """Write a generated Markdown page; the `## Discussion` that a person has added to its end is kept."""
     kept = path.read_text(encoding="utf-8").partition(f"\n{KEPT}\n")[2] if path.is_file() else ""
     write_text(path, text.rstrip("\n") + "\n" + (f"\n{KEPT}\n{kept}" if kept else ""))
-
-
-class writing:
-    """Context manager: an `OSError` while writing `path` becomes one clear `ConfigError`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            mend = "free some space" if error.errno == errno.ENOSPC else "name another --out"
-            raise ConfigError(f"cannot write {self.path}: {error.strerror}; {mend} and start again") from error

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from data.files import write_text
 from evaluation.figures import column
-from evaluation.records import write_text
 from evaluation.report_answers import answers_section
 from evaluation.report_charts import WINDOW, Chart, Series, line_chart, number, percent
 from evaluation.report_run import Run, read_run

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import multiprocessing
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.schema import ConfigError, RewardConfig, SandboxConfig
 from data.benchmarks import load_problems
+from data.files import write_text, writing
 from data.problem import Problem
 from data.verdict import Outcome, Verdict
 from reward.samples import Sample, read_samples
@@ -91,13 +89,13 @@ def score_file(
         plan(problem)
     reward, sandbox = reward or RewardConfig(), sandbox or SCORING
     target = Path(out) if out is not None else Path(samples_path).with_suffix(".verdicts.jsonl")
-    with _writing(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     verdicts, tier = _judge_all(samples, workers, reward, sandbox, progress or (lambda done, of: None))
     seconds = time.monotonic() - started
     rows = [_row(sample, verdict) for sample, verdict in zip(samples, verdicts)]
-    _write(target, rows)
+    write_text(target, "".join(json.dumps(row) + "\n" for row in rows))
     return _summary(rows, verdicts, problems, seconds, tier, target)
 
 
@@ -212,24 +210,6 @@ def _row(sample: Sample, verdict: Verdict) -> dict[str, Any]:
         ],
         "cpu_seconds": round(verdict.cpu_seconds, 6),
     }
-
-
-def _write(target: Path, rows: Sequence[dict[str, Any]]) -> None:
-    aside = target.with_name(f".{target.name}.part")
-    with _writing(target):
-        with aside.open("w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(row) + "\n" for row in rows)
-        os.replace(aside, target)
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """An `OSError` becomes a `ConfigError` that names `target`: a full disk names no file by itself."""
-    try:
-        yield
-    except OSError as error:
-        mend = "free some space" if error.errno == errno.ENOSPC else "name another --out"
-        raise ConfigError(f"cannot write {target}: {error.strerror}; {mend} and start again") from error
 
 
 def _summary(

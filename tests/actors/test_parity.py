@@ -114,6 +114,7 @@ def test_local_training_never_imports_ray_and_keeps_everything(start, tmp_path):
         "config.yaml",
         "reward.png",
         "policy/config.json",
+        "policy/generation_config.json",
         "evaluations/after.json",
     )
     assert all((run / name).is_file() for name in kept)

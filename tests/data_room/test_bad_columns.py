@@ -124,7 +124,7 @@ def test_an_explicitly_mapped_column_must_exist(tmp_path):
         ("mbpp", {"level": "easy"}, "--level, which is for acecode"),
         ("mbpp", {"columns": {"prompt": "text"}}, "--columns, which is for columns"),
         ("mbpp", {"double": False}, "--no-double, which is for acecode"),
-        ("columns", {"level": "all"}, "--level, which is for acecode"),
+        ("columns", {"level": "hard"}, "--level, which is for acecode"),
         ("humaneval", {"split": "test"}, "--split, which is for mbpp and katas"),
         ("acecode", {"split": "test"}, "--split, which is for mbpp and katas"),
         ("humaneval+", {"seed": 3}, "--seed, which is for katas"),

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from configs.schema import ConfigError
 from data.benchmarks import load_problems
 from data.problem import Problem
 from data.problems_file import ProblemFileError, decode_value, encode_value, problem_to_row, read_parquet, write_parquet
@@ -209,5 +210,5 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", refuse)
-    with pytest.raises(ProblemFileError, match=r"p\.parquet: cannot be written: No space left on device"):
+    with pytest.raises(ConfigError, match=r"cannot write .*p\.parquet: No space left on device; free some space"):
         write_parquet([sample_problem()], tmp_path / "p.parquet")
