@@ -129,8 +129,8 @@ def sample(args: argparse.Namespace) -> None:
     from actors.evaluate import open_policy
     from evaluation.live import run_sample
 
-    names = {"order": "order", "steps": "steps", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k"}
-    changes = {ours: getattr(args, theirs) for ours, theirs in (names | {"completion_length": "length"}).items()}
+    changes = {name: getattr(args, name) for name in ("order", "steps", "temperature", "top_p", "top_k")}
+    changes["completion_length"] = args.length
     folder, _ = open_policy(args.policy, None, ())
     run_sample(folder, changes, once=args.once, seed=args.seed, gif=args.gif, svg=args.svg, device=args.device)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from configs.schema import ConfigError
 from data.trajectory import ScoredGroup
-from data.verdict import Outcome, Verdict
+from data.verdict import Outcome, Verdict, format_rate
 
 STAGES = ("generate", "reward", "train")
 
@@ -25,7 +25,7 @@ def batch_metrics(groups: Sequence[ScoredGroup], version: int) -> dict[str, floa
         "reward_std": float(np.std([v.reward for v in judged])) if judged else float("nan"),
         "pass_rate": _mean([v.pass_rate for v in judged]),
         "solved_rate": _mean([float(v.outcome is Outcome.PASSED) for v in judged]),
-        "format_rate": _mean([float(v.outcome is not Outcome.FORMAT_ERROR) for v in judged]),
+        "format_rate": format_rate(verdicts),
         "zero_signal_share": _mean([float(scored.zero_signal) for scored in groups]),
         "excluded_share": 1.0 - len(judged) / len(verdicts),
         "verdict_cache_hit_share": _mean([float(v.cached) for v in judged]),

@@ -78,7 +78,7 @@ def describe(config: RunConfig) -> str:
         "memory per rollout actor (estimate): "
         + ", ".join(f"{name} {size / GB:.2f} GB" for name, size in rollout.items())
         + f" = {sum(rollout.values()) / GB:.2f} GB",
-        f"weights in flight per broadcast: {shape.total * BYTES[_dtype(config)] / GB:.2f} GB "
+        f"weights in flight per broadcast: {shape.total * BYTES[config.learner.dtype] / GB:.2f} GB "
         f"every {config.weights.broadcast_every} step(s), two versions kept",
         f"generation {generate / 1e12:,.2f} TFLOP, learning {train / 1e12:,.2f} TFLOP per step: "
         f"about {generate / train:.1f} rollout workers per learner rank keep both busy; "
@@ -94,10 +94,6 @@ def _bound(config: RunConfig, generate: float, train: float) -> str:
     sides = {"generation": generate / config.rollout.actors, "learning": train / config.learner.ranks}
     slow, quick = sorted(sides, key=lambda side: sides[side], reverse=True)
     return f"{slow} bounds the step, {quick} waits for {1 - sides[quick] / sides[slow]:.0%} of it"
-
-
-def _dtype(config: RunConfig) -> str:
-    return config.learner.dtype
 
 
 def _shape(config: RunConfig) -> Shape:
@@ -136,7 +132,8 @@ def _learner_memory(config: RunConfig, shape: Shape) -> dict[str, float]:
     ranks = learner.ranks
     shard = {stage: ranks if learner.zero_stage >= stage else 1 for stage in (1, 2, 3)}
     optimiser = n * (8 + (4 if wide == 2 else 0)) / shard[1]
-    rows = config.replay.completions * (config.estimator.active_pairs * 2) + 1
+    completions = min(learner.micro_completions or config.replay.completions, config.replay.completions)
+    rows = completions * config.estimator.active_pairs * 2 + 1
     tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length) * learner.micro_groups
     per_token = shape.hidden * (2 if learner.gradient_checkpointing else 34) * shape.layers
     logits = min(config.estimator.chunk_rows, tokens) * shape.vocab * 4 * 2
@@ -153,7 +150,7 @@ def _learner_memory(config: RunConfig, shape: Shape) -> dict[str, float]:
 def _rollout_memory(config: RunConfig, shape: Shape) -> dict[str, float]:
     rows = min(config.rollout.microbatch_rows, config.replay.completions * config.rollout.groups_per_call)
     tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
-    wide = BYTES[config.model.dtype]
+    wide = BYTES[config.learner.dtype]
     return {
         "weights": shape.total * wide,
         "activations": float(tokens * (shape.ffn * 3 + shape.hidden * 8) * wide),
@@ -171,7 +168,7 @@ def _flops(config: RunConfig, shape: Shape) -> tuple[float, float]:
     generate = completions * steps * (trunk + 2 * shape.head * canvas / 2)
     pairs = config.estimator.active_pairs
     views = 1 / config.replay.completions + 2 * pairs
-    forward = views * trunk + (1 + pairs) * canvas * 2 * shape.head
+    forward = views * trunk + (1 / config.replay.completions + pairs) * canvas * 2 * shape.head
     mu = config.objective.inner_updates
     recompute = 1 if config.learner.gradient_checkpointing else 0
     reference = mu if config.objective.kl_weight > 0 else 0

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from actors.bench import faulty
 from actors.replay_hub import IDLE_SECONDS, Hub, Worker
 from actors.waiting import DIED, is_defect
-from data.trajectory import ZERO_SIGNAL
+from data.trajectory import is_zero_signal
 from data.verdict import Verdict
 from rollout.record import State
 
@@ -121,9 +121,8 @@ class Judging:
         assert job.verdicts is not None
         now = time.monotonic()
         self.hub.guard(job.verdicts)
-        rewards = [v.reward for v in job.verdicts if v.outcome.is_verdict]
-        zero_signal = not rewards or max(rewards) - min(rewards) < ZERO_SIGNAL
-        state = self.hub.ledger.ready(job.number, job.attempt, now, valid=len(rewards), zero_signal=zero_signal)
+        valid, silent = sum(v.outcome.is_verdict for v in job.verdicts), is_zero_signal(job.verdicts)
+        state = self.hub.ledger.ready(job.number, job.attempt, now, valid=valid, zero_signal=silent)
         if state is State.READY:
             self.ready[job.number] = (job.group, tuple(job.verdicts))
             self.hub.telemetry.ready(now - job.generated)

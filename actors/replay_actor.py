@@ -67,7 +67,7 @@ class ReplayActor:
         if index in self.hub.workers[role]:
             return
         worker = self.hub.workers[role][index] = Worker(role, index, handle, info)
-        worker.task = self.hub.spawn(self._serve(worker))
+        self.hub.spawn(self._serve(worker))
         if self._exporting is None:
             self._exporting = self.hub.spawn(self._export())
 

@@ -32,7 +32,6 @@ class Worker:
     index: int
     handle: Any
     info: dict[str, Any]
-    task: asyncio.Task[None] | None = None
     leaving: bool = False
     calls: int = 0
     lost: int = 0

@@ -31,7 +31,6 @@ class RolloutActor:
         self.started = time.monotonic()
         self.busy = 0.0
         self.groups = 0
-        self.tokens = 0
         self.metrics = Exporter(config.name, role="rollout", index=index)
 
     def describe(self) -> dict[str, Any]:
@@ -73,7 +72,6 @@ class RolloutActor:
     def _count(self, groups: Sequence[PromptGroup], seconds: float) -> None:
         self.busy += seconds
         self.groups += len(groups)
-        self.tokens += sum(group.tokens_GC.size for group in groups)
         self.metrics.export(
             {
                 "rollout_busy_share": self.busy / (time.monotonic() - self.started),

@@ -114,7 +114,7 @@ class _Run:
             def observe(step: int, batch: Batch, metrics: dict[str, float]) -> None:
                 bar.update(step, step_note(metrics))
 
-            train(self.config, self.cluster, self.folder, observe, lambda step: self._midway(step))
+            train(self.config, self.cluster, self.folder, observe, self._midway)
 
     def _midway(self, step: int) -> None:
         self.evaluate(step, f"step-{step:06d}")

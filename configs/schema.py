@@ -268,6 +268,12 @@ class LearnerConfig:
         if self.micro_completions is not None:
             _positive("learner", micro_completions=self.micro_completions)
         require(
+            self.zero_stage == 0 or self.engine == "deepspeed",
+            "learner.zero_stage",
+            self.zero_stage,
+            "needs engine: deepspeed; the torch engine keeps everything on every rank",
+        )
+        require(
             self.offload == "none" or (self.engine == "deepspeed" and self.zero_stage >= 1),
             "learner.offload",
             self.offload,
@@ -469,13 +475,19 @@ class StageConfig:
         where = f"stages.{self.name}"
         _positive(where, steps=self.steps, batch=self.batch, length=self.length, t_min=self.t_min)
         require(self.t_min < 1, f"{where}.t_min", self.t_min, "must be below 1")
+        require(
+            self.patience == 0 or self.validate_every > 0,
+            f"{where}.patience",
+            self.patience,
+            "counts validations: set validate_every as well",
+        )
         if self.micro_rows is not None:
             _positive(where, micro_rows=self.micro_rows)
         require(
-            self.objective != "instruct" or 0 < self.canvas <= self.length,
+            self.objective != "instruct" or 0 < self.canvas < self.length,
             f"{where}.canvas",
             self.canvas,
-            f"must lie in 1..length = {self.length}",
+            f"must lie in 1..length - 1 = {self.length - 1}, to leave room for a prompt",
         )
 
 
@@ -548,6 +560,18 @@ class RunConfig:
             "objective.ratio",
             self.objective.ratio,
             "ignores staleness: use behaviour or proximal, or replay.max_staleness: 0",
+        )
+        require(
+            self.objective.zero_signal == "drop" or not self.replay.refill,
+            "replay.refill",
+            self.replay.refill,
+            "gives the place of a group without signal to another, so objective.zero_signal: keep cannot keep any",
+        )
+        require(
+            self.sampler.temperature > 0 or not self.estimator.match_temperature,
+            "estimator.match_temperature",
+            self.estimator.match_temperature,
+            "divides the logits by sampler.temperature, which must then be above 0",
         )
         longest = self.replay.completions * self.sandbox.program_seconds
         if longest >= self.reward.timeout:

@@ -1,38 +1,23 @@
 """Corpora of the supervised stages: documents packed end to end, or prompts with their answers on a canvas.
 
-Both kinds of batches come from a shuffled stream and continue exactly from a saved state. The global batch does not
-depend on the number of ranks: rank r takes its rows r::ranks, so a state saved by four ranks continues on two. For that
-every rank reads and tokenises the whole stream, which limits a job to what one core tokenises.
+Both kinds of batches come from a shuffled stream and continue exactly from a saved state. Every learner rank reads the
+same batches and trains its rows of them (`learner.adapt`), so a state saved by four ranks continues on two, and a job is
+limited to what one core tokenises.
 
-Shapes: B rows of this rank, L tokens.
+Shapes: B rows of the whole batch, L tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from data.sources import SourceError, open_source
-from data.stream import Part, Stream, column
+from data.sources import SourceError
+from data.stream import Part, Stream
 from data.tokenizer import CHAT_END, FILLER, PAD, Tokenizer
-
-
-def texts(source: str, text_column: str = "text") -> Iterator[str]:
-    """Every document of a source, in order."""
-    for shard in open_source(source):
-        for place, row in shard.read(0):
-            yield column(place, row, text_column)
-
-
-def pairs(source: str, prompt_column: str = "prompt", answer_column: str = "answer") -> Iterator[tuple[str, str]]:
-    """Every (prompt, answer) of a source, in order."""
-    for shard in open_source(source):
-        for place, row in shard.read(0):
-            yield column(place, row, prompt_column), column(place, row, answer_column)
 
 
 @dataclass(frozen=True)
@@ -52,13 +37,6 @@ class InstructBatch:
     answer_BL: np.ndarray  # bool: the canvas, all of it to be corrupted and learned
 
 
-def _check_ranks(batch: int, rank: int, ranks: int) -> None:
-    if ranks < 1 or not 0 <= rank < ranks:
-        raise ValueError(f"rank = {rank} of ranks = {ranks}: needs 0 <= rank < ranks")
-    if batch < 1 or batch % ranks:
-        raise ValueError(f"batch = {batch}: must be a multiple of ranks = {ranks}, so that every rank gets equal rows")
-
-
 def _check_same(state: dict[str, Any], expected: dict[str, Any]) -> None:
     if state["made_from"] != expected:
         raise ValueError(f"the saved position belongs to {state['made_from']}, not to {expected}: begin anew")
@@ -68,7 +46,7 @@ class PackedBatches:
     """Endless (or `epochs` long) packed batches of a text source.
 
     Documents, each closed by `end_token`, are laid end to end and cut into rows of `length` tokens; a document cut by
-    the end of a row continues in the next. `batch` counts the rows of all ranks. The incomplete last batch of a finite
+    the end of a row continues in the next. `batch` counts the rows of all learner ranks. The incomplete last batch of a finite
     stream is left out.
     """
 
@@ -80,8 +58,6 @@ class PackedBatches:
         length: int,
         batch: int,
         seed: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
         text_column: str = "text",
         end_token: str = PAD,
         buffer: int = 10_000,
@@ -89,9 +65,9 @@ class PackedBatches:
         part: Part = "all",
         validation_share: float = 0.02,
     ) -> None:
-        _check_ranks(batch, rank, ranks)
+        if batch < 1:
+            raise ValueError(f"batch = {batch}: must be at least 1")
         self._tokenizer, self._length, self._batch = tokenizer, length, batch
-        self._rank, self._ranks = rank, ranks
         self._end = tokenizer.id(end_token)
         self._stream = Stream(source, (text_column,), seed, buffer, epochs, part, validation_share)
         self._carry: list[int] = []  # tokens read but not yet given
@@ -110,12 +86,11 @@ class PackedBatches:
         rows = np.array(self._carry[:needed], dtype=np.int32).reshape(self._batch, self._length)
         del self._carry[:needed]
         self.counts["tokens"] += needed
-        tokens_BL = rows[self._rank :: self._ranks]
-        ends_BL = tokens_BL == self._end
-        return PackedBatch(tokens_BL, (np.cumsum(ends_BL, axis=1) - ends_BL).astype(np.int32))
+        ends_BL = rows == self._end
+        return PackedBatch(rows, (np.cumsum(ends_BL, axis=1) - ends_BL).astype(np.int32))
 
     def state(self) -> dict[str, Any]:
-        """Where the next batch begins; plain JSON values, the same on every rank."""
+        """Where the next batch begins; plain JSON values."""
         position = {"stream": self._stream.state(), "carry": list(self._carry), "counts": dict(self.counts)}
         return {**position, "made_from": self._made_from}
 
@@ -130,7 +105,7 @@ class InstructBatches:
     """Endless (or `epochs` long) batches of prompts with their answers.
 
     A row is the chat prompt, left-padded to `length - canvas`, and a canvas of `canvas` tokens: the answer, the end
-    token, then the filler. `batch` counts the rows of all ranks. Examples whose prompt or answer is too long are
+    token, then the filler. `batch` counts the rows of all learner ranks. Examples whose prompt or answer is too long are
     dropped and counted in `counts`. The incomplete last batch of a finite stream is left out.
     """
 
@@ -143,8 +118,6 @@ class InstructBatches:
         canvas: int,
         batch: int,
         seed: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
         prompt_column: str = "prompt",
         answer_column: str = "answer",
         system: str | None = None,
@@ -155,11 +128,12 @@ class InstructBatches:
         part: Part = "all",
         validation_share: float = 0.02,
     ) -> None:
-        _check_ranks(batch, rank, ranks)
+        if batch < 1:
+            raise ValueError(f"batch = {batch}: must be at least 1")
         if not 0 < canvas < length:
             raise ValueError(f"canvas = {canvas}: must lie between 0 and length = {length}, to leave room for a prompt")
         self._tokenizer, self._length, self._canvas, self._batch = tokenizer, length, canvas, batch
-        self._rank, self._ranks, self._system = rank, ranks, system
+        self._system = system
         self._end, self._pad = tokenizer.id(end_token), tokenizer.id(PAD)
         self._filler = tokenizer.special.get(filler_token, self._pad)
         columns = (prompt_column, answer_column)
@@ -173,7 +147,7 @@ class InstructBatches:
         return self
 
     def __next__(self) -> InstructBatch:
-        rows = [self._next_row() for _ in range(self._batch)][self._rank :: self._ranks]
+        rows = [self._next_row() for _ in range(self._batch)]
         tokens_BL = np.full((len(rows), self._length), self._pad, dtype=np.int32)
         attention_BL = np.zeros(tokens_BL.shape, dtype=bool)
         for number, row in enumerate(rows):
@@ -203,7 +177,7 @@ class InstructBatches:
                 return prompt + answer + [self._filler] * (self._canvas - len(answer))
 
     def state(self) -> dict[str, Any]:
-        """Where the next batch begins; plain JSON values, the same on every rank."""
+        """Where the next batch begins; plain JSON values."""
         return {"stream": self._stream.state(), "counts": dict(self.counts), "made_from": self._made_from}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -88,18 +88,6 @@ class Client:
                 self.model = self.models()[0]
             return self.model
 
-    def wait_ready(self, timeout: float, poll: float = 1.0) -> list[str]:
-        """Wait until the server lists its models, and return them. EndpointError after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        once = Client(self.base_url, api_key=self.api_key, retries=0, timeout=min(5.0, timeout))
-        while True:
-            try:
-                return once.models()
-            except EndpointError as error:
-                if time.monotonic() + poll > deadline:
-                    raise EndpointError(f"{self.base_url}: not ready after {timeout:g} s: {error}") from error
-            self.sleep(poll)
-
     def complete(self, prompt: str, sampling: Sampling, index: int = 0) -> list[str]:
         """`sampling.samples` completions of one prompt."""
         body: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A programming problem as every room sees it, and the Parquet file that holds a set of them.
+"""A programming problem as every room sees it.
 
 No torch and no ray here: the reward workers import this module.
 """

@@ -111,9 +111,14 @@ class ScoredGroup:
 
     @property
     def zero_signal(self) -> bool:
-        """True where the valid rewards do not differ (by `ZERO_SIGNAL`), so every advantage is 0."""
-        rewards = self.rewards_G[self.valid_G]
-        return rewards.size == 0 or float(np.ptp(rewards)) < ZERO_SIGNAL
+        """`is_zero_signal` of the verdicts."""
+        return is_zero_signal(self.verdicts)
+
+
+def is_zero_signal(verdicts: Sequence[Verdict]) -> bool:
+    """True where the rewards of a group's judged completions do not differ, so that every advantage is 0."""
+    rewards = [verdict.reward for verdict in verdicts if verdict.outcome.is_verdict]
+    return not rewards or max(rewards) - min(rewards) < ZERO_SIGNAL
 
 
 def trajectory_table(groups: Sequence[ScoredGroup], step: int) -> pa.Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -48,3 +50,9 @@ class Verdict:
     reason: str = ""
     cpu_seconds: float = 0.0
     cached: bool = False
+
+
+def format_rate(verdicts: Sequence[Verdict]) -> float:
+    """Share of the judged completions whose format was accepted; NaN where none was judged."""
+    judged = [verdict.outcome for verdict in verdicts if verdict.outcome.is_verdict]
+    return sum(outcome is not Outcome.FORMAT_ERROR for outcome in judged) / len(judged) if judged else math.nan

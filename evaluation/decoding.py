@@ -33,8 +33,8 @@ ANSWER = re.compile(r"answer is (-?\d+)")
 def order_diversity(orders_G: Sequence[Sequence[int]]) -> float:
     """How much the completions of one prompt disagree about the order: 0 all alike, 1 all different.
 
-    Mean over s of the entropy of the s-th revealed position among the completions, divided by log G; completions that
-    have ended by then are left out, and so is an s that only one reaches.
+    Mean over s of the entropy of the s-th revealed position among the completions that have one, divided by the log of
+    their number; an s that only one completion reaches is left out.
     """
     entropies = []
     for s in range(max(len(order) for order in orders_G)):

@@ -23,7 +23,7 @@ from data.prompts import PromptSet, encode_prompts
 from data.seeds import derive_seed
 from data.tokenizer import MASK, PAD, Tokenizer, completion_text, load_tokenizer
 from data.trajectory import GroupId, RolloutRequest
-from data.verdict import Outcome
+from data.verdict import Outcome, format_rate
 from evaluation.left_to_right import sample_left_to_right
 from evaluation.pass_at_k import pass_at_k
 from model.policy import DiffusionPolicy
@@ -175,7 +175,7 @@ def _row(decoding: Decoding, form: Form, decode: Decode, config: RunConfig, rewa
         "excluded": sum(not verdict.outcome.is_verdict for verdict in verdicts),
         "pass@1": pass_at(1),
         f"pass@{decoding.samples}": pass_at(decoding.samples),
-        "format": float(np.mean([verdict.parts.get("code_format", 0.0) == 1.0 for verdict in verdicts])),
+        "format": format_rate(verdicts),
         "local": float(np.mean([answer.local for answer in answers])),
         "global": float(np.mean([answer.global_ for answer in answers])),
         "seconds": time.monotonic() - started,

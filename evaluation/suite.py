@@ -11,7 +11,7 @@ import numpy as np
 from configs.schema import EvaluationConfig, SamplerConfig
 from data.prompts import PromptSet
 from data.trajectory import ScoredGroup
-from data.verdict import Outcome
+from data.verdict import Outcome, format_rate
 from evaluation.pass_at_k import pass_at_k
 
 Evaluate = Callable[..., list[ScoredGroup]]
@@ -64,7 +64,7 @@ def run_suite(
         "pass_at_1": mean_pass_at(low, 1),
         "pass_at_1_t1": mean_pass_at(high, 1),
         f"pass_at_{config.samples}": mean_pass_at(high, config.samples),
-        "format_rate_t1": float(np.mean([v.parts.get("code_format", 0.0) == 1.0 for g in high for v in g.verdicts])),
+        "format_rate_t1": format_rate([verdict for group in high for verdict in group.verdicts]),
         "ar_ness": ar_ness,
         "excluded": sum(not v.outcome.is_verdict for group in low + high for v in group.verdicts),
     }

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,12 @@ class SupervisedLearner:
     def __init__(self, engine: Engine, policy: Any, stage: StageConfig, seed: int) -> None:
         """Args: `policy` is the module inside `engine`; `seed` decides diffusion times and masks."""
         self._engine, self._policy, self._stage = engine, policy, stage
+        self._validation_stage = replace(stage, anneal_steps=0)
         self._seed = derive_seed(seed, "stage")
         self._validation_seed = derive_seed(seed, "validation")
         self._objective = OBJECTIVES[stage.objective]
         self.early_stop = EarlyStop(stage.patience)
-        self._best: dict[
-            str, Tensor
-        ] = {}  # on rank 0: the weights of the best validation, where the stage may stop early
+        self._best: dict[str, Tensor] = {}  # on rank 0, where the stage may stop early: the weights that validated best
 
     @property
     def updates(self) -> int:
@@ -103,10 +102,11 @@ class SupervisedLearner:
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Any]) -> float:
-        """Mean loss over `batches` under masks that are the same at every call. Collective."""
+        """Mean loss over `batches` with full attention, under masks that are the same at every call. Collective."""
         losses: list[Tensor] = []
         for index, batch in enumerate(batches):
-            whole = self._objective(batch, self._stage, self._validation_seed, index, self._policy.token_ids.mask)
+            seed, mask = self._validation_seed, self._policy.token_ids.mask
+            whole = self._objective(batch, self._validation_stage, seed, index, mask)
             losses.append(sum((self._loss(part) for part in self._parts(whole)), torch.zeros(())))
         if not losses:
             raise ValueError(f"stages.{self._stage.name}: validation needs at least one batch")

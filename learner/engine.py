@@ -154,13 +154,15 @@ class TorchEngine:
         if ranks > 1:
             join(rank, ranks, self.device, learner.timeout)
         dtype = DTYPES[learner.dtype]
-        named = list(policy.named_parameters())
-        masters = [(name, parameter.detach().float().clone()) for name, parameter in named]
-        self.module = policy.to(dtype).train()
-        self._parameters = [parameter for _, parameter in self.module.named_parameters()]
         self._has_masters = dtype != torch.float32
-        if not self._has_masters:
-            masters = list(self.module.named_parameters())
+        exact = (
+            [(name, parameter.detach().float().clone()) for name, parameter in policy.named_parameters()]
+            if self._has_masters
+            else []
+        )
+        self.module = policy.to(dtype).train()
+        masters = exact or list(self.module.named_parameters())
+        self._parameters = [parameter for _, parameter in self.module.named_parameters()]
         self._masters = [master for _, master in masters]
         self._optimizer_config, self._total_updates = optimizer, total_updates
         self._optimizer = adamw(decay_groups(masters, optimizer.weight_decay), optimizer)

@@ -240,7 +240,7 @@ def _checked_name(body: list[ast.stmt]) -> str | None:
 
 
 def _is_inert(node: ast.stmt) -> bool:
-    """Docstrings, ``pass``, bare constants and prints of the test's own progress."""
+    """Docstrings, bare constants and ``pass``."""
     if isinstance(node, ast.Pass):
         return True
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

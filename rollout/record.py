@@ -1,6 +1,6 @@
 """What the driver remembers of prompt groups: in which order they come, and what became of each.
 
-Groups are numbered in the order of issue; number n stands for problem `order.group_id(n)`, so the whole history of a run
+Groups are numbered in the order of issue; number n stands for the group `order.group_id(n)`, so the whole history of a run
 is the count issued, a low-water mark below which every group is final, and the few finals above it.
 """
 

@@ -12,7 +12,7 @@ import errno
 import platform
 import struct
 
-from reward.sandbox.kernel import call, libc
+from reward.sandbox.kernel import call, libc, set_no_new_privileges
 from reward.sandbox.syscalls import ALWAYS, CHECKED, SCRATCH
 
 ALLOW, KILL = 0x7FFF0000, 0x80000000
@@ -135,11 +135,11 @@ class _Filter(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_char_p))
 
 
-PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, MODE_FILTER = 22, 38, 2
+PR_SET_SECCOMP, MODE_FILTER = 22, 2
 
 
 def install(program: bytes) -> None:
     """Confine this thread, and all it starts, to `program`, for good. Raises OSError naming the call."""
-    call("prctl(PR_SET_NO_NEW_PRIVS)", libc.prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    set_no_new_privileges()
     chain = _Filter(len(program) // 8, program)
     call("prctl(PR_SET_SECCOMP)", libc.prctl, PR_SET_SECCOMP, MODE_FILTER, ctypes.byref(chain), 0, 0)

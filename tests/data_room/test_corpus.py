@@ -1,4 +1,4 @@
-"""Laws of the supervised corpora: resume is exact, ranks share one global batch, nothing is lost or doubled."""
+"""Laws of the supervised corpora: resume is exact, nothing is lost or doubled."""
 
 import gzip
 import json
@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.corpus import InstructBatches, PackedBatches, pairs, texts
+from data.corpus import InstructBatches, PackedBatches
 from data.sources import SourceError, open_source
 from data.stream import Stream
 from data.tokenizer import CHAT_END, FILLER, PAD, tiny_tokenizer
+from tests.data_room.reading import pairs, texts
 
 
 @pytest.fixture(scope="module")
@@ -59,29 +60,16 @@ def test_packed_rows_number_their_documents_from_zero(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("make", [instruct, packed])
-def test_ranks_take_turns_in_one_global_batch(tokenizer, make):
-    alone, first, second = make(tokenizer), make(tokenizer, rank=0, ranks=2), make(tokenizer, rank=1, ranks=2)
-    for _ in range(3):
-        whole = next(alone).tokens_BL
-        assert np.array_equal(next(first).tokens_BL, whole[0::2])
-        assert np.array_equal(next(second).tokens_BL, whole[1::2])
-    assert first.state() == second.state() == alone.state()
-
-
-@pytest.mark.parametrize("make", [instruct, packed])
 @pytest.mark.parametrize("buffer", [7, 10_000])
-def test_resume_equals_uninterrupted_even_on_other_ranks(tokenizer, make, buffer):
+def test_resume_equals_uninterrupted(tokenizer, make, buffer):
     straight = make(tokenizer, buffer=buffer)
     for _ in range(5):
         next(straight)
     state = json.loads(json.dumps(straight.state()))
-    resumed, half = make(tokenizer, buffer=buffer), make(tokenizer, buffer=buffer, rank=1, ranks=2)
+    resumed = make(tokenizer, buffer=buffer)
     resumed.restore(state)
-    half.restore(state)
     for _ in range(40):
-        expected = next(straight).tokens_BL
-        assert np.array_equal(next(resumed).tokens_BL, expected)
-        assert np.array_equal(next(half).tokens_BL, expected[1::2])
+        assert np.array_equal(next(resumed).tokens_BL, next(straight).tokens_BL)
 
 
 def test_another_seed_gives_another_order_and_a_state_of_it_is_refused(tokenizer):
@@ -159,9 +147,9 @@ def test_faults_name_file_and_line(tmp_path):
         list(texts(str(tmp_path / "bad.parquet")))
 
 
-def test_uneven_ranks_and_a_canvas_without_prompt_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="multiple of ranks = 3"):
-        instruct(tokenizer, rank=0, ranks=3)
+def test_no_rows_and_a_canvas_without_prompt_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="batch = 0"):
+        InstructBatches("katas:tune", tokenizer, length=64, canvas=32, batch=0)
     with pytest.raises(ValueError, match="canvas = 32"):
         InstructBatches("katas:tune", tokenizer, length=32, canvas=32, batch=1)
 

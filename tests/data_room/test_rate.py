@@ -128,14 +128,8 @@ def test_a_server_that_is_not_there_is_one_clear_error():
     with pytest.raises(EndpointError, match=r"/models: cannot be reached: .* after 3 attempts; is the server running"):
         client.complete("p", Sampling())
     assert pauses == [0.5, 1.0]
-    with pytest.raises(EndpointError, match="not ready after 0"):
-        client.wait_ready(timeout=0.01, poll=0.02)
     with pytest.raises(EndpointError, match="is no address of a server"):
         Client("localhost:8000")
-
-
-def test_wait_ready_returns_the_models(server):
-    assert Client(server.url).wait_ready(timeout=60) == ["tiny-coder"]
 
 
 PROBLEMS = [Problem(f"p{i}", f"q{i}", tests=("assert f()",)) for i in range(5)]

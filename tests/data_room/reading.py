@@ -1,0 +1,20 @@
+"""All of a corpus, in order."""
+
+from collections.abc import Iterator
+
+from data.sources import open_source
+from data.stream import column
+
+
+def texts(source: str, text_column: str = "text") -> Iterator[str]:
+    """Every document of a source, in order."""
+    for shard in open_source(source):
+        for place, row in shard.read(0):
+            yield column(place, row, text_column)
+
+
+def pairs(source: str, prompt_column: str = "prompt", answer_column: str = "answer") -> Iterator[tuple[str, str]]:
+    """Every (prompt, answer) of a source, in order."""
+    for shard in open_source(source):
+        for place, row in shard.read(0):
+            yield column(place, row, prompt_column), column(place, row, answer_column)
