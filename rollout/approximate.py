@@ -72,7 +72,7 @@ class BlockStates:
     def __init__(self, policy: DiffusionPolicy, canvas: Canvas, block: Block, config: SamplerConfig) -> None:
         self._policy = policy
         self._canvas = canvas
-        self._cached = config.cache != "none"
+        self.cached = config.cache != "none"
         self._refresh = config.cache_refresh
         length = canvas.tokens_BL.shape[1]
         first = int(shift_source(torch.tensor([canvas.prompt_length + block.start]), None, length))
@@ -92,12 +92,12 @@ class BlockStates:
         """Unshifted states and the position of their first column."""
         due = self._forwards == 0 if self._refresh is None else self._forwards % self._refresh == 0
         self._forwards += 1
-        if due or not self._cached:
+        if due or not self.cached:
             self._rows_A = row_N.unique()
             self._slot_B = torch.zeros(len(self._canvas.seeds), dtype=torch.int64, device=row_N.device)
             self._slot_B[self._rows_A] = torch.arange(len(self._rows_A), device=row_N.device)
             self._cache.window = None
-            cache = self._cache if self._cached else None
+            cache = self._cache if self.cached else None
             return self._policy.model(self._canvas.tokens_BL[self._rows_A], cache=cache), 0
         self._cache.window = self._window
         first, last = self._window.start, self._window.stop
@@ -138,11 +138,15 @@ class _Reveal:
 
     def planned(self, plan_BW: Tensor) -> Revealed | None:
         """Order "origin": the step was drawn beforehand."""
-        row_R, column_R = (self.open_BW & (plan_BW == self.step)).nonzero(as_tuple=True)
-        if len(row_R) == 0:
+        chosen_BW = self.open_BW & (plan_BW == self.step)
+        # A cache is given every open row at every step, so that its age and content depend on no other row.
+        row_N, column_N = (self.open_BW if self.states.cached else chosen_BW).nonzero(as_tuple=True)
+        if len(row_N) == 0:
             return None
-        position_R = column_R + self.block.start
-        return Revealed(row_R, position_R, self.states.at(row_R, position_R))
+        position_N = column_N + self.block.start
+        hidden_NH = self.states.at(row_N, position_N)
+        chosen_N = chosen_BW[row_N, column_N]
+        return Revealed(row_N[chosen_N], position_N[chosen_N], hidden_NH[chosen_N]) if bool(chosen_N.any()) else None
 
     def ranked(self) -> Revealed | None:
         """The schedule's count of most confident positions, and those beyond the threshold."""

@@ -117,15 +117,21 @@ def test_a_threshold_reveals_at_least_what_the_schedule_asks(policy: DiffusionPo
     assert steps[-1] < steps[0]
 
 
-def test_a_row_decodes_the_same_alone(policy: DiffusionPolicy) -> None:
-    c = config(early_stop=True, block_length=4, cache="dual", cache_refresh=2, confidence_threshold=0.5)
-    together = sample(policy, PROMPTS, c, SEEDS)
-    # Threshold and early stop change how many forwards a batch runs, so the cache ages by the batch: without it rows
-    # are independent.
-    free = config(early_stop=True, block_length=4, confidence_threshold=0.5)
-    alone = [sample(policy, [p], free, [s])[0] for p, s in zip(PROMPTS, SEEDS)]
-    assert same(sample(policy, PROMPTS, free, SEEDS), alone)
+@pytest.mark.parametrize("order", ORDER_NAMES)
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+@pytest.mark.parametrize("refresh", [None, 2])
+def test_a_row_decodes_the_same_alone_and_beside_any_other(
+    policy: DiffusionPolicy, order: str, cache: str, refresh: int | None
+) -> None:
+    threshold = None if order == "origin" else 0.3
+    options = {"early_stop": True, "block_length": 4, "confidence_threshold": threshold}
+    c = config(order=order, cache=cache, cache_refresh=refresh, **options)
+    prompts = [[8, 9], [8, 9], [10, 11], [9, 9], [11, 8]]  # of one length, so that they share every forward
+    together = sample(policy, prompts, c, SEEDS)
     assert all(MASK not in completion.tokens for completion in together)
+    assert same(together, [sample(policy, [p], c, [s])[0] for p, s in zip(prompts, SEEDS)])
+    others = [*prompts[:-1], [10, 4]]
+    assert same(together[:-1], sample(policy, others, c, SEEDS)[:-1])
 
 
 def test_options_that_cannot_go_together_are_refused() -> None:
