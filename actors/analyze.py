@@ -10,7 +10,15 @@ from typing import Any
 from rich.console import Console
 
 from actors.bench import Bench, Progress, open_bench
-from actors.evaluate import open_policy, problems_print, prompts_of, results_folder, set_name, weights_print
+from actors.evaluate import (
+    judging_facts,
+    open_policy,
+    problems_print,
+    prompts_of,
+    results_folder,
+    set_name,
+    weights_print,
+)
 from configs.schema import ConfigError, RunConfig, SamplerConfig
 from data.prompts import PromptSet
 from data.trajectory import ScoredGroup
@@ -66,9 +74,11 @@ def run_policy_analysis(
         "problems": problems,
         "problem_print": problems_print(code.problems),
         "words": words,
+        **judging_facts(config),
     }
-    claim_folder(out, config.sampler, plan, facts)
     with open_bench(config, local=local) as bench:
+        facts["sandbox_tier"] = bench.tier
+        claim_folder(out, config.sampler, plan, facts)  # before the policies are loaded
         console.print(f"{', '.join(map(str, folders.values()))}: {bench.describe()}", highlight=False, soft_wrap=True)
         subjects = [_subject(label, path, config, bench) for label, path in folders.items()]
         return run_analysis(subjects, code, config.sampler, plan, out, words=asked, facts=facts, console=console)

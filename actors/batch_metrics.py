@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from data.trajectory import ScoredGroup
 from data.verdict import Outcome, Verdict, format_rate
 
 STAGES = ("generate", "reward", "train")
+DEATHS = {role: f"its {role} workers died" for role in ("rollout", "reward")}
 
 
 def batch_metrics(groups: Sequence[ScoredGroup], version: int) -> dict[str, float]:
@@ -116,9 +118,24 @@ class FaultGuard:
                 f"reward.max_fault_share = {self.limit:g} allows; mend it (docs/sandbox.md) and resume"
             )
 
+    def before(self, progress: Callable[[int, ScoredGroup], None] | None) -> Callable[[int, ScoredGroup], None]:
+        """`progress`, each group counted first."""
+
+        def counted(index: int, scored: ScoredGroup) -> None:
+            self.count(scored.verdicts)
+            if progress is not None:
+                progress(index, scored)
+
+        return counted
+
+
+def workers_died(role: str, samples: int) -> list[Verdict]:
+    """What stands in the place of verdicts for a group that keeps killing its `role` workers (rollout | reward)."""
+    return [Verdict(Outcome.QUARANTINED, math.nan, reason=DEATHS[role])] * samples
+
 
 def _is_fault(verdict: Verdict) -> bool:
-    died = verdict.outcome is Outcome.QUARANTINED and verdict.reason.endswith("workers died")
+    died = verdict.outcome is Outcome.QUARANTINED and verdict.reason in DEATHS.values()
     return died or verdict.outcome is Outcome.INFRA_ERROR
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from actors.batch_metrics import FaultGuard
 from actors.parts import build_reward_worker, build_rollout_worker, chunked, evaluation_requests
 from configs.schema import RunConfig, SamplerConfig
 from data.problem import Problem
@@ -43,6 +44,10 @@ class Bench(Protocol):
     ) -> list[list[Verdict]]:
         """Verdicts of given texts, some for each problem. `programs`: they are whole programs, without a format rule."""
 
+    @property
+    def tier(self) -> str:
+        """The sandbox tier in force."""
+
     def describe(self) -> str:
         """One line for the user."""
 
@@ -76,6 +81,7 @@ class LocalBench:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.reward = build_reward_worker(config)
+        self.faults = FaultGuard(config.reward.max_fault_share)
         self.policy: Path | None = None
 
     def evaluate(
@@ -96,20 +102,27 @@ class LocalBench:
             return ScoredGroup(group, tuple(judge_again(self.reward, problem, group.texts, self.config.reward.retries)))
 
         size = self.config.rollout.groups_per_call
-        return sample_and_judge(self.rollout, judged, prompts, sampler, samples, seed, size, progress)
+        told = self.faults.before(progress)
+        return sample_and_judge(self.rollout, judged, prompts, sampler, samples, seed, size, told)
 
     def judge(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
     ) -> list[list[Verdict]]:
         """One problem after the other."""
-        return [
-            judge_again(self.reward, problem, some, self.config.reward.retries, programs=programs)
-            for problem, some in zip(problems, texts, strict=True)
-        ]
+        judged = []
+        for problem, some in zip(problems, texts, strict=True):
+            judged.append(judge_again(self.reward, problem, some, self.config.reward.retries, programs=programs))
+            self.faults.count(judged[-1])
+        return judged
+
+    @property
+    def tier(self) -> str:
+        """The sandbox tier in force."""
+        return self.reward.tier
 
     def describe(self) -> str:
         """One line for the user."""
-        return f"one process, sandbox tier {self.reward.tier}"
+        return f"one process, sandbox tier {self.tier}"
 
     def close(self) -> None:
         """End the sandbox."""

@@ -12,6 +12,7 @@ from data.trajectory import ScoredGroup
 from rollout.record import State
 
 if TYPE_CHECKING:
+    from actors.parts import OrderBook
     from data.prompts import PromptSet
 
 
@@ -42,6 +43,7 @@ class Cluster(Protocol):
     """Everything the loop asks of the machinery, whether it is one process or a Ray cluster."""
 
     step: int  # learner steps done
+    book: OrderBook  # the training problems, as prompts
 
     def publish(self) -> None:
         """Give the learner's weights to the rollout workers, which swap between groups."""

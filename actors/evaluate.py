@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from evaluation.policy_settings import config_for
 from reward.score_file import SCORING
 
 NO_LIMIT = 2**31 - 1
+# Settings of reward and sandbox that say how fast verdicts come, not what they are.
+OPERATION = frozenset(
+    ("actors", "cpus", "cache_entries", "retries", "max_fault_share", "timeout", "e2b_pool", "e2b_programs")
+)
 SAMPLED_BYTES = 2**16  # of each of `SAMPLED_PARTS` places of a weight file that enter its fingerprint
 SAMPLED_PARTS = 16
 
@@ -61,13 +65,15 @@ def run_evaluation(
     if plan.temperatures is None:
         plan = replace(plan, temperatures=(config.evaluation.greedy_temperature,))
     out = out or results_folder(folder) / f"{set_name(problems)}{f'-first{limit}' if limit else ''}"
-    facts = {
+    facts: dict[str, Any] = {
         "policy": str(folder),
         "weights": weights_print(folder),
         "problems": problems,
         "problem_print": problems_print(prompts.problems),
+        **judging_facts(config),
     }
     with open_bench(config, local=local) as bench:
+        facts["sandbox_tier"] = bench.tier
         console.print(f"{folder} on {problems}: {bench.describe()}", highlight=False, soft_wrap=True)
 
         def evaluate(prompts, sampler, samples, seed, progress):  # type: ignore[no-untyped-def]
@@ -181,6 +187,12 @@ def weights_print(folder: Path) -> str:
                 file.seek(max(0, size - SAMPLED_BYTES) * part // (SAMPLED_PARTS - 1))
                 digest.update(file.read(SAMPLED_BYTES))
     return digest.hexdigest()
+
+
+def judging_facts(config: RunConfig) -> dict[str, Any]:
+    """What a verdict depends on: the settings of reward and sandbox without those of the workers that form it."""
+    parts = {"reward": asdict(config.reward), "sandbox": asdict(config.sandbox)}
+    return {name: {key: value for key, value in part.items() if key not in OPERATION} for name, part in parts.items()}
 
 
 def problems_print(problems: Sequence[Problem]) -> str:

@@ -80,13 +80,21 @@ class Generation:
             await self.hub.recover(worker, error)
 
     async def _push(self, weights: Weights, started: float) -> None:
-        """Weights to all rollout actors at once; one that restarts or is late gets them with its next call."""
-        workers = self.hub.active("rollout")
-        calls = [worker.handle.load_weights.remote(weights) for worker in workers]
+        """Weights to all rollout actors at once; one that restarts or is late gets them with its next call.
+
+        An unanswered push keeps its weights in the object store. An actor that owes an answer is sent no more, so that a
+        busy or hanging one holds on to no more than two versions.
+        """
+        workers = [worker for worker in self.hub.active("rollout") if worker.push is None or worker.push.done()]
+        for worker in workers:
+            worker.push = asyncio.ensure_future(worker.handle.load_weights.remote(weights))
+            worker.push.add_done_callback(lambda push: push.cancelled() or push.exception())  # seen, if only here
         swaps = [0.0]
-        for worker, call in zip(workers, calls, strict=True):
+        for worker in workers:
+            assert worker.push is not None
             try:
-                worker.version, seconds, info = await asyncio.wait_for(call, self.hub.config.weights.timeout)
+                answer = asyncio.shield(worker.push)
+                worker.version, seconds, info = await asyncio.wait_for(answer, self.hub.config.weights.timeout)
                 self.hub.answered(worker, info)
                 swaps.append(seconds)
             except (RayError, TimeoutError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
+from actors.batch_metrics import workers_died
 from actors.bench import faulty
 from actors.replay_hub import IDLE_SECONDS, Hub, Worker
 from actors.waiting import DIED, is_defect
@@ -57,7 +58,7 @@ class Judging:
                 if is_defect(error):
                     self.hub.fail(error)
                 else:
-                    self._try_again(job, worker, "its reward workers died")
+                    self._try_again(job, worker)
                     await self.hub.notify()
                     await self.hub.recover(worker, error)
             except RayError as error:
@@ -108,13 +109,13 @@ class Judging:
         self.jobs.append(job)
         await self.hub.notify()
 
-    def _try_again(self, job: Job, worker: Worker, reason: str) -> None:
+    def _try_again(self, job: Job, worker: Worker) -> None:
         """Judge again on another worker; a group that keeps killing its worker is quarantined, not scored 0."""
         job.tries, job.avoid = job.tries + 1, worker.index
         if job.tries <= self.hub.config.reward.retries:
             self.jobs.appendleft(job)
             return
-        job.verdicts = self.hub.quarantined(reason)
+        job.verdicts = workers_died("reward", self.hub.config.replay.completions)
         self._settle(job)
 
     def _settle(self, job: Job) -> None:

@@ -30,8 +30,10 @@ def train(
         cluster: restored or new; its weights are published first.
         folder: receives metrics and trajectories of every step.
         observe: called after each step with the batch and all its metrics (progress display).
-        evaluate: called with the step number when an evaluation is due.
+        evaluate: called with the step number when an evaluation is due; again for the step that a run resumes at.
     """
+    if 0 < cluster.step < config.steps and due(cluster.step, config.evaluation.every):
+        evaluate(cluster.step)  # resumed where a death may have interrupted it
     while cluster.step < config.steps:
         batch = cluster.take(config.replay.groups_per_step)
         metrics = batch.metrics | cluster.learn(batch)

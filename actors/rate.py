@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from actors.bench import Bench, open_bench
-from actors.evaluate import open_policy, problems_print, prompts_of, weights_print, with_scoring_limits
+from actors.evaluate import judging_facts, open_policy, problems_print, prompts_of, weights_print, with_scoring_limits
 from configs.load import read_recipe, resolve
 from configs.schema import ConfigError, RunConfig, SamplerConfig
 from data.benchmarks import load_problems
@@ -36,10 +36,6 @@ from evaluation.records import check_run, same_run
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")
 FENCE_STOPS = ("```",)
 KEY_VARIABLE = "OPENAI_API_KEY"
-# Settings of reward and sandbox that say how fast verdicts come, not what they are.
-OPERATION = frozenset(
-    ("actors", "cpus", "cache_entries", "retries", "max_fault_share", "timeout", "e2b_pool", "e2b_programs")
-)
 
 
 @dataclass(frozen=True)
@@ -150,12 +146,6 @@ def policy_facts(folder: Path, prompts: PromptSet, config: RunConfig, sampling: 
         "prompt_print": digest.hexdigest(),
         "sampler": dataclasses.asdict(rating_sampler(config, sampling)),
     }
-
-
-def judging_facts(config: RunConfig) -> dict[str, Any]:
-    """What a verdict depends on: the settings of reward and sandbox without those of the workers that form it."""
-    parts = {"reward": dataclasses.asdict(config.reward), "sandbox": dataclasses.asdict(config.sandbox)}
-    return {name: {key: value for key, value in part.items() if key not in OPERATION} for name, part in parts.items()}
 
 
 def rating_sampler(config: RunConfig, sampling: Sampling) -> SamplerConfig:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.batch_metrics import FaultGuard, workers_died
 from actors.bench import Progress
 from actors.connect import alive_nodes, connect
 from actors.parts import chunked, evaluation_requests
+from actors.storage import require_shared
+from actors.tiers import accepted
 from actors.workers import WorkerPool
 from configs.schema import RunConfig, SamplerConfig
 from data.problem import Problem
@@ -27,6 +30,7 @@ class RayBench:
         self.config = config
         self.connection = connect(config)
         self.pool = WorkerPool(config, "")
+        self.faults = FaultGuard(config.reward.max_fault_share)
         try:
             self._need(rollout=0)
         except BaseException:
@@ -44,16 +48,18 @@ class RayBench:
     ) -> list[ScoredGroup]:
         """Sample on the rollout actors and judge on the reward actors, each as soon as it can be."""
         if str(policy) != self.pool.start:
+            require_shared(None, policy)
             self.pool.start = str(policy)
             for index in list(self.pool.members["rollout"]):
                 self.pool.remove("rollout", index)
         self._need(rollout=self.config.rollout.actors)
-        return sample_and_judge_on(self.pool, lambda: OWN_WEIGHTS, prompts, sampler, samples, seed, progress)
+        told = self.faults.before(progress)
+        return sample_and_judge_on(self.pool, lambda: OWN_WEIGHTS, prompts, sampler, samples, seed, told)
 
     def judge(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
     ) -> list[list[Verdict]]:
-        """All reward actors at once; what an infrastructure fault took is judged again elsewhere."""
+        """All reward actors at once; what an infrastructure fault took is judged again."""
         found: list[dict[int, Verdict]] = [{} for _ in problems]
         for attempt in range(self.config.reward.retries + 1):
             lost = [
@@ -66,18 +72,24 @@ class RayBench:
 
             def submit(actor: Any, job: tuple[int, list[int]]) -> Any:
                 i, which = job
-                return actor.judge.remote(problems[i], [texts[i][g] for g in which], programs)
+                return actor.judge.remote(problems[i], [texts[i][g] for g in which], programs, self.pool.tiers)
 
             for (i, which), verdicts in self.pool.spread("reward", jobs, submit, poisoned=_poisoned):
                 found[i].update(zip(which, verdicts, strict=True))
-        return [[verdicts[g] for g in sorted(verdicts)] for verdicts in found]
+        judged = [[verdicts[g] for g in sorted(verdicts)] for verdicts in found]
+        for verdicts in judged:
+            self.faults.count(verdicts)
+        return judged
+
+    @property
+    def tier(self) -> str:
+        """The sandbox tier in force; several names where nodes differ."""
+        return ", ".join(sorted({info["tier"] for role, _, _, info in self.pool.serving() if role == "reward"}))
 
     def describe(self) -> str:
         """One line for the user."""
-        members = self.pool.serving()
-        tiers = sorted({info["tier"] for role, _, _, info in members if role == "reward"})
         return (
-            f"{self.config.rollout.actors} rollout, {self.config.reward.actors} reward (sandbox tier {', '.join(tiers)}) "
+            f"{self.config.rollout.actors} rollout, {self.config.reward.actors} reward (sandbox tier {self.tier}) "
             f"on {len(alive_nodes())} node(s)"
         )
 
@@ -88,7 +100,9 @@ class RayBench:
 
     def _need(self, rollout: int) -> None:
         self.pool.grow({"rollout": rollout, "reward": self.config.reward.actors})
-        self.pool.wait_until_started()
+        started = self.pool.wait_until_started()
+        if not self.pool.tiers:
+            self.pool.tiers = accepted(info["tier"] for role, _, _, info in started if role == "reward")
 
 
 def sample_and_judge_on(
@@ -120,4 +134,4 @@ def sample_and_judge_on(
 
 def _poisoned(job: tuple[int, list[int]]) -> list[Verdict]:
     """The verdicts of answers that keep killing the actor that judges them: quarantined, not scored 0."""
-    return [Verdict(Outcome.QUARANTINED, float("nan"), reason="kills its reward actor") for _ in job[1]]
+    return workers_died("reward", len(job[1]))

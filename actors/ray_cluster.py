@@ -183,10 +183,7 @@ class RayCluster:
             assert self.holder is not None, "publish before evaluating"
             return self.holder
 
-        results = sample_and_judge_on(self.pool, weights, prompts, sampler, samples, seed, progress)
-        for scored in results:
-            self.faults.count(scored.verdicts)
-        return results
+        return sample_and_judge_on(self.pool, weights, prompts, sampler, samples, seed, self.faults.before(progress))
 
     def totals(self) -> dict[str, int]:
         """The ledger's totals."""

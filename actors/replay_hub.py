@@ -11,12 +11,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.batch_metrics import FaultGuard
+from actors.batch_metrics import FaultGuard, workers_died
 from actors.parts import OrderBook
 from actors.telemetry import Telemetry
 from actors.waiting import is_gone, original
 from configs.schema import ConfigError, RunConfig
-from data.verdict import Outcome, Verdict
+from data.verdict import Verdict
 from rollout.ledger import Ledger
 from rollout.record import State
 
@@ -37,6 +37,7 @@ class Worker:
     lost: int = 0
     recovering: bool = False  # its death is counted already
     version: int | None = None  # newest weights it has acknowledged
+    push: asyncio.Future[Any] | None = None  # the last weights sent to it outside of a call for work
 
 
 class Hub:
@@ -64,11 +65,7 @@ class Hub:
         """Attempts whose holder is gone. A group that is lost too often is counted as a fault of the machinery."""
         for number, attempt in orders:
             if self.ledger.lose(number, attempt, counted=counted) is State.QUARANTINED:
-                self.guard(self.quarantined("its rollout workers died"))
-
-    def quarantined(self, reason: str) -> list[Verdict]:
-        """What stands in the place of verdicts for a group that keeps killing its workers."""
-        return [Verdict(Outcome.QUARANTINED, float("nan"), reason=reason)] * self.config.replay.completions
+                self.guard(workers_died("rollout", self.config.replay.completions))
 
     def guard(self, verdicts: Sequence[Verdict]) -> None:
         """Count the samples of a group, and stop the run where the machinery loses too many."""

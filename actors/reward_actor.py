@@ -47,10 +47,10 @@ class RewardActor:
         verdicts = refuse(self.worker.tier, tiers, len(texts)) or self.worker.score(problem, texts)
         return verdicts, self._count(started), self.describe()
 
-    def judge(self, problem: Problem, texts: Sequence[str], programs: bool) -> list[Verdict]:
-        """Verdicts of texts that no rollout actor made; see `actors.bench.judge_texts`."""
+    def judge(self, problem: Problem, texts: Sequence[str], programs: bool, tiers: Sequence[str] = ()) -> list[Verdict]:
+        """Verdicts of texts that no rollout actor made; see `actors.bench.judge_texts`, and `score` for `tiers`."""
         started = time.monotonic()
-        verdicts = judge_texts(self.worker, problem, texts, programs)
+        verdicts = refuse(self.worker.tier, tiers, len(texts)) or judge_texts(self.worker, problem, texts, programs)
         self._count(started)
         return verdicts
 

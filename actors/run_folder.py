@@ -20,7 +20,8 @@ from actors.trackers import Tracker
 from configs.load import dump, read_recipe, to_dict
 from configs.schema import ConfigError, SamplerConfig
 from data import files
-from data.trajectory import ScoredGroup, trajectory_table
+from data.trajectory import ScoredGroup
+from data.trajectory_file import trajectory_table
 from evaluation.policy_settings import write_decoding
 from learner.checkpoint import latest_checkpoint
 

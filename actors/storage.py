@@ -16,11 +16,12 @@ from configs.schema import ConfigError
 SECONDS = 120.0  # a node may first have to unpack the code
 
 
-def require_shared(written: Path, policy: Path) -> None:
+def require_shared(written: Path | None, policy: Path) -> None:
     """Check from every node that it sees the folder a run writes, and the same policy; nothing to do on one node.
 
     Args:
-        written: made where it is missing; a file is put there for a moment, and looked for by every node.
+        written: made where it is missing; a file is put there for a moment, and looked for by every node. None: nothing is
+            written by other nodes.
         policy: only read: its config.json must be the same everywhere.
 
     Raises:
@@ -29,21 +30,25 @@ def require_shared(written: Path, policy: Path) -> None:
     nodes = alive_nodes()
     if len(nodes) < 2:
         return
-    written.mkdir(parents=True, exist_ok=True)
-    probe = written / f".probe-{uuid.uuid4().hex}"
-    probe.touch()
+    probe = None
+    if written is not None:
+        written.mkdir(parents=True, exist_ok=True)
+        probe = written / f".probe-{uuid.uuid4().hex}"
+        probe.touch()
     try:
         look = ray.remote(_look)
         calls = []
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             call = look.options(num_cpus=0, scheduling_strategy=there)
-            calls.append(call.remote(str(probe), str(policy / "config.json")))
+            calls.append(call.remote(None if probe is None else str(probe), str(policy / "config.json")))
         seen = fetch_all(calls, "every node: a look at the shared folders", SECONDS)
     finally:
-        probe.unlink(missing_ok=True)
-    mine = _look(str(probe), str(policy / "config.json"))[1]
-    _require("the run folder", written, [n for n, (found, _) in zip(nodes, seen, strict=True) if not found])
+        if probe is not None:
+            probe.unlink(missing_ok=True)
+    mine = _look(None, str(policy / "config.json"))[1]
+    if written is not None:
+        _require("the run folder", written, [n for n, (found, _) in zip(nodes, seen, strict=True) if not found])
     _require("the policy", policy, [n for n, (_, digest) in zip(nodes, seen, strict=True) if digest != mine])
 
 
@@ -56,7 +61,7 @@ def _require(what: str, folder: Path, blind: list[dict[str, str]]) -> None:
         )
 
 
-def _look(probe: str, config: str) -> tuple[bool, str | None]:
+def _look(probe: str | None, config: str) -> tuple[bool, str | None]:
     """Whether this machine sees `probe`, and what it reads in `config`."""
     text = Path(config).read_bytes() if Path(config).is_file() else None
-    return Path(probe).exists(), None if text is None else hashlib.sha256(text).hexdigest()
+    return probe is not None and Path(probe).exists(), None if text is None else hashlib.sha256(text).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         ends.callback(cluster.close)
         folder.tracker = open_tracker(config.tracker, folder.root, to_dict(config))
         display.say(f"  {cluster.describe()}")
+        prompts = {"train": cluster.book.prompts, "held_out": held_out}
+        if any(some.dropped or some.truncated for some in prompts.values()):
+            display.say(f"  problems.max_prompt_tokens = {config.problems.max_prompt_tokens}: {_shortened(prompts)}")
         if resume:
             folder.rewind(cluster.restore())
             display.say(f"resumed at learner step {cluster.step}")
@@ -52,7 +56,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         run.train()
         after = run.evaluate(config.steps, "after")
         folder.keep_policy(config.sampler)
-        summary = _summary(config, cluster, folder, before, after, time.monotonic() - began)
+        summary = _summary(config, cluster, folder, before, after, prompts, time.monotonic() - began)
     _report(display, folder, config, summary)
     return summary
 
@@ -126,6 +130,7 @@ def _summary(
     folder: RunFolder,
     before: dict[str, Any],
     after: dict[str, Any],
+    prompts: Mapping[str, PromptSet],
     seconds: float,
 ) -> dict[str, Any]:
     samples = config.evaluation.samples
@@ -137,6 +142,7 @@ def _summary(
         "steps": cluster.step,
         "seconds": seconds,
         "seed": config.seed,
+        "problems": {name: _prompt_counts(some) for name, some in prompts.items()},
         "ar_ness": {"before": before["ar_ness"], "after": after["ar_ness"]},
         "ledger": cluster.totals(),
         "restarts": cluster.restarts(),
@@ -146,6 +152,19 @@ def _summary(
     }
     folder.write_json("summary.json", summary)
     return summary
+
+
+def _prompt_counts(prompts: PromptSet) -> dict[str, int]:
+    return {"kept": len(prompts), "dropped": prompts.dropped, "truncated": prompts.truncated}
+
+
+def _shortened(prompts: Mapping[str, PromptSet]) -> str:
+    """Which problems a run goes without, or sees cut."""
+    told = []
+    for name, some in prompts.items():
+        what = f"{some.dropped} dropped" if some.dropped else f"{some.truncated} cut on the left"
+        told.append(f"of {len(some) + some.dropped} {name.replace('_', '-')} prompts {what}")
+    return ", ".join(told)
 
 
 def _overlap(folder: RunFolder) -> dict[str, Any]:

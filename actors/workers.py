@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from actors.batch_metrics import workers_died
 from actors.bench import faulty
 from actors.replay_hub import ROLES
 from actors.reward_actor import RewardActor
@@ -18,7 +19,7 @@ from actors.waiting import DIED, is_defect, is_gone, original
 from configs.schema import ConfigError, RunConfig
 from data.problem import Problem
 from data.trajectory import PromptGroup, ScoredGroup
-from data.verdict import Outcome, Verdict
+from data.verdict import Verdict
 
 NAMESPACE = "couplet"
 IN_FLIGHT = 2  # evaluation calls per worker, so that it never waits for the driver
@@ -257,7 +258,7 @@ class WorkerPool:
 
         def poisoned(job: tuple[PromptGroup, list[Verdict] | None]) -> tuple[list[Verdict], float]:
             lost = range(job[0].completions) if job[1] is None else faulty(job[1])
-            return [Verdict(Outcome.QUARANTINED, float("nan"), reason="its reward workers died") for _ in lost], 0.0
+            return workers_died("reward", len(lost)), 0.0
 
         jobs: Iterable[tuple[PromptGroup, list[Verdict] | None]] = ((group, None) for group in groups)
         for attempt in range(self.config.reward.retries + 1):

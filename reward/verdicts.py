@@ -309,7 +309,8 @@ class ProgramRun:
             encoded = encode_arguments(case)
             expected = self.expectations.canonical(problem, case, self.canonical)
         except (NotPlain, TooLarge, Unknown):
-            raise TestFailed("expected_value") from None
+            what = f"its canonical solution gives nothing to compare with for {case.source}"
+            raise ProblemDefect(f"problem {problem.problem_id}: {what}") from None
         actual = output(problem, candidate, encoded)
         return agrees(problem.source, problem.entry_point, case.arguments, actual, expected, problem.atol)
 

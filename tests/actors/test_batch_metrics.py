@@ -133,6 +133,16 @@ def test_a_program_that_kills_its_sandbox_is_no_fault_of_the_machinery_but_dead_
         guard.count([replace(LOST, outcome=Outcome.QUARANTINED, reason="its reward workers died")])
 
 
+def test_progress_hears_of_a_group_after_the_guard():
+    guard, told = FaultGuard(limit=0.05, minimum=4), []
+    progress = guard.before(lambda index, scored: told.append(index))
+    progress(0, group(0, [PASSED] * 4))
+    guard.before(None)(1, group(0, [PASSED] * 4))
+    with pytest.raises(ConfigError, match="4 of 12 samples were lost"):
+        progress(2, group(0, [LOST] * 4))
+    assert told == [0]
+
+
 def test_telemetry_reports_what_happened_since_the_last_report():
     telemetry = Telemetry(now=10.0)
     telemetry.generated(group(0, [PASSED, UGLY], {"seconds": 0.5}).group, 11.0)

@@ -128,6 +128,10 @@ def test_an_evaluation_is_of_the_weights_of_its_step(tmp_path):
     train(config, cluster, folder, nothing, lambda step: evaluated.append((step, published[-1])))
     assert evaluated == [(3, 3), (6, 6)]
     assert published == [2, 3, 4, 6, 8]
+    cluster.step, evaluated[:] = 3, []  # resumed from the checkpoint of a step whose evaluation was interrupted
+    cluster.publish()
+    train(config, cluster, folder, nothing, lambda step: evaluated.append((step, published[-1])))
+    assert evaluated == [(3, 3), (6, 6)]
 
 
 def test_a_rebuilt_queue_counts_credits_from_the_weights_that_are_out(tmp_path):

@@ -45,6 +45,9 @@ def test_a_recipe_starts_from_its_base(tmp_path):
         ("weights: {broadcast_every: 4}", "replay.max_staleness = 1: must be at least weights.broadcast_every - 1 = 3"),
         ("sandbox: {tier: rlimits}", "sandbox.allow_unsafe: true"),
         ("optimizer: {betas: [0.9]}", "optimizer.betas = .*expected 2 values"),
+        ("learner: {engine: torch, zero_stage: 2}", "learner.zero_stage = 2: needs engine: deepspeed"),
+        ("{objective: {zero_signal: keep}, replay: {refill: true}}", "replay.refill = True: gives the place"),
+        ("{sampler: {temperature: 0}, estimator: {match_temperature: true}}", "estimator.match_temperature = True"),
         ("steps: [1", "broken YAML"),
         ("- 1", "expected sections"),
     ],
@@ -52,6 +55,18 @@ def test_a_recipe_starts_from_its_base(tmp_path):
 def test_a_mistake_is_named_with_its_mend(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load(RunConfig, write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "stage, message",
+    [
+        ("{canvas: 64, length: 64}", r"canvas = 64: must lie in 1..length - 1 = 63, to leave room for a prompt"),
+        ("{patience: 3}", "patience = 3: counts validations: set validate_every as well"),
+    ],
+)
+def test_a_mistake_in_a_stage_is_named(tmp_path, stage, message):
+    with pytest.raises(ConfigError, match=message):
+        load(AdaptConfig, write(tmp_path, f"stages: [{stage}]"))
 
 
 def test_a_missing_recipe_names_the_shipped_ones():

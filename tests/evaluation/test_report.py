@@ -14,7 +14,8 @@ import pytest
 
 from configs.load import dump
 from configs.schema import ConfigError, RunConfig
-from data.trajectory import GroupId, PromptGroup, ScoredGroup, trajectory_table
+from data.trajectory import GroupId, PromptGroup, ScoredGroup
+from data.trajectory_file import trajectory_table
 from data.verdict import Outcome, TestResult, Verdict
 from evaluation.report import write_report
 from evaluation.report_answers import choose, highlighted

@@ -37,6 +37,12 @@ def test_every_objective_learns(objective):
     assert learner.validate(validation) == after
 
 
+def test_an_annealed_stage_is_validated_with_full_attention():
+    policy, validation = toy_policy(), [next(packed_batches())]
+    full, annealed = (make(stage("pretrain", anneal_steps=steps), policy) for steps in (0, 50))
+    assert annealed.validate(validation) == full.validate(validation)
+
+
 def test_the_autoregressive_loss_is_the_mean_next_token_cross_entropy():
     policy = toy_policy()
     batch = next(packed_batches())

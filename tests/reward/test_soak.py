@@ -75,6 +75,14 @@ def held() -> dict[str, object]:
     }
 
 
+def grown(before: dict[str, object]) -> dict[str, object]:
+    """What is held besides; descriptors that earlier tests had left open may be closed meanwhile."""
+    now = held()
+    if now["descriptors"] <= before["descriptors"]:
+        now["descriptors"] = before["descriptors"]
+    return {name: value for name, value in now.items() if value != before[name]}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("tier", ["namespace", "landlock"])
@@ -114,6 +122,6 @@ def test_soak(tier, tmp_path, monkeypatch):
     half = memory[len(memory) // 2 :]
     assert max(half) - half[0] <= 10.0, half
     deadline = time.monotonic() + 20
-    while held() != before and time.monotonic() < deadline:
+    while grown(before) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert held() == before
+    assert grown(before) == {}

@@ -2,6 +2,7 @@
 
 from configs.schema import RewardConfig, SandboxConfig
 from data.problem import Problem
+from data.verdict import Outcome
 from reward.worker import RewardWorker
 
 
@@ -171,7 +172,8 @@ def test_outputs_are_compared_with_the_canonical_solutions(worker):
     exact = {**fields, "inputs": ([3], [4])}
     assert passes(worker, "def f(x):\n    return x / 3 + (x == 4) * 1e-5", **exact) == [True, False]
     broken = {**fields, "canonical_solution": "def f(x):\n    return object()"}
-    assert reasons(worker, "def f(x):\n    return 1", **broken) == ["expected_value"] * 3
+    (verdict,) = worker.judge([Problem("p", "q", **broken)], ["def f(x):\n    return 1"])
+    assert (verdict.outcome, verdict.reason) == (Outcome.QUARANTINED, "problem_defect")
 
 
 def test_the_judge_is_not_kept_busy_for_ever():
