@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args, get_type_hints
 
-from configs.schema import ConfigError
+from configs.schema import ConfigError, SamplerConfig
 from data.levels import LEVELS
-from data.prepare import DEFAULT_SOURCES, ROLES, SETS
+from data.prepare import DEFAULT_SOURCES, NGRAM, ROLES, SETS
 
 Call = Callable[[argparse.Namespace], None]
 PROBLEMS = "problem file (HumanEval, MBPP, EvalPlus, AceCode, own Parquet; FILE@SPLIT for MBPP), or katas:SPLIT"
 POLICY = "policy folder, run folder, or hub name"
 DEFAULT_RECIPE = "tiny.yaml"
-ORDERS = ("origin", "maskgit_plus", "topk_margin", "entropy")
+ORDERS = get_args(get_type_hints(SamplerConfig)["order"])
 
 
 def parse(arguments: Sequence[str], calls: Mapping[str, Call], description: str) -> argparse.Namespace:
@@ -90,7 +91,9 @@ def _prepare_set(sub: argparse.ArgumentParser, name: str) -> None:
     sub.add_argument(
         "--benchmarks", nargs="+", default=[], metavar="FILE", help="sets that must not leak into this one"
     )
-    sub.add_argument("--ngram", type=positive, default=10, help="words in a row that count as a leak (default: 10)")
+    sub.add_argument(
+        "--ngram", type=positive, default=NGRAM, help=f"words in a row that count as a leak (default: {NGRAM})"
+    )
     text = "leave out what shares words with a benchmark, also what shares a function name, or only report"
     sub.add_argument("--drop", choices=("ngram", "any", "none"), default="ngram", help=text)
 

@@ -84,13 +84,23 @@ class StageTimes:
         for stage in STAGES:
             busy = min(1.0, spent[stage] / (wall * workers[stage]))
             metrics |= {f"{stage}_busy_share": busy, f"{stage}_idle_share": 1.0 - busy}
-        per_worker = {stage: spent[stage] / workers[stage] for stage in STAGES}
-        slowest = max(STAGES, key=lambda stage: per_worker[stage])
-        metrics["step_seconds"] = wall
-        metrics["speedup_bound"] = sum(spent.values()) / max(per_worker[slowest], 1e-9)
-        metrics["speedup_reached"] = sum(spent.values()) / wall
-        metrics["bounding_stage"] = float(STAGES.index(slowest))
-        return metrics
+        bound, reached, slowest = overlap(spent, workers, wall)
+        speedup = {"speedup_bound": bound, "speedup_reached": reached, "bounding_stage": float(STAGES.index(slowest))}
+        return metrics | {"step_seconds": wall} | speedup
+
+
+def overlap(spent: Mapping[str, float], workers: Mapping[str, float], wall: float) -> tuple[float, float, str]:
+    """Speed-up bound, speed-up reached and the slowest stage; see `StageTimes`.
+
+    Args:
+        spent: busy seconds of each stage, summed over its workers.
+        workers: of each stage.
+        wall: seconds on the clock.
+    """
+    per_worker = {stage: spent[stage] / workers[stage] for stage in STAGES}
+    slowest = max(STAGES, key=lambda stage: per_worker[stage])
+    total = sum(spent.values())
+    return total / max(per_worker[slowest], 1e-9), total / max(wall, 1e-9), slowest
 
 
 class FaultGuard:

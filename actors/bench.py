@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from actors.batch_metrics import FaultGuard
-from actors.parts import build_reward_worker, build_rollout_worker, chunked, evaluation_requests
+from actors.parts import build_reward_worker, build_rollout_worker, chunked
 from configs.schema import RunConfig, SamplerConfig
 from data.problem import Problem
-from data.prompts import PromptSet
+from data.prompts import PromptSet, evaluation_requests
 from data.trajectory import PromptGroup, ScoredGroup
 from data.verdict import Outcome, Verdict
 

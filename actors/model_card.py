@@ -11,6 +11,7 @@ import yaml
 
 from configs.schema import SamplerConfig
 from evaluation.policy_settings import generation_fields
+from evaluation.suite import metric_name
 
 # The settings that say most about a run, section by section.
 TELLING = {
@@ -75,7 +76,7 @@ def _figures(summary: Mapping[str, Any], recipe: Mapping[str, Any], curve: str |
     for key in [key.removesuffix("_before") for key in summary if key.endswith("_before")]:
         before, after = summary[f"{key}_before"], summary.get(f"{key}_after")
         if isinstance(before, (int, float)) and isinstance(after, (int, float)):
-            lines.append(f"| {_metric(key, evaluation)} | {100 * before:.1f}% | {100 * after:.1f}% |")
+            lines.append(f"| {metric_name(key, evaluation)} | {100 * before:.1f}% | {100 * after:.1f}% |")
     ar_ness = summary.get("ar_ness") or {}
     for temperature, before in (ar_ness.get("before") or {}).items():
         after = (ar_ness.get("after") or {}).get(temperature) or {}
@@ -89,13 +90,6 @@ def _figures(summary: Mapping[str, Any], recipe: Mapping[str, Any], curve: str |
     table = ["| | before | after |", "| --- | ---: | ---: |", *lines]
     image = [f"![Mean reward per learner step]({curve})"] if curve else []
     return "\n\n".join(["## Before and after", head, "\n".join(table), *image])
-
-
-def _metric(key: str, evaluation: Mapping[str, Any]) -> str:
-    if key == "pass_at_1":
-        return f"pass@1, T = {evaluation.get('greedy_temperature', '?')}"
-    name = key.removesuffix("_t1").replace("pass_at_", "pass@").replace("_", " ")
-    return f"{name}, T = {evaluation.get('temperature', '?')}"
 
 
 def _decoding(sampler: SamplerConfig) -> str:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from configs.schema import RunConfig
 from data.benchmarks import load_problems
 from data.problem import Problem
-from data.prompts import PromptSet, encode_prompts
+from data.prompts import PromptSet, encode_prompts, rollout_request
 from data.seeds import derive_seed
 from data.tokenizer import load_tokenizer
-from data.trajectory import GroupId, RolloutRequest
+from data.trajectory import RolloutRequest
 from rollout.record import IssueOrder
 
 if TYPE_CHECKING:
@@ -45,33 +45,7 @@ class OrderBook:
         """The order for the `number`-th group; seeds depend on the group, not on the attempt."""
         group_id = self.order.group_id(number)
         seeds = [derive_seed(self.seed, "completion", *group_id, g) for g in range(self.completions)]
-        return _request(self.prompts, group_id, attempt, seeds, derive_seed(self.seed, "completion", *group_id))
-
-
-def evaluation_requests(prompts: PromptSet, samples: int, seed: int) -> list[RolloutRequest]:
-    """One request of `samples` completions for every problem, in order.
-
-    Seeds follow from the problem's id, so a problem gets the same completions whichever others are asked for with it.
-    """
-    requests = []
-    for index, problem in enumerate(prompts.problems):
-        own = derive_seed(seed, f"evaluation {problem.problem_id}")
-        seeds = [derive_seed(own, "completion", g) for g in range(samples)]
-        requests.append(_request(prompts, GroupId(0, index, 0), 0, seeds, own))
-    return requests
-
-
-def _request(
-    prompts: PromptSet, group_id: GroupId, attempt: int, seeds: Sequence[int], group_seed: int
-) -> RolloutRequest:
-    return RolloutRequest(
-        group_id=group_id,
-        attempt=attempt,
-        problem_id=prompts.problems[group_id.problem].problem_id,
-        prompt_tokens=prompts.prompts[group_id.problem],
-        seeds_G=tuple(seeds),
-        group_seed=group_seed,
-    )
+        return rollout_request(self.prompts, group_id, attempt, seeds, derive_seed(self.seed, "completion", *group_id))
 
 
 def load_prompts(config: RunConfig, start: str, source: str, limit: int | None = None) -> PromptSet:

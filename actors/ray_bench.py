@@ -10,13 +10,13 @@ from typing import Any
 from actors.batch_metrics import FaultGuard, workers_died
 from actors.bench import Progress
 from actors.connect import alive_nodes, connect
-from actors.parts import chunked, evaluation_requests
+from actors.parts import chunked
 from actors.storage import require_shared
 from actors.tiers import accepted
 from actors.workers import WorkerPool
 from configs.schema import RunConfig, SamplerConfig
 from data.problem import Problem
-from data.prompts import PromptSet
+from data.prompts import PromptSet, evaluation_requests
 from data.trajectory import ScoredGroup
 from data.verdict import Outcome, Verdict
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import cluster as clusters
+from actors.batch_metrics import STAGES, overlap
 from actors.cluster import Batch, Cluster
 from actors.display import Display, percent, step_note
 from actors.loop import train
@@ -172,19 +173,11 @@ def _overlap(folder: RunFolder) -> dict[str, Any]:
     rows = folder.metrics()[1:]
     if not rows:
         return {"speedup_bound": None, "speedup_reached": None, "bounding_stage": None}
-    from actors.batch_metrics import STAGES
-
     spent = {stage: sum(row[f"{stage}_seconds"] for row in rows) for stage in STAGES}
     names = {"generate": "rollout_workers", "reward": "reward_workers", "train": "learner_workers"}
     workers = {stage: rows[-1].get(name, 1) for stage, name in names.items()}
-    slowest = max(STAGES, key=lambda stage: spent[stage] / workers[stage])
-    total, wall = sum(spent.values()), sum(row["step_seconds"] for row in rows)
-    return {
-        "speedup_bound": total / max(spent[slowest] / workers[slowest], 1e-9),
-        "speedup_reached": total / max(wall, 1e-9),
-        "bounding_stage": slowest,
-        "stage_seconds": spent,
-    }
+    bound, reached, slowest = overlap(spent, workers, sum(row["step_seconds"] for row in rows))
+    return {"speedup_bound": bound, "speedup_reached": reached, "bounding_stage": slowest, "stage_seconds": spent}
 
 
 def _report(display: Display, folder: RunFolder, config: RunConfig, summary: dict[str, Any]) -> None:

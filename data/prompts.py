@@ -1,4 +1,4 @@
-"""Problems into prompts of tokens, with the length limit applied and counted."""
+"""Problems into prompts of tokens, with the length limit applied and counted, and into orders for completions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from configs.schema import ProblemsConfig
 from data.problem import Problem
+from data.seeds import derive_seed
+from data.trajectory import GroupId, RolloutRequest
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,30 @@ def encode_prompts(
             f"{config.max_prompt_tokens} tokens; raise it, or set problems.long_prompts: truncate_left"
         )
     return PromptSet(tuple(kept), tuple(prompts), dropped, truncated)
+
+
+def evaluation_requests(prompts: PromptSet, samples: int, seed: int) -> list[RolloutRequest]:
+    """One request of `samples` completions for every problem, in order.
+
+    Seeds follow from the problem's id, so a problem gets the same completions whichever others are asked for with it.
+    """
+    requests = []
+    for index, problem in enumerate(prompts.problems):
+        own = derive_seed(seed, f"evaluation {problem.problem_id}")
+        seeds = [derive_seed(own, "completion", g) for g in range(samples)]
+        requests.append(rollout_request(prompts, GroupId(0, index, 0), 0, seeds, own))
+    return requests
+
+
+def rollout_request(
+    prompts: PromptSet, group_id: GroupId, attempt: int, seeds: Sequence[int], group_seed: int
+) -> RolloutRequest:
+    """The order for the group `group_id` of a prompt set."""
+    return RolloutRequest(
+        group_id=group_id,
+        attempt=attempt,
+        problem_id=prompts.problems[group_id.problem].problem_id,
+        prompt_tokens=prompts.prompts[group_id.problem],
+        seeds_G=tuple(seeds),
+        group_seed=group_seed,
+    )

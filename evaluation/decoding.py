@@ -17,8 +17,7 @@ import torch
 
 from configs.schema import SamplerConfig
 from data.problem import Problem
-from data.prompts import PromptSet
-from data.seeds import derive_seed
+from data.prompts import PromptSet, evaluation_requests
 from data.trajectory import ScoredGroup
 from data.verdict import Outcome
 from evaluation.benchmark import Evaluate
@@ -139,15 +138,13 @@ def decode_word_problems(
         rows: most completions per forward, and decoded together; None decodes all at once.
     """
     size = len(prompts) if rows is None else max(1, rows // samples)
-    found: list[Decoded] = []
+    requests, found = evaluation_requests(prompts, samples, seed), list[Decoded]()
     for first in range(0, len(prompts), max(1, size)):
-        part = range(first, min(first + size, len(prompts)))
-        problems = [prompts.problems[i] for i in part]
-        flat = [prompts.prompts[i].tolist() for i in part for _ in range(samples)]
-        own = [derive_seed(seed, f"evaluation {problem.problem_id}") for problem in problems]
-        seeds = [derive_seed(one, "completion", g) for one in own for g in range(samples)]
+        part = slice(first, first + size)
+        flat = [prompt.tolist() for prompt in prompts.prompts[part] for _ in range(samples)]
+        seeds = [one for request in requests[part] for one in request.seeds_G]
         completions = sample(policy, flat, sampler, seeds, microbatch_rows=rows)
-        for problem in problems:
+        for problem in prompts.problems[part]:
             found.append(_solved(problem, completions[:samples], policy.token_ids.end, decode))
             completions = completions[samples:]
             if keep is not None:

@@ -19,10 +19,8 @@ import torch
 from configs.schema import RunConfig
 from data.benchmarks import load_problems
 from data.problem import Problem
-from data.prompts import PromptSet, encode_prompts
-from data.seeds import derive_seed
+from data.prompts import PromptSet, encode_prompts, evaluation_requests
 from data.tokenizer import MASK, PAD, Tokenizer, completion_text, load_tokenizer
-from data.trajectory import GroupId, RolloutRequest
 from data.verdict import Outcome, format_rate
 from evaluation.left_to_right import sample_left_to_right
 from evaluation.pass_at_k import pass_at_k
@@ -124,7 +122,7 @@ def _diffusion(
     steps = round(config.sampler.steps * decoding.pace)
     sampler = replace(config.sampler, temperature=decoding.temperature, steps=steps)
     size = max(1, config.rollout.microbatch_rows // decoding.samples)  # problems decoded together
-    requests = _requests(prompts, decoding.samples, seed)
+    requests = evaluation_requests(prompts, decoding.samples, seed)
     answers = []
     for chunk in (requests[i : i + size] for i in range(0, len(requests), size)):
         for group in rollout.generate(chunk, sampler):
@@ -137,7 +135,7 @@ def _diffusion(
 def _left_to_right(
     policy: DiffusionPolicy, tokenizer: Tokenizer, prompts: PromptSet, config: RunConfig, seed: int, decoding: Decoding
 ) -> list[Answers]:
-    requests = _requests(prompts, decoding.samples, seed)
+    requests = evaluation_requests(prompts, decoding.samples, seed)
     flat = [request.prompt_tokens.tolist() for request in requests for _ in request.seeds_G]
     seeds = [one for request in requests for one in request.seeds_G]
     length = config.sampler.completion_length
@@ -180,13 +178,3 @@ def _row(decoding: Decoding, form: Form, decode: Decode, config: RunConfig, rewa
         "global": float(np.mean([answer.global_ for answer in answers])),
         "seconds": time.monotonic() - started,
     }
-
-
-def _requests(prompts: PromptSet, samples: int, seed: int) -> list[RolloutRequest]:
-    """One request per problem; its seeds follow from the problem's id, so every policy meets the same noise."""
-    requests = []
-    for index, problem in enumerate(prompts.problems):
-        own = derive_seed(seed, f"evaluation {problem.problem_id}")
-        seeds = tuple(derive_seed(own, "completion", g) for g in range(samples))
-        requests.append(RolloutRequest(GroupId(0, index, 0), 0, problem.problem_id, prompts.prompts[index], seeds, own))
-    return requests

@@ -17,6 +17,7 @@ from evaluation.report_answers import answers_section
 from evaluation.report_charts import WINDOW, Chart, Series, line_chart, number, percent
 from evaluation.report_run import Run, read_run
 from evaluation.report_style import style_sheet
+from evaluation.suite import metric_name
 
 SHORTEST_STEP = 1e-3  # seconds: below that the clock had only just been started
 TIMED = ("step_seconds", "speedup_reached")
@@ -125,7 +126,9 @@ def _tiles(run: Run) -> str:
     for key in [key.removesuffix("_before") for key in run.summary if key.endswith("_before")]:
         before, after = run.summary[f"{key}_before"], run.summary.get(f"{key}_after")
         if isinstance(before, (int, float)) and isinstance(after, (int, float)):
-            tiles.append(_tile(_metric_name(key, run), percent(after), _change(before, after)))
+            tiles.append(
+                _tile(metric_name(key, run.config.get("evaluation") or {}), percent(after), _change(before, after))
+            )
     reward = column(run.metrics, "reward_mean")
     if np.isfinite(reward).any():
         window = min(WINDOW, max(1, len(reward) // 2))
@@ -149,16 +152,6 @@ def _change(before: float, after: float) -> str:
     points = 100 * (after - before)
     tone = "up" if points > 0 else "down" if points < 0 else ""
     return f'before {percent(before)} <span class="{tone}">{points:+.1f}</span>' if math.isfinite(points) else ""
-
-
-def _metric_name(key: str, run: Run) -> str:
-    """`pass_at_1_t1` in words; held-out problems."""
-    evaluation = run.config.get("evaluation") or {}
-    low, high = evaluation.get("greedy_temperature", "?"), evaluation.get("temperature", "?")
-    if key == "pass_at_1":
-        return f"pass@1, T = {low}"
-    name = key.removesuffix("_t1").replace("pass_at_", "pass@").replace("_", " ")
-    return f"{name}, T = {high}"
 
 
 def _curves(run: Run) -> str:
@@ -185,7 +178,9 @@ def _evaluations(run: Run) -> str:
         return ""
     ordered = sorted(run.evaluations.items(), key=lambda item: (item[1].get("step", 0), item[0] != "before"))
     names = [k for k, v in ordered[0][1].items() if isinstance(v, (int, float)) and k not in ("step", "excluded")]
-    head = "".join(f'<th class="number">{escape(_metric_name(name, run))}</th>' for name in names)
+    head = "".join(
+        f'<th class="number">{escape(metric_name(name, run.config.get("evaluation") or {}))}</th>' for name in names
+    )
     lines = []
     for name, result in ordered:
         cells = "".join(f'<td class="number">{percent(_value(result, key))}</td>' for key in names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +68,14 @@ def run_suite(
         "ar_ness": ar_ness,
         "excluded": sum(not v.outcome.is_verdict for group in low + high for v in group.verdicts),
     }
+
+
+def metric_name(key: str, evaluation: Mapping[str, Any]) -> str:
+    """A pass or format rate of `run_suite` in words; `evaluation` is that section of the run's configuration."""
+    if key == "pass_at_1":
+        return f"pass@1, T = {evaluation.get('greedy_temperature', '?')}"
+    name = key.removesuffix("_t1").replace("pass_at_", "pass@").replace("_", " ")
+    return f"{name}, T = {evaluation.get('temperature', '?')}"
 
 
 def mean_pass_at(groups: Sequence[ScoredGroup], k: int) -> float:

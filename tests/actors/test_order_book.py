@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from actors.parts import OrderBook, evaluation_requests
+from actors.parts import OrderBook
 from data.problem import Problem
-from data.prompts import PromptSet
+from data.prompts import PromptSet, evaluation_requests
 
 
 @pytest.fixture

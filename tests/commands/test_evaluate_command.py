@@ -12,8 +12,7 @@ import pytest
 
 from actors.bench import open_bench
 from actors.evaluate import open_policy, prompts_of, results_folder, set_name, weights_print
-from actors.parts import evaluation_requests
-from data.prompts import PromptSet
+from data.prompts import PromptSet, evaluation_requests
 
 ROOT = Path(__file__).parents[2]
 
