@@ -44,6 +44,7 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
         start = folder.root / "start"
         if not start.exists():
             _prepare_start(config, start)
+        folder.point_latest()
         done_before = 0
         for index, stage in enumerate(config.stages):
             target = folder.root / "stages" / f"{index}-{stage.name}"

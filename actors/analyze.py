@@ -76,12 +76,13 @@ def run_policy_analysis(
         "words": words,
         **judging_facts(config),
     }
+    claim_folder(out, config.sampler, plan, facts)
     with open_bench(config, local=local) as bench:
-        facts["sandbox_tier"] = bench.tier
-        claim_folder(out, config.sampler, plan, facts)  # before the policies are loaded
         console.print(f"{', '.join(map(str, folders.values()))}: {bench.describe()}", highlight=False, soft_wrap=True)
         subjects = [_subject(label, path, config, bench) for label, path in folders.items()]
-        return run_analysis(subjects, code, config.sampler, plan, out, words=asked, facts=facts, console=console)
+        return run_analysis(
+            subjects, code, config.sampler, plan, out, words=asked, facts=facts, tier=bench.tier, console=console
+        )
 
 
 def _shared_prompts(

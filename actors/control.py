@@ -90,7 +90,8 @@ def _find(run: str | None, address: str | None) -> Any:
     names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
     runs = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
     if not runs or (run is not None and run not in runs):
-        raise ConfigError(f"no running job{'' if run is None else f' named {run!r}'} on this cluster; running: {runs}")
+        running = f"; running: {', '.join(runs)}" if runs else ""
+        raise ConfigError(f"no running job{'' if run is None else f' named {run!r}'} on this cluster{running}")
     if run is None and len(runs) > 1:
         raise ConfigError(f"several jobs are running ({', '.join(runs)}): name one with --run")
     return ray.get_actor(replay_name(run or runs[0]), namespace=NAMESPACE)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.start import check_start
+from actors.start import check_settings
 from configs.schema import ConfigError, RunConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
@@ -60,9 +60,10 @@ def describe(config: RunConfig) -> str:
     """Memory per process, FLOPs per learner step, and the ratio of rollout to learner workers they ask for.
 
     Raises:
-        ConfigError, ValueError: a start that cannot be, as `train` would say.
+        ConfigError, ValueError: a start or a setting that cannot be, as `train` would say.
     """
-    check_start(config)
+    check_settings(config)
+    config.warn()
     shape = _shape(config)
     learner = _learner_memory(config, shape)
     rollout = _rollout_memory(config, shape)
@@ -86,7 +87,18 @@ def describe(config: RunConfig) -> str:
         f"actors: {config.rollout.actors} rollout, {config.reward.actors} reward, {config.learner.ranks} learner "
         f"({config.learner.engine}, ZeRO {config.learner.zero_stage}, offload {config.learner.offload})",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + _absent(config))
+
+
+def _absent(config: RunConfig) -> list[str]:
+    """Problem files that `train` will ask for and that are not there yet."""
+    wanted = {"problems.train": config.problems.train, "problems.evaluate": config.problems.evaluate}
+    found = []
+    for name, source in wanted.items():
+        path = source if Path(source).exists() else source.rpartition("@")[0] or source
+        if ":" not in path and not Path(path).is_file():
+            found.append(f"not there yet: {name} = {source}")
+    return found
 
 
 def _bound(config: RunConfig, generate: float, train: float) -> str:

@@ -23,6 +23,7 @@ from data.files import write_json
 from data.formats import ANSWER_PREFIX
 from data.levels import Level
 from data.openai_client import Client, Sampling
+from data.prepare import require_parquet
 from data.problem import Problem
 from data.problems_file import write_parquet
 from data.prompts import PromptSet
@@ -95,6 +96,7 @@ def run_rating(
         EndpointError: the server cannot be reached or refuses.
     """
     facts: dict[str, Any]
+    require_parquet(Path(out), problems)
     if policy is not None:
         folder, config = open_policy(policy, recipe, overrides)
         prompts = prompts_of(config, folder, problems, limit, overrides)

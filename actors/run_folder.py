@@ -50,7 +50,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: Any) -> RunFolder:
-        """A new folder `runs_dir/name` (`name-2`, ... where taken) with the resolved config, and `runs_dir/latest`."""
+        """A new folder `runs_dir/name` (`name-2`, ... where taken) with the resolved config."""
         runs = _runs_folder(config.runs_dir)
         number = 1
         while True:
@@ -67,7 +67,6 @@ class RunFolder:
         folder._require_space()
         folder.write_text("config.yaml", dump(config))
         folder.write_json("run.json", {"code": code_version(), "started": time.time(), "pid": os.getpid()})
-        folder._point_latest()
         return folder
 
     @classmethod
@@ -95,7 +94,6 @@ class RunFolder:
         folder._hold()
         folder._require_space()
         folder.write_text("config.yaml", dump(config))
-        folder._point_latest()
         return folder
 
     @property
@@ -205,7 +203,8 @@ class RunFolder:
                 f"{MINIMUM_FREE_BYTES / 2**20:.0f} MiB; free some or set runs_dir to another disk"
             )
 
-    def _point_latest(self) -> None:
+    def point_latest(self) -> None:
+        """Let `runs_dir/latest` point here."""
         link = self.root.parent / "latest"
         aside = self.root.parent / f".latest-{os.getpid()}"
         aside.unlink(missing_ok=True)

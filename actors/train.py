@@ -15,10 +15,10 @@ from actors.display import Display, percent, step_note
 from actors.loop import train
 from actors.parts import load_prompts
 from actors.run_folder import RunFolder
-from actors.start import check_start, resolve_start
+from actors.start import check_settings, resolve_start
 from actors.trackers import open_tracker
 from configs.load import to_dict
-from configs.schema import RunConfig
+from configs.schema import RunConfig, require
 from data.benchmarks import load_problems
 from data.prompts import PromptSet
 from evaluation.figures import reward_curve
@@ -33,6 +33,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
     """
     began = time.monotonic()
     display = Display()
+    config.warn()
     check_inputs(config, local=local)
     with ExitStack() as ends:
         folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
@@ -45,11 +46,14 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         ends.callback(cluster.close)
         folder.tracker = open_tracker(config.tracker, folder.root, to_dict(config))
         display.say(f"  {cluster.describe()}")
+        folder.point_latest()
         prompts = {"train": cluster.book.prompts, "held_out": held_out}
         if any(some.dropped or some.truncated for some in prompts.values()):
             display.say(f"  problems.max_prompt_tokens = {config.problems.max_prompt_tokens}: {_shortened(prompts)}")
         if resume:
-            folder.rewind(cluster.restore())
+            step = cluster.restore()
+            require(config.steps >= step, "steps", config.steps, f"the run is at learner step {step} already")
+            folder.rewind(step)
             display.say(f"resumed at learner step {cluster.step}")
         cluster.publish()
         run = _Run(config, cluster, folder, display, held_out)
@@ -68,7 +72,7 @@ def check_inputs(config: RunConfig, *, local: bool) -> None:
     Raises:
         ConfigError, ValueError: the first thing that cannot work.
     """
-    check_start(config)
+    check_settings(config)
     for source in (config.problems.train, config.problems.evaluate):
         load_problems(source, seed=config.problems.seed)
     if not local:
@@ -201,6 +205,8 @@ def _report(display: Display, folder: RunFolder, config: RunConfig, summary: dic
         f"groups: {ledger['issued']} issued = {ledger['trained']} trained + {ledger['filtered']} filtered "
         f"+ {ledger['quarantined']} quarantined + {ledger['in_flight']} in flight"
     )
+    if ledger["trained"] == 0:
+        display.say("no group had a learning signal (its rewards did not differ): the policy is as it was")
     if summary["speedup_reached"] is not None:
         display.say(
             f"overlap: {summary['speedup_reached']:.2f}x of at most {summary['speedup_bound']:.2f}x "

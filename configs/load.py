@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from configs.schema import ConfigError
+from configs.schema import AdaptConfig, ConfigError, RunConfig
 
 Config = TypeVar("Config")
 
@@ -29,7 +29,12 @@ def load(kind: type[Config], path: str | Path, overrides: Sequence[str] = ()) ->
     Raises:
         ConfigError: missing file, broken YAML, unknown key (with the nearest valid one) or a value out of range.
     """
-    return resolve(kind, read_recipe(path), overrides)
+    tree = read_recipe(path)
+    for command, other in (("train", RunConfig), ("adapt", AdaptConfig)):
+        keys = {field.name for field in dataclasses.fields(other)}
+        if other is not kind and tree.keys() <= keys and not tree.keys() <= {f.name for f in dataclasses.fields(kind)}:  # type: ignore[arg-type]
+            raise ConfigError(f"{path}: is a recipe of `launch.py {command}`")
+    return resolve(kind, tree, overrides)
 
 
 def resolve(kind: type[Config], tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -42,15 +47,32 @@ def resolve(kind: type[Config], tree: dict[str, Any], overrides: Sequence[str] =
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The merged plain tree of a recipe file and its bases."""
-    file = find_recipe(path)
+    return _read(find_recipe(path), ())
+
+
+def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The tree of `file`, which the recipes `above` are based on."""
+    if file.resolve() in above:
+        raise ConfigError(f"{file}: is its own base")
     try:
-        tree = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: broken YAML: {error}") from error
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: broken YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: holds a {type(tree).__name__}, expected sections of `key: value`")
     base = tree.pop("base", None)
-    return tree if base is None else _merge(read_recipe(file.parent / base), tree)
+    return tree if base is None else _merge(_read(find_recipe(file.parent / base), (*above, file.resolve())), tree)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice; YAML's own loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def find_recipe(path: str | Path) -> Path:
@@ -126,7 +148,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: {text!r} is no YAML value") from error
     if isinstance(node, list):
-        raise ConfigError(f"override {override!r}: '{sections[-1]}' is a list; name an entry by its index")
+        raise ConfigError(f"override {override!r}: name a setting of the entry, as {key}.KEY=VALUE")
     node[last] = value
 
 

@@ -7,6 +7,7 @@ A component receives its own slice, never the tree. A value that cannot work is 
 from __future__ import annotations
 
 import logging
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,12 +27,13 @@ def require(condition: bool, where: str, value: object, mend: str) -> None:
 
 def _positive(where: str, **values: float) -> None:
     for name, value in values.items():
-        require(value > 0, f"{where}.{name}", value, "must be greater than 0")
+        mend = "must be finite" if value == math.inf else "must be greater than 0"
+        require(0 < value < math.inf, f"{where}.{name}" if where else name, value, mend)
 
 
 def _not_negative(where: str, **values: float) -> None:
     for name, value in values.items():
-        require(value >= 0, f"{where}.{name}", value, "must be 0 or above")
+        require(0 <= value < math.inf, f"{where}.{name}", value, "must be 0 or above, and finite")
 
 
 def _share(where: str, **values: float) -> None:
@@ -372,6 +374,8 @@ class RewardConfig:
         _positive("reward", actors=self.actors, timeout=self.timeout)
         _not_negative("reward", cpus=self.cpus, retries=self.retries)
         require(len(self.functions) > 0, "reward.functions", self.functions, "name at least one reward function")
+        for name, weight in self.functions.items():
+            require(math.isfinite(weight), f"reward.functions.{name}", weight, "must be a finite number")
         require(self.cache_entries >= 0, "reward.cache_entries", self.cache_entries, "must be 0 (off) or above")
         _share("reward", hidden_share=self.hidden_share, max_fault_share=self.max_fault_share)
 
@@ -393,7 +397,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _positive("evaluation", samples=self.samples, greedy_samples=self.greedy_samples, ar_ness_k=self.ar_ness_k)
-        _not_negative("evaluation", every=self.every)
+        _positive("evaluation", ar_ness_problems=self.ar_ness_problems)
+        _not_negative("evaluation", every=self.every, temperature=self.temperature)
+        _not_negative("evaluation", greedy_temperature=self.greedy_temperature)
+        for index, temperature in enumerate(self.ar_ness_temperatures):
+            _not_negative("evaluation", **{f"ar_ness_temperatures[{index}]": temperature})
         _limit("evaluation.limit", self.limit)
 
 
@@ -422,6 +430,8 @@ class RayConfig:
 
     def __post_init__(self) -> None:
         _positive("ray", object_store_mb=self.object_store_mb)
+        if self.num_cpus is not None:
+            _positive("ray", num_cpus=self.num_cpus)
         _positive("ray", connect_timeout=self.connect_timeout, call_timeout=self.call_timeout)
 
 
@@ -440,7 +450,12 @@ class ShapeConfig:
     embedding_std: float = 0.05
 
     def __post_init__(self) -> None:
-        _positive("shape", hidden=self.hidden, layers=self.layers, heads=self.heads, ffn=self.ffn)
+        _positive(
+            "shape", hidden=self.hidden, layers=self.layers, heads=self.heads, kv_heads=self.kv_heads, ffn=self.ffn
+        )
+        _positive(
+            "shape", max_positions=self.max_positions, rope_theta=self.rope_theta, embedding_std=self.embedding_std
+        )
         require(self.hidden % self.heads == 0, "shape.heads", self.heads, f"must divide shape.hidden = {self.hidden}")
         require(
             self.heads % self.kv_heads == 0, "shape.kv_heads", self.kv_heads, f"must divide shape.heads = {self.heads}"
@@ -513,6 +528,13 @@ class AdaptConfig:
         require(len(self.stages) > 0, "stages", self.stages, "needs at least one stage")
         names = [stage.name for stage in self.stages]
         require(len(set(names)) == len(names), "stages", names, "stage names must differ")
+        for stage in self.stages:
+            require(
+                self.start is not None or stage.length <= self.shape.max_positions,
+                f"stages.{stage.name}.length",
+                stage.length,
+                f"must be at most shape.max_positions = {self.shape.max_positions}",
+            )
 
 
 @dataclass(frozen=True)
@@ -542,7 +564,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _folder_name(self.name)
-        _positive("run", steps=self.steps)
+        _positive("", steps=self.steps)
         require(
             self.replay.groups_per_step % self.learner.ranks == 0,
             "replay.groups_per_step",
@@ -573,6 +595,9 @@ class RunConfig:
             self.estimator.match_temperature,
             "divides the logits by sampler.temperature, which must then be above 0",
         )
+
+    def warn(self) -> None:
+        """Log what can work but is likely to be a mistake."""
         longest = self.replay.completions * self.sandbox.program_seconds
         if longest >= self.reward.timeout:
             log.warning(

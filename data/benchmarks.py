@@ -48,10 +48,10 @@ def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[
         path, split = source, ""
     problems = read_problem_file(path)
     if split:
-        known = sorted({str(problem.metadata.get("split")) for problem in problems})
+        known = sorted({str(problem.metadata["split"]) for problem in problems if problem.metadata.get("split")})
         problems = [problem for problem in problems if problem.metadata.get("split") == split]
         if not problems:
-            raise ProblemFileError(f"{path}: no problem of split {split!r}; it has {', '.join(known)}")
+            raise ProblemFileError(f"{path}: no problem of split {split!r}; it has {', '.join(known) or 'no splits'}")
     return problems[:limit]
 
 

@@ -54,3 +54,10 @@ def write_text(path: Path, text: str, mend: str = "name another --out", again: s
 def write_json(path: Path, tree: Any, mend: str = "name another --out", again: str = "start again") -> None:
     """Write a JSON document, whole or not at all. Raises as `writing`."""
     write_text(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n", mend, again)
+
+
+def require_other(out: Path, *inputs: str | Path) -> None:
+    """`ConfigError` where writing `out` would replace one of the files that are read."""
+    for path in map(Path, inputs):
+        if path.exists() and out.exists() and out.samefile(path):
+            raise ConfigError(f"--out {out}: is the file that is read ({path}); name another")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.schema import ConfigError
 from data.benchmarks import at_place, check_problems, load_problems, read_acecode, read_problem_file, read_rows
 from data.columns import Row, RowError, identifier, parsed, statements, text
 from data.decontaminate import Overlap, find_overlaps
-from data.files import write_json
+from data.files import require_other, write_json
 from data.levels import Level
 from data.problem import Problem
 from data.problems_file import ProblemFileError, write_parquet
@@ -30,6 +32,7 @@ USED_BY = {
     "seed": ("katas",),
 }
 NGRAM = 10
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 UNCHECKED = "not checked against any benchmark; --benchmarks HumanEval.jsonl mbpp.jsonl leaves out what resembles them"
 ROLES = ("id", "prompt", "tests", "entry_point", "solution", "setup", "prefix")
 
@@ -103,6 +106,7 @@ def prepare(
     if not benchmarks and (ngram != NGRAM or drop_overlaps != "ngram"):
         raise ProblemFileError(f"prepare {set_name}: --ngram and --drop say nothing without --benchmarks")
     source = _resolve(set_name, source, split)
+    require_parquet(Path(out), source, *benchmarks)
     summary = Summary(set_name, source, str(out))
     problems = _read(set_name, source, split, level, double, seed, columns, summary)
     if benchmarks:
@@ -135,8 +139,17 @@ def _resolve(set_name: str, source: str | None, split: str | None) -> str:
     source = source or DEFAULT_SOURCES.get(set_name)
     if source is None:
         raise ProblemFileError(f"prepare {set_name}: needs --source, a file or hub:NAME")
-    is_name = source.count("/") == 1 and not source.endswith((".json", ".jsonl", ".gz", ".parquet"))
-    return f"hub:{source}" if is_name and not Path(source).exists() and not source.startswith((".", "hub:")) else source
+    if set_name == "mbpp" and "@" in source and not source.startswith("hub:") and not Path(source).exists():
+        raise ProblemFileError(f"prepare mbpp: --source {source}: no such file; a split is named with --split")
+    is_name = HUB_NAME.fullmatch(source) and not source.endswith((".json", ".jsonl", ".gz", ".parquet"))
+    return f"hub:{source}" if is_name and not Path(source).exists() and not Path(source).parent.is_dir() else source
+
+
+def require_parquet(out: Path, *inputs: str) -> None:
+    """`ConfigError` where problems cannot be read again from `out`, or it is one of the files that are read."""
+    if out.suffix != ".parquet":
+        raise ConfigError(f"--out {out}: problems are written as Parquet; name a file that ends in .parquet")
+    require_other(out, *(source.rpartition("@")[0] or source for source in inputs), *inputs)
 
 
 def _read(
@@ -165,6 +178,9 @@ def _read(
     if split and set_name == "mbpp":
         kept = [problem for problem in problems if problem.metadata.get("split") == split]
         summary.dropped[f"not of split {split}"] = len(problems) - len(kept)
+        if problems and not kept:
+            splits = sorted({str(problem.metadata.get("split")) for problem in problems})
+            raise ProblemFileError(f"{source}: no problem of split {split!r}; it has {', '.join(splits)}")
         problems = kept
     return problems
 

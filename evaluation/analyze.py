@@ -161,6 +161,7 @@ def run_analysis(
     *,
     words: PromptSet | None = None,
     facts: Mapping[str, Any] | None = None,
+    tier: str = "",
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Measure every subject and write figures (PNG, SVG), data (Parquet), `analysis.json` and `analysis.md` to `out`.
@@ -173,6 +174,7 @@ def run_analysis(
         out: folder; a killed analysis goes on there.
         words: arithmetic word problems to set against the code; None leaves that part out.
         facts: what identifies the analysis besides plan and sampler (policies, problem sets); named in `analysis.json`.
+        tier: the sandbox tier that judges, for `analysis.json`.
         console: progress; None prints nothing.
 
     Raises:
@@ -203,7 +205,13 @@ def run_analysis(
         if words is not None:
             _domains(subject, code, words, sampler, plan, found)
             sink += _sink_rows(subject, "word problems", words, canvas)
-    result = {**(facts or {}), "plan": _plain(plan), "sampler": _plain(sampler), "settings": found.settings}
+    result = {
+        **(facts or {}),
+        "sandbox_tier": tier,
+        "plan": _plain(plan),
+        "sampler": _plain(sampler),
+        "settings": found.settings,
+    }
     _write(out, result, found, sink, plan)
     _say(console, f"figures and data in {out}")
     return result

@@ -59,6 +59,9 @@ class Plan:
         for k in self.ks:
             require(1 <= k <= self.samples, "k", k, f"pass@k needs 1 <= k <= samples = {self.samples}")
         require(len(self.ks) > 0, "k", self.ks, "name at least one")
+        for name in ("temperatures", "steps"):
+            values = getattr(self, name) or ()
+            require(len(set(values)) == len(values), name, values, "name each once")
         require(self.temperatures != (), "temperatures", self.temperatures, "name at least one")
         require(self.steps != (), "steps", self.steps, "name at least one")
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from configs.schema import LearnerConfig, OptimizerConfig
+from configs.schema import ConfigError, LearnerConfig, OptimizerConfig
 from learner.process_group import gather_rows, join, sum_over_ranks
 from learner.schedule import learning_rate
 
@@ -52,7 +52,7 @@ class Engine(Protocol):
         """Clip, update, clear the gradients; returns the norm before clipping. Collective.
 
         Raises:
-            ArithmeticError: the gradient is infinite or no number.
+            Diverged: the gradient is infinite or no number.
         """
 
     def gather(self, values_NM: Tensor) -> Tensor:
@@ -119,12 +119,16 @@ def adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
+class Diverged(ConfigError, ArithmeticError):
+    """A gradient that is infinite or no number."""
+
+
 def check_norm(norm: float, updates: int) -> None:
-    """Stop before weights are spoiled: raise ArithmeticError where the gradient is infinite or no number."""
+    """Stop before weights are spoiled: raise `Diverged` where the gradient is infinite or no number."""
     if not math.isfinite(norm):
-        raise ArithmeticError(
-            f"the gradient of optimiser update {updates} has norm {norm}: the weights would be spoiled. Resume from the "
-            "last checkpoint with a lower optimizer.lr, or with learner.dtype: float32"
+        raise Diverged(
+            f"the gradient of optimiser update {updates} has norm {norm}: the weights would be spoiled; lower optimizer.lr "
+            "(or use learner.dtype: float32 where it is not) and go on from the last checkpoint with --resume"
         )
 
 

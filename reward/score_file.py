@@ -15,7 +15,7 @@ from typing import Any
 
 from configs.schema import ConfigError, RewardConfig, SandboxConfig
 from data.benchmarks import load_problems
-from data.files import write_text, writing
+from data.files import require_other, write_text, writing
 from data.problem import Problem
 from data.verdict import Outcome, Verdict
 from reward.samples import Sample, read_samples
@@ -78,7 +78,7 @@ def score_file(
 
     Raises:
         ValueError: a broken, empty or contradictory file, by name and line, before anything is run.
-        ConfigError: fewer than one worker, or `out` cannot be written.
+        ConfigError: fewer than one worker, or `out` cannot be written or is one of the files that are read.
         TierUnavailable: no sandbox tier holds on this machine.
     """
     if workers < 1:
@@ -89,6 +89,7 @@ def score_file(
         plan(problem)
     reward, sandbox = reward or RewardConfig(), sandbox or SCORING
     target = Path(out) if out is not None else Path(samples_path).with_suffix(".verdicts.jsonl")
+    require_other(target, problems_path, samples_path)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()

@@ -1,5 +1,6 @@
 """At staleness 0 a Ray run computes what one process computes, and a resumed run what an uninterrupted one computes."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -102,11 +103,16 @@ def test_local_training_never_imports_ray_and_keeps_everything(start, tmp_path):
     config = settings(start, "alone", runs_dir=str(tmp_path), **SYNCHRONOUS | {"steps": 2})
     config["evaluation"] |= {"limit": 2, "ar_ness_problems": 1}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
-    code = f"import sys, launch; code = launch.main(['train', {str(tmp_path / 'run.yaml')!r}, '--local']); "
-    code += "print('ray' in sys.modules, 'deepspeed' in sys.modules); sys.exit(code)"
+    code = (
+        f"import sys, launch; again = ['train', {str(tmp_path / 'run.yaml')!r}, '--local']; code = launch.main(again); "
+    )
+    code += "short = launch.main([*again, '--resume', 'steps=1']); "
+    code += "print(short, 'ray' in sys.modules, 'deepspeed' in sys.modules); sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "False False"
+    assert done.stdout.splitlines()[-1] == "2 False False"
+    assert "error: steps = 1: the run is at learner step 2 already" in done.stderr
+    assert json.loads((tmp_path / "alone" / "summary.json").read_text())["problems"]["train"]["dropped"] == 0
     run = tmp_path / "alone"
     kept = (
         "summary.json",

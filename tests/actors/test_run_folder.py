@@ -41,12 +41,20 @@ def test_a_new_folder_holds_the_resolved_config_and_the_code_version(folder, con
     assert load(RunConfig, folder.root / "config.yaml") == config
     code = json.loads((folder.root / "run.json").read_text())["code"]
     assert {"commit", "torch", "ray"} <= set(code)
-    assert (folder.root.parent / "latest").resolve() == folder.root
 
 
 def test_names_are_taken_once(folder, config):
     assert [RunFolder.create(config).root.name for _ in range(2)] == ["run-2", "run-3"]
-    assert (folder.root.parent / "latest").resolve().name == "run-3"
+
+
+def test_latest_points_where_a_run_has_begun(folder, config):
+    latest = folder.root.parent / "latest"
+    assert not latest.exists()
+    folder.point_latest()
+    second = RunFolder.create(config)
+    assert latest.resolve() == folder.root
+    second.point_latest()
+    assert latest.resolve() == second.root
 
 
 def test_metrics_come_back_as_they_were_logged_without_what_is_not_finite(folder):
@@ -129,7 +137,6 @@ def test_resume_takes_the_newest_folder_that_holds_a_checkpoint(config):
     mark_checkpoint(first, 4)
     mark_checkpoint(second, 2)
     assert RunFolder.reopen(config).root == second.root
-    assert (first.root.parent / "latest").resolve() == second.root
     assert third.root.is_dir()
 
 

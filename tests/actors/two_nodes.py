@@ -20,11 +20,11 @@ QUICK = {
 }
 
 
-def blind_away_from_home(probe: str, config: str) -> tuple[bool, str | None]:
+def blind_away_from_home(probe: str | None, config: str) -> tuple[bool, str | None]:
     """What a node sees that does not mount the storage of the driver's node."""
     import ray
 
-    home = ray.get_runtime_context().get_node_id() == Path(probe).with_name("home").read_text()
+    home = probe is not None and ray.get_runtime_context().get_node_id() == Path(probe).with_name("home").read_text()
     return home, "the same"
 
 

@@ -30,6 +30,9 @@ def test_a_folder_without_a_mask_token_is_no_valid_configuration(maskless, run_f
 
 def test_a_known_checkpoint_needs_no_download(big):
     assert "7,615,616,512 parameters" in describe(big)
+    assert "not there yet: problems.train = " in describe(
+        replace(big, problems=replace(big.problems, train="absent.jsonl"))
+    )
     assert "generation bounds the step, learning waits for 43% of it" in describe(big)
 
 

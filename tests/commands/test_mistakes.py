@@ -25,6 +25,9 @@ def places(run_folder, maskless, problem_file, tmp_path):
     (tmp_path / "broken.jsonl").write_text('{"task_id": 1, \n')
     (tmp_path / "samples.jsonl").write_text('{"task_id": "MBPP/601", "completion": "def f(x): return x + 601"}\n')
     (tmp_path / "config.yaml").write_text("name: nothing\n")
+    (tmp_path / "loop.yaml").write_text("base: loop.yaml\n")
+    (tmp_path / "twice.yaml").write_text("steps: 3\nsteps: 4\n")
+    (tmp_path / "latin.yaml").write_bytes("name: \xe9".encode("latin-1"))
     start = f"{{model: {{path: {run_folder / 'policy'}}}, runs_dir: {tmp_path / 'runs'}}}\n"
     (tmp_path / "train.yaml").write_text(start)
     stage = "{name: a, steps: 1, batch: 2, length: 64, canvas: 32, objective: instruct, corpus: 'katas:tune'}"
@@ -101,6 +104,34 @@ MISTAKES = {
     "prepare rate {problems} --endpoint nowhere --out {tmp}/o.parquet --local": "is no address of a server",
     "sample {run} --once hi --temperature -1": "sampler.temperature = -1",
     "export {run} {tmp}/out --shard-gb 0": "--shard-gb",
+    "train {train} sampler.temperature=0 --local": "sampler.temperature = 0.*nothing could be learned",
+    "train {train} sampler.completion_length=600 --local": "= 800: the model has positions for 512 tokens",
+    "train {train} reward.functions.coed=1 --dry-run": "no reward function of that name; did you mean 'code'",
+    "train {train} reward.functions.code=.nan --local": "reward.functions.code = nan: must be a finite number",
+    "train {train} evaluation.temperature=-1 --dry-run": "evaluation.temperature = -1.0",
+    "train {train} evaluation.ar_ness_temperatures=[1,-1] --local": r"evaluation.ar_ness_temperatures\[1\] = -1.0",
+    "train {train} evaluation.ar_ness_problems=0 --local": "evaluation.ar_ness_problems = 0",
+    "train {train} optimizer.lr=.inf --local": "optimizer.lr = inf",
+    "train {train} steps=0 --local": "^error: steps = 0",
+    "train {train} ray.num_cpus=0 --dry-run": "ray.num_cpus = 0",
+    "train {adapt} --local": "adapt.yaml: is a recipe of `launch.py adapt`",
+    "adapt tiny.yaml": "tiny.yaml: is a recipe of `launch.py train`",
+    "adapt {adapt} shape.kv_heads=0": "shape.kv_heads = 0",
+    "adapt {adapt} stages.0.length=513": "stages.a.length = 513: must be at most shape.max_positions = 512",
+    "adapt {adapt} stages.0=1": "name a setting of the entry, as stages.0.KEY=VALUE",
+    "adapt {adapt} stages.0.optimizer.lr=1e30 stages.0.optimizer.grad_norm=1e30 stages.0.steps=3": "gradient of optimiser",
+    "evaluate {run} {problems} --temperatures 0,0 --local": "temperatures = .*name each once",
+    "evaluate {problems} {problems} --local": "no such model folder",
+    "score {problems} {samples} --out {samples}": "samples.jsonl: is the file that is read",
+    "score {problems} {samples} --out {problems}": "is the file that is read",
+    "score {problems}@test {samples}": "no problem of split 'test'; it has",
+    "prepare mbpp --source {problems} --out {problems}": "name a file that ends in .parquet",
+    "prepare mbpp --source {problems}@train --out {tmp}/o.parquet": "no such file; a split is named with --split",
+    "prepare mbpp --source {problems} --split up --out {tmp}/o.parquet": "no problem of split 'up'; it has",
+    "prepare rate {problems} --policy {run} --out {problems} --local": "name a file that ends in .parquet",
+    "train {tmp}/loop.yaml --local": "loop.yaml: is its own base",
+    "train {tmp}/twice.yaml --local": "twice.yaml: broken YAML: key 'steps' stands twice",
+    "train {tmp}/latin.yaml --local": "latin.yaml: broken YAML: .*utf-8",
     "status --address 127.0.0.1:1": "no Ray cluster there",
     "scale reward=2 --address 127.0.0.1:1": "no Ray cluster there",
 }

@@ -40,7 +40,7 @@ def test_a_recipe_starts_from_its_base(tmp_path):
         ("sampler: {order: random}", "sampler.order = 'random': choose one of origin, maskgit_plus"),
         ("sampler: {top_p: 1.5}", r"sampler.top_p = 1.5: must lie in \(0, 1\]"),
         ("sampler: 3", "sampler = 3: expected a section"),
-        ("steps: 0", "run.steps = 0: must be greater than 0"),
+        ("steps: 0", "^steps = 0: must be greater than 0"),
         ("learner: {ranks: 3}", "replay.groups_per_step = 8: must be divisible by learner.ranks = 3"),
         ("weights: {broadcast_every: 4}", "replay.max_staleness = 1: must be at least weights.broadcast_every - 1 = 3"),
         ("sandbox: {tier: rlimits}", "sandbox.allow_unsafe: true"),

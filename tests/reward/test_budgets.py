@@ -235,11 +235,12 @@ def recipes() -> list[str]:
 def test_a_group_is_judged_within_the_reward_timeout_in_every_recipe(caplog):
     for path in recipes():
         config = load(RunConfig, path)
+        config.warn()
         assert config.replay.completions * config.sandbox.program_seconds < config.reward.timeout, path
         assert config.sandbox.program_seconds >= (config.sandbox.max_timeouts + 1) * config.sandbox.cpu_seconds
     assert "reward.timeout" not in caplog.text
 
 
 def test_a_group_that_may_outlast_the_reward_timeout_is_said(caplog):
-    RunConfig(sandbox=SandboxConfig(cpu_seconds=8.0), replay=ReplayConfig(completions=10))
+    RunConfig(sandbox=SandboxConfig(cpu_seconds=8.0), replay=ReplayConfig(completions=10)).warn()
     assert "reward.timeout = 600: judging replay.completions = 10 programs may take 960 s (96 s each" in caplog.text
