@@ -19,6 +19,7 @@ from configs.schema import ConfigError, RayConfig
 
 CALL_SECONDS = 30.0
 SCALE_SECONDS = 120.0  # a new worker has to start a process and probe its sandbox
+TELL_SECONDS = 10.0  # between two words to a user who waits
 
 
 def show_status(run: str | None, address: str | None, *, as_json: bool = False) -> None:
@@ -56,9 +57,15 @@ def scale_workers(targets: Sequence[str], run: str | None, address: str | None) 
     queue = _find(run, address)
     before = _call(queue, "roster")["targets"]
     _call(queue, "set_targets", wanted)
-    deadline = time.monotonic() + SCALE_SECONDS
+    started = told = time.monotonic()
+    deadline = started + SCALE_SECONDS
     try:
         while (serving := _serving(queue)) != serving | wanted:
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                print(
+                    f"waiting for {' '.join(targets)}; in service after {told - started:.0f} s: {serving}", flush=True
+                )
             if time.monotonic() > deadline:
                 free = ray.available_resources().get("CPU", 0)
                 raise ConfigError(

@@ -64,9 +64,9 @@ def test_scale_changes_the_number_of_workers_and_loses_no_lease(shared_run):
     lost = lambda totals: totals["reissued"] - totals["stale_dropped"]  # noqa: E731
     before = lost(cluster.totals())
     said = run_while(command("scale", "reward=3", "rollout=1", "--run", "shared"), shared_run)
-    assert said == "rollout: 1 in service, reward: 3 in service\n"
+    assert said.splitlines()[-1] == "rollout: 1 in service, reward: 3 in service"
     said = run_while(command("scale", "reward=2", "rollout=2", "--run", "shared"), shared_run)
-    assert said == "rollout: 2 in service, reward: 2 in service\n"
+    assert said.splitlines()[-1] == "rollout: 2 in service, reward: 2 in service"
     shared_run.history.steps(cluster, 3)
     assert_trained_once(shared_run.history, cluster.totals())
     assert lost(cluster.totals()) == before
