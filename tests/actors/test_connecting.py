@@ -40,7 +40,7 @@ def test_only_an_address_of_a_socket_is_looked_at(address):
 
 def test_a_listener_is_found_and_its_end_is_noticed_by_either_protocol(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("actors.train.check_start", lambda config: None)
+    monkeypatch.setattr("actors.train.check_settings", lambda config: None)
     for family, host, written in ((socket.AF_INET, "127.0.0.1", "127.0.0.1"), (socket.AF_INET6, "::1", "[::1]")):
         try:
             listener = socket.create_server((host, 0), family=family)
