@@ -18,7 +18,7 @@ run: setup            ## train the tiny model: tune, reinforce, evaluate
 	$(PY) launch.py
 
 test: setup           ## quick tests and the tests that share one Ray
-	$(PY) -m pytest -m "not slow and not gpu"
+	$(PY) -m pytest -m "not slow and not gpu" -n 2
 
 test-slow: setup      ## soaks, several seeds, every ZeRO stage, a second user
 	$(PY) -m pytest -m "slow"

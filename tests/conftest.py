@@ -1,12 +1,29 @@
 """One Ray for the whole test run, and the tiny folders many tests start from."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from tests.patience import be_patient_with_ray
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+APART = ("test_closing", "test_learning", "test_nodes")  # tests of actors that start a Ray of their own, or none
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`make test` uses two processes: one runs all tests that share the one Ray, both run the others, file by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = Path(nodeid.partition("::")[0])
+            shares = ("actors" in file.parts and file.stem not in APART) or file.stem == "test_ray_bench"
+            return "the shared Ray" if shares else str(file)
+
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")
