@@ -149,9 +149,13 @@ def _init_within(config: RayConfig, **options: Any) -> Any:
     ) from error
 
 
-def _no_cluster(address: str, reason: Exception) -> ConfigError:
+class NoCluster(ConfigError):
+    """Nothing answers where a Ray cluster was expected."""
+
+
+def _no_cluster(address: str, reason: Exception) -> NoCluster:
     first_line = (str(reason) or type(reason).__name__).splitlines()[0]
-    return ConfigError(
+    return NoCluster(
         f"ray.address = {address!r}: no Ray cluster there ({first_line}); start one with `ray start --head`, or leave "
         "ray.address and RAY_ADDRESS unset to start a local one"
     )

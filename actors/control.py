@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from actors.connect import attach
+from actors.connect import NoCluster, attach
 from actors.replay_hub import ROLES
 from actors.waiting import DIED, fetch
 from actors.workers import NAMESPACE, replay_name
@@ -92,7 +93,12 @@ def _target(text: str) -> tuple[str, int]:
 
 
 def _find(run: str | None, address: str | None) -> Any:
-    attach(RayConfig(address=address), local=False)
+    try:
+        attach(RayConfig(address=address), local=False)
+    except NoCluster as error:
+        if address is None and not os.environ.get("RAY_ADDRESS"):
+            raise ConfigError("no job is running on this machine; --address HOST:PORT names another cluster") from error
+        raise
     prefix = replay_name("")
     names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
     runs = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import ray
 
+from actors import control
+from actors.connect import NoCluster
+from configs.schema import ConfigError
 from tests.actors.runs import assert_identity, assert_trained_once, wait_for
 
 pytestmark = pytest.mark.ray
@@ -96,3 +99,15 @@ def test_an_unknown_run_is_named(shared_run):
     assert process.returncode == 2
     pattern = r"error: no running job named 'nobody' on this cluster; running: .*shared.*"
     assert re.fullmatch(pattern, err.splitlines()[-1]), err
+
+
+def test_a_machine_without_ray_has_no_job(monkeypatch):
+    def attach(config, local):
+        raise NoCluster(f"{config.address}: no Ray cluster there")
+
+    monkeypatch.setattr(control, "attach", attach)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="no job is running on this machine; --address"):
+        control.show_status(None, None)
+    with pytest.raises(ConfigError, match="head:1: no Ray cluster there"):
+        control.show_status(None, "head:1")
