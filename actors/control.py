@@ -38,11 +38,7 @@ def show_status(run: str | None, address: str | None, *, as_json: bool = False) 
         for w in status["workers"][role]:
             workers.add_row(role, *(str(w[k])[:12] for k in ("index", "pid", "node", "calls", "lost")))
     console.print(workers)
-    states = Table(title="groups", title_justify="left")
-    for name in status["ledger"]:
-        states.add_column(name, justify="right")
-    states.add_row(*(str(count) for count in status["ledger"].values()))
-    console.print(states)
+    console.print("groups: " + ", ".join(f"{count} {name}" for name, count in status["ledger"].items()))
     rates = status["rates"]
     console.print(f"{rates['groups_per_second']:.2f} groups/s, {rates['tokens_per_second']:.0f} tokens/s")
 
