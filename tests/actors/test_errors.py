@@ -33,7 +33,7 @@ finally:
     print(time.monotonic() - began)
 """
     done = run_python(code)
-    assert "ConfigError: ray.address = '127.0.0.1:9': no Ray cluster there" in done.stderr
+    assert "NoCluster: ray.address = '127.0.0.1:9': no Ray cluster there" in done.stderr
     assert "ray start --head" in done.stderr
     assert float(done.stdout) < 60
 
