@@ -8,6 +8,7 @@ from pathlib import Path
 
 from actors.start import check_settings
 from configs.schema import ConfigError, RunConfig
+from data.benchmarks import split_source
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 GB = 1e9
@@ -95,7 +96,7 @@ def _absent(config: RunConfig) -> list[str]:
     wanted = {"problems.train": config.problems.train, "problems.evaluate": config.problems.evaluate}
     found = []
     for name, source in wanted.items():
-        path = source if Path(source).exists() else source.rpartition("@")[0] or source
+        path, _ = split_source(source)
         if ":" not in path and not Path(path).is_file():
             found.append(f"not there yet: {name} = {source}")
     return found

@@ -43,9 +43,7 @@ def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[
             return GENERATORS[family](split, seed)[:limit]
         except ValueError as error:
             raise ProblemFileError(str(error)) from error
-    path, at, split = source.rpartition("@")
-    if not at or family == "hub" or Path(source).exists():
-        path, split = source, ""
+    path, split = split_source(source)
     problems = read_problem_file(path)
     if split:
         known = sorted({str(problem.metadata["split"]) for problem in problems if problem.metadata.get("split")})
@@ -53,6 +51,12 @@ def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[
         if not problems:
             raise ProblemFileError(f"{path}: no problem of split {split!r}; it has {', '.join(known) or 'no splits'}")
     return problems[:limit]
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """Path and split of `FILE@SPLIT`; any other source, and a file that has such a name, is given back with no split."""
+    path, at, split = source.rpartition("@")
+    return (source, "") if not at or source.startswith("hub:") or Path(source).exists() else (path, split)
 
 
 def read_rows(source: str) -> Iterator[tuple[str, Row]]:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.schema import ConfigError
-from data.benchmarks import at_place, check_problems, load_problems, read_acecode, read_problem_file, read_rows
+from data.benchmarks import (
+    at_place,
+    check_problems,
+    load_problems,
+    read_acecode,
+    read_problem_file,
+    read_rows,
+    split_source,
+)
 from data.columns import Row, RowError, identifier, parsed, statements, text
 from data.decontaminate import Overlap, find_overlaps
 from data.files import require_other, write_json
@@ -149,7 +157,7 @@ def require_parquet(out: Path, *inputs: str) -> None:
     """`ConfigError` where problems cannot be read again from `out`, or it is one of the files that are read."""
     if out.suffix != ".parquet":
         raise ConfigError(f"--out {out}: problems are written as Parquet; name a file that ends in .parquet")
-    require_other(out, *(source.rpartition("@")[0] or source for source in inputs), *inputs)
+    require_other(out, *(split_source(source)[0] for source in inputs))
 
 
 def _read(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import ConfigError, RewardConfig, SandboxConfig
-from data.benchmarks import load_problems
+from data.benchmarks import load_problems, split_source
 from data.files import require_other, write_text, writing
 from data.problem import Problem
 from data.verdict import Outcome, Verdict
@@ -89,7 +89,7 @@ def score_file(
         plan(problem)
     reward, sandbox = reward or RewardConfig(), sandbox or SCORING
     target = Path(out) if out is not None else Path(samples_path).with_suffix(".verdicts.jsonl")
-    require_other(target, problems_path, samples_path)
+    require_other(target, split_source(str(problems_path))[0], samples_path)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()

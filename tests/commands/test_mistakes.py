@@ -124,6 +124,7 @@ MISTAKES = {
     "evaluate {problems} {problems} --local": "no such model folder",
     "score {problems} {samples} --out {samples}": "samples.jsonl: is the file that is read",
     "score {problems} {samples} --out {problems}": "is the file that is read",
+    "score {problems}@train {samples} --out {problems}": "is the file that is read",
     "score {problems}@test {samples}": "no problem of split 'test'; it has",
     "prepare mbpp --source {problems} --out {problems}": "name a file that ends in .parquet",
     "prepare mbpp --source {problems}@train --out {tmp}/o.parquet": "no such file; a split is named with --split",
