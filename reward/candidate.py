@@ -47,7 +47,7 @@ class Sandbox(Protocol):
 
     tier: str
 
-    def spawn(self, kind: str, cpu_limit: int) -> Child: ...
+    def spawn(self, kind: str, cpu_limit: int, ahead: bytes = b"") -> Child: ...
 
     def alive(self) -> bool: ...
 
@@ -214,12 +214,13 @@ class Candidate:
 
     def _load(self, last: bool) -> None:
         """Start a process and have it run the program, with the announced questions right behind it."""
-        child = self.child = self.sandbox.spawn("program", self.cpu_limit)
-        budget = self._test_budget()
         start = frame({"n": "load", "op": "load", "args": [self.program, self.setup]})
         together = len(start) < ONE_WRITE
+        ahead = start + self._announced() if together else start
+        child = self.child = self.sandbox.spawn("program", self.cpu_limit, ahead)
+        budget = self._test_budget()
         try:
-            child.send(start + self._announced() if together else start, budget)
+            child.send(child.unsent, budget)
             self.sent = together
             reply = self._reply(child, budget, "load")
         except ChildGone as gone:

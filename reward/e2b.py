@@ -183,12 +183,12 @@ class SharedJudges:
         self.sandbox = LocalSandbox(replace(config, tier="auto", allow_unsafe=True))
         self.tier = self.sandbox.tier
 
-    def spawn(self, kind: str, cpu_limit: int) -> Child:
+    def spawn(self, kind: str, cpu_limit: int, ahead: bytes = b"") -> Child:
         """A judge's process, from a fresh zygote where the last one died."""
         with self.lock:
             if not self.sandbox.alive():
                 self.sandbox.restart()
-            return self.sandbox.spawn(kind, cpu_limit)
+            return self.sandbox.spawn(kind, cpu_limit, ahead)
 
     def alive(self) -> bool:
         """Whether the zygote still answers."""

@@ -112,22 +112,19 @@ class Channel:
 
     def __init__(self, read, write) -> None:
         self.read, self.write = read, write
+        self.arrived = bytearray()
 
     def receive(self):
         """The next request, or None at the end of the stream."""
-        head = self.exactly(4)
-        body = head and self.exactly(int.from_bytes(head, "big"))
-        return json.loads(body) if body else None
-
-    def exactly(self, size):
-        parts = []
-        while size:
-            data = self.read(min(size, 1 << 16))
+        size = 4
+        while len(self.arrived) < size or len(self.arrived) < (size := 4 + int.from_bytes(self.arrived[:4], "big")):
+            data = self.read(1 << 16)
             if not data:
                 return None
-            parts.append(data)
-            size -= len(data)
-        return b"".join(parts)
+            self.arrived += data
+        body = self.arrived[4:size]
+        del self.arrived[:size]
+        return json.loads(body)
 
     def send(self, message) -> None:
         body = json.dumps(message).encode("ascii")

@@ -217,9 +217,11 @@ def child(settings):
 
 def confine(root):
     """Landlock and the system-call filter where this kernel has them; the cloud's own wall stands in any case."""
-    from reward.sandbox import landlock, namespaces, seccomp
+    from reward.sandbox import kernel, landlock, namespaces, seccomp
 
     with contextlib.suppress(OSError):
         landlock.confine([*namespaces.library_paths(()), root], namespaces.DEVICES)
     with contextlib.suppress(OSError):
-        seccomp.install(seccomp.for_process(seccomp.build(scratch=False, files_confined=True), os.getpid()))
+        calls = seccomp.Filter(seccomp.build(scratch=False, files_confined=True))
+        calls.name_process(os.getpid())
+        kernel.take(calls.steps)

@@ -1,14 +1,20 @@
-"""Kernel calls that Python 3.11 does not wrap, through ctypes. Every failure is an OSError that names the call."""
+"""Kernel calls that Python 3.11 does not wrap, through ctypes. Every failure is an OSError that names the call.
+
+A `Step` is a call with its arguments made ready. A forked child shares its memory with the zygote until it writes, and
+Python writes wherever it looks (reference counts, caches): a child that has only steps to take copies far fewer pages.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
-import platform
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
 libc = ctypes.CDLL(None, use_errno=True)
+MACHINE = os.uname().machine
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
     0x00020000,
@@ -25,13 +31,11 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 4, 
 CAP_SETUID = 1 << 7
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 CAPSET = {"x86_64": 126, "aarch64": 91}
-# Made once: in a forked child, making ctypes' types costs more than the call.
-CAPSET_NUMBER = ctypes.c_long(CAPSET.get(platform.machine(), 0))
-CAPSET_HEADER, NO_CAPABILITIES = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
 CLOSE_RANGE, LAST, NO_FLAGS = ctypes.c_long(436), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(0)
 LINUX = sys.platform == "linux"
 # fork(2) alone, without Python's own bookkeeping, which costs a third of the fork: for a process without threads.
 fork = ctypes.PyDLL(None).fork
+Step = tuple[str, Callable[..., int], tuple[Any, ...]]  # the call's name, what makes it, its arguments
 
 
 def call(name: str, function, *arguments) -> int:
@@ -43,25 +47,45 @@ def call(name: str, function, *arguments) -> int:
     return result
 
 
+def take(steps: Iterable[Step]) -> None:
+    """Make the calls, in order. Raises OSError naming the first that fails."""
+    for name, function, arguments in steps:
+        call(name, function, *arguments)
+
+
+def unsharing(flags: int, name: str) -> Step:
+    """unshare(2)."""
+    return f"unshare({name})", libc.unshare, (flags,)
+
+
 def unshare(flags: int, name: str) -> None:
-    call(f"unshare({name})", libc.unshare, flags)
+    take([unsharing(flags, name)])
 
 
-def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+def mounting(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> Step:
     """mount(2)."""
     texts = [None if text is None else os.fsencode(text) for text in (source, target, kind)]
     options = None if data is None else data.encode()
-    call(f"mount({target}, {kind or 'bind'})", libc.mount, *texts, ctypes.c_ulong(flags), options)
+    return f"mount({target}, {kind or 'bind'})", libc.mount, (*texts, ctypes.c_ulong(flags), options)
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    take([mounting(source, target, kind, flags, data)])
 
 
 def pivot_root(new: str, old: str) -> None:
     """pivot_root(2)."""
-    number = PIVOT_ROOT[platform.machine()]
+    number = PIVOT_ROOT[MACHINE]
     call("pivot_root", libc.syscall, ctypes.c_long(number), os.fsencode(new), os.fsencode(old))
 
 
+def setting(option: int, value: int, name: str) -> Step:
+    """prctl(2)."""
+    return f"prctl({name})", libc.prctl, (option, ctypes.c_ulong(value), 0, 0, 0)
+
+
 def prctl(option: int, value: int, name: str) -> None:
-    call(f"prctl({name})", libc.prctl, option, ctypes.c_ulong(value), 0, 0, 0)
+    take([setting(option, value, name)])
 
 
 def close_from(first: int) -> None:
@@ -70,9 +94,10 @@ def close_from(first: int) -> None:
         os.closerange(first, 1 << 16)  # a kernel before 5.9
 
 
-def drop_capabilities() -> None:
-    """Empty the capability sets of this thread."""
-    call("capset", libc.syscall, CAPSET_NUMBER, CAPSET_HEADER, NO_CAPABILITIES)
+def holding(*capabilities: int) -> Step:
+    """Leave this thread the capability sets (effective, permitted) of these two words, or none."""
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(*capabilities)
+    return "capset", libc.syscall, (ctypes.c_long(CAPSET.get(MACHINE, 0)), header, sets)
 
 
 def open_files_as_root() -> None:
@@ -80,14 +105,13 @@ def open_files_as_root() -> None:
 
     It keeps no capability. Raises OSError.
     """
-    only = (ctypes.c_uint32 * 6)(CAP_SETUID, CAP_SETUID)
-    call("capset", libc.syscall, CAPSET_NUMBER, CAPSET_HEADER, only)
+    take([holding(CAP_SETUID, CAP_SETUID)])
     libc.setfsuid(0)
     if libc.setfsuid(-1) != 0:  # tells the user in force
         raise PermissionError(errno.EPERM, "setfsuid")
-    drop_capabilities()
+    take([holding()])
 
 
-def set_no_new_privileges() -> None:
+def no_new_privileges() -> Step:
     """No later exec may gain privileges; Landlock and seccomp ask for it."""
-    call("prctl(PR_SET_NO_NEW_PRIVS)", libc.prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    return setting(PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import FileFinder
 
-from reward.sandbox.kernel import call, libc, set_no_new_privileges
+from reward.sandbox.kernel import call, libc, no_new_privileges, take
 from reward.sandbox.namespaces import package_folders
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same numbers on x86-64 and aarch64
@@ -48,7 +48,7 @@ def confine(readable: list[str], devices: tuple[str, ...]) -> None:
         _allow(ruleset, path, READ_FILE | (READ_DIR if os.path.isdir(path) else 0))
     for path in filter(os.path.exists, devices):
         _allow(ruleset, path, READ_FILE | WRITE_FILE)
-    set_no_new_privileges()
+    take([no_new_privileges()])
     call("landlock_restrict_self", libc.syscall, ctypes.c_long(RESTRICT_SELF), ruleset, 0)
     os.close(ruleset)
 

@@ -81,9 +81,9 @@ class LocalSandbox:
             raise
         return zygote
 
-    def spawn(self, kind: str, cpu_limit: int) -> Child:
-        """A confined child for a `program` or a `judge`. Raises `SandboxFault`."""
-        child = self.zygote.spawn(kind, cpu_limit)
+    def spawn(self, kind: str, cpu_limit: int, ahead: bytes = b"") -> Child:
+        """A confined child for a `program` or a `judge`, to which the frames `ahead` go. Raises `SandboxFault`."""
+        child = self.zygote.spawn(kind, cpu_limit, ahead)
         child.meter = self.meter
         return child
 

@@ -200,14 +200,17 @@ def become_spare_user(files_of_root: bool = False) -> int:
     return uid
 
 
-def enter_program(scratch_mb: int) -> None:
-    """In the forked child of one program: a scratch folder that dies with it, and no capability left."""
-    kernel.unshare(kernel.NEWNS, "mount")
+def program_steps(scratch_mb: int) -> list[kernel.Step]:
+    """For the forked child of one program: a scratch folder that dies with it, and no capability left."""
     options = f"size={scratch_mb}m,nr_inodes=256,mode=1777"
-    kernel.mount("scratch", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, options)
-    os.chdir("/tmp")
-    kernel.unshare(kernel.NEWUSER, "user")
-    kernel.drop_capabilities()
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    return [
+        kernel.unsharing(kernel.NEWNS, "mount"),
+        kernel.mounting("scratch", "/tmp", "tmpfs", flags, options),
+        ("chdir(/tmp)", kernel.libc.chdir, (b"/tmp",)),
+        kernel.unsharing(kernel.NEWUSER, "user"),
+        kernel.holding(),
+    ]
 
 
 def readable_by_others(paths: list[str]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -29,6 +30,7 @@ PROJECT = str(Path(__file__).resolve().parents[2])
 START_SECONDS = 60.0  # to start a zygote, imports included
 SPAWN_SECONDS = 30.0  # to fork a child: generous, since a busy node must not look like a fault
 SCRATCH_MB = 16
+ONE_READ = 1 << 16  # bytes: below the size from which the C library maps memory for each buffer
 STARVATION = 4.0  # a wall-clock limit grows at most by this multiple of itself while there is no core for the process
 STARTER = "import sys; sys.path.insert(0, {root!r}); from reward.sandbox.zygote import main; main()"
 
@@ -69,13 +71,11 @@ def base_interpreter() -> str:
 def process_of(pidfd: int) -> int | None:
     """The id, in our own numbering, of the process behind `pidfd`; None where the system does not tell."""
     try:
-        lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+        with open(f"/proc/self/fdinfo/{pidfd}", "rb", buffering=0) as facts:
+            found = re.search(rb"^Pid:\s*(\d+)$", facts.read(), re.MULTILINE)
     except OSError:
         return None
-    for line in lines.splitlines():
-        if line.startswith("Pid:") and int(line[4:]) > 0:
-            return int(line[4:])
-    return None
+    return int(found[1]) or None if found else None
 
 
 def frame(message: dict[str, Any]) -> bytes:
@@ -106,13 +106,16 @@ class Child:
         self.excused = 0.0  # seconds without a core that have lengthened a limit already
         self.meter = Meter()
         self.buffer = bytearray()
+        self.unsent = b""  # of what it was to be sent at once
         wire.setblocking(False)
 
     def cpu_seconds(self) -> float:
         """CPU time used so far, as last seen while the process lived."""
         if self.clock is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self.cpu = max(self.cpu, time.clock_gettime(self.clock))
+            except OSError:  # it has ended
+                self.clock = None
         return self.cpu
 
     def starved_seconds(self) -> float:
@@ -137,7 +140,7 @@ class Child:
         while (body := self._body(budget.reply)) is None:
             self._wait(select.POLLIN, budget)
             try:
-                data = self.wire.recv(1 << 18)
+                data = self.wire.recv(ONE_READ)
             except BlockingIOError:
                 continue
             except OSError:
@@ -227,11 +230,11 @@ class ZygoteProcess:
     def __init__(self, tier: str, config: SandboxConfig, package_paths: tuple[str, ...] = ()) -> None:
         self.tier = tier
         self.control, theirs = socket.socketpair()
-        command = [base_interpreter(), "-s", "-S", "-P", "-B", "-c"]
+        command = [base_interpreter(), "-s", "-S", "-P", *(["-B"] if sys.dont_write_bytecode else []), "-c"]
         with theirs:
             self.process = subprocess.Popen(
                 [*command, STARTER.format(root=PROJECT)],
-                env={"PYTHONHASHSEED": "0"},
+                env={"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"},
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -245,52 +248,57 @@ class ZygoteProcess:
             raise
 
     def _introduce(self, values: dict[str, Any]) -> None:
-        worker: list[int] = []
-        with contextlib.suppress(OSError, AttributeError):
-            worker.append(os.pidfd_open(os.getpid()))
-        self.pidfds = bool(worker)
         try:
-            control.send(self.control, values, worker)
-            reply, _ = self._answer(START_SECONDS)
+            worker = os.pidfd_open(os.getpid())
+        except (OSError, AttributeError):
+            worker = -1
+        self.pidfds = worker >= 0
+        try:
+            control.send(self.control, json.dumps(values), worker)
+            answer, _ = self._answer(START_SECONDS)
+            reply = json.loads(answer)
         except SandboxFault as fault:
             raise TierUnavailable("start", f"tier {self.tier}: {fault.detail}") from None
         finally:
-            for descriptor in worker:
-                os.close(descriptor)
+            if self.pidfds:
+                os.close(worker)
         if "error" in reply:
             raise TierUnavailable("start", f"tier {self.tier}: {reply['error']}")
         self.threads_limited = bool(reply.get("threads_limited"))
 
-    def _answer(self, seconds: float) -> tuple[dict[str, Any], list[int]]:
+    def _answer(self, seconds: float) -> tuple[str, int]:
         self.control.settimeout(seconds)
         try:
-            message, descriptors = control.receive(self.control)
+            message, descriptor = control.receive(self.control)
         except (OSError, ValueError) as error:
             raise SandboxFault("zygote", f"no answer from the zygote: {error or type(error).__name__}") from None
-        if message is None:
+        if not message:
             raise SandboxFault("zygote", "the zygote has ended")
-        return message, descriptors
+        return message, descriptor
 
-    def spawn(self, kind: str, cpu_limit: int) -> Child:
-        """A new confined child. Raises `SandboxFault`."""
+    def spawn(self, kind: str, cpu_limit: int, ahead: bytes = b"") -> Child:
+        """A new confined child. It finds of the frames `ahead` what the socket takes; the caller sends it the rest, its
+        `unsent`. Raises `SandboxFault`.
+        """
         ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                control.send(self.control, {"kind": kind, "cpu": cpu_limit}, [theirs.fileno()])
-                reply, descriptors = self._answer(SPAWN_SECONDS)
-            except OSError as error:
-                ours.close()
-                raise SandboxFault("zygote", str(error)) from None
-            except SandboxFault:
-                ours.close()
-                raise
-        if "error" in reply:
+        ours.setblocking(False)
+        try:
+            with theirs:
+                sent = ours.send(ahead) if ahead else 0
+                control.send(self.control, f"{kind} {cpu_limit}", theirs.fileno())
+                answer, descriptor = self._answer(SPAWN_SECONDS)
+            if not answer.isdecimal():
+                raise SandboxFault("spawn", answer)
+            if self.pidfds and descriptor < 0:  # a bare number might be anyone's
+                raise SandboxFault("spawn", "the zygote gave no descriptor of the child")
+        except OSError as error:
             ours.close()
-            raise SandboxFault("spawn", reply["error"])
-        if self.pidfds and not descriptors:  # a bare number might be anyone's
+            raise SandboxFault("zygote", str(error)) from None
+        except SandboxFault:
             ours.close()
-            raise SandboxFault("spawn", "the zygote gave no descriptor of the child")
-        child = Child(ours, reply["pid"], descriptors[0] if descriptors else None)
+            raise
+        child = Child(ours, int(answer), descriptor if descriptor >= 0 else None)
+        child.unsent = ahead[sent:]
         self._admit(child)
         return child
 
@@ -310,8 +318,8 @@ class ZygoteProcess:
     def alive(self) -> bool:
         """Whether the zygote answers. Its children die after its socket closes, so this tells whose fault an end was."""
         try:
-            control.send(self.control, {"ping": True}, [])
-            return self._answer(SPAWN_SECONDS)[0] == {"ping": True}
+            control.send(self.control, "ping")
+            return self._answer(SPAWN_SECONDS)[0] == "ping"
         except (OSError, SandboxFault):
             return False
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import platform
 import struct
 
-from reward.sandbox.kernel import call, libc, set_no_new_privileges
+from reward.sandbox.kernel import MACHINE, Step, libc, no_new_privileges
 from reward.sandbox.syscalls import ALWAYS, CHECKED, SCRATCH
 
 ALLOW, KILL = 0x7FFF0000, 0x80000000
@@ -84,14 +83,14 @@ def _rules(files_confined: bool) -> dict[str, list[bytes]]:
 
 
 def build(scratch: bool, files_confined: bool, machine: str | None = None) -> bytes:
-    """The filter, to be completed by `for_process`.
+    """The filter's program, in which `SELF` stands for the process it will be for (see `Filter`).
 
     `scratch`: the program has a folder of its own to write in. `files_confined`: something else decides which files may
     be opened for writing, so that the filter need not refuse them all.
 
     Raises OSError(ENOSYS) on a machine type without a table.
     """
-    machine = machine or platform.machine()
+    machine = machine or MACHINE
     if machine not in AUDIT_ARCH:
         raise OSError(errno.ENOSYS, f"seccomp: no system-call table for {machine}")
     column, arch = AUDIT_ARCH[machine]
@@ -126,20 +125,28 @@ def _search(runs: list[tuple[int, int]]) -> list[bytes]:
     return [_op(AT_LEAST, runs[middle][0], 0, len(upper)), *upper, *lower]
 
 
-def for_process(program: bytes, pid: int) -> bytes:
-    """`program` for the process `pid`."""
-    return program.replace(struct.pack("=I", SELF), struct.pack("=I", pid))
-
-
-class _Filter(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_char_p))
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
 
 
 PR_SET_SECCOMP, MODE_FILTER = 22, 2
 
 
-def install(program: bytes) -> None:
-    """Confine this thread, and all it starts, to `program`, for good. Raises OSError naming the call."""
-    set_no_new_privileges()
-    chain = _Filter(len(program) // 8, program)
-    call("prctl(PR_SET_SECCOMP)", libc.prctl, PR_SET_SECCOMP, MODE_FILTER, ctypes.byref(chain), 0, 0)
+class Filter:
+    """A filter in memory (`code`): name the process it is for, then take its `steps`.
+
+    They confine the thread that takes them, and all it starts, for good.
+    """
+
+    def __init__(self, program: bytes) -> None:
+        self.code = (ctypes.c_uint8 * len(program)).from_buffer_copy(program)
+        words = enumerate(struct.unpack(f"={len(program) // 4}I", program))
+        self.own = [ctypes.c_uint32.from_buffer(self.code, 4 * at) for at, word in words if word == SELF]
+        self.chain = _Program(len(program) // 8, ctypes.addressof(self.code))
+        arguments = (PR_SET_SECCOMP, MODE_FILTER, ctypes.byref(self.chain), 0, 0)
+        self.steps: list[Step] = [no_new_privileges(), ("prctl(PR_SET_SECCOMP)", libc.prctl, arguments)]
+
+    def name_process(self, pid: int) -> None:
+        """`pid` is the one process that may be signalled."""
+        for word in self.own:
+            word.value = pid

@@ -1,8 +1,12 @@
 """The zygote: a warm interpreter that forks one confined child per program and never sees code or tests.
 
-It talks over a socket pair (`reward.sandbox.control`). First the worker sends the settings as JSON (with a descriptor of itself, whose end
-ends the zygote); the zygote answers ``{"ready": true}`` or ``{"error": ...}``. Then each ``{"kind", "cpu"}`` message
-brings one end of a socket pair; the zygote forks a child that serves it and answers with the child's descriptor.
+It talks over a socket pair (`reward.sandbox.control`). First the worker sends the settings as JSON (with a descriptor of
+itself, whose end ends the zygote); the zygote answers ``{"ready": true}`` or ``{"error": ...}``. Then each message
+``KIND CPU_SECONDS`` brings one end of a socket pair; the zygote forks a child that serves it and answers with the
+child's process id and descriptor, or ``error TEXT``.
+
+Most of a program's cost is memory that the child or, meanwhile, the zygote writes to for the first time after the fork:
+what a child does is prepared and rehearsed before, and between two forks the zygote does as little as it can.
 """
 
 from __future__ import annotations
@@ -10,17 +14,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import os
 import random
-import resource
 import select
 import signal
-import socket
 import sys
 
-from reward.sandbox import control, kernel, landlock, namespaces, seccomp
+from reward.sandbox import control, kernel, landlock, namespaces
 from reward.sandbox.child import Channel, Program, serve
 from reward.sandbox.judge_child import serve_judge
+from reward.sandbox.walls import FRESH_STREAMS, Walls, lower_limit
 
 # What programs commonly use, imported once. Every further module makes every fork dearer, so rarer ones are imported by
 # the programs that want them.
@@ -36,13 +40,15 @@ CHANNEL = 3  # the zygote's control socket; in a child, whose own socket replace
 class Zygote:
     """The serving side of one control socket."""
 
-    def __init__(self, wire: socket.socket, settings: dict, watched: int, threads: int, own_user: bool) -> None:
-        self.control, self.settings, self.watched = wire, settings, watched
-        self.threads, self.own_user = threads, own_user
-        self.tier = settings["tier"]
-        self.own = os.pidfd_open(os.getpid()) if self.tier == "namespace" else -1
-        self.pid = os.getpid()
-        self.filter = b"" if self.tier == "rlimits" else call_filter(self.tier)
+    def __init__(self, wire: control.Wire, watched: int, settings: dict, own_user: bool, threads: int) -> None:
+        self.control, self.watched, self.threads, self.reply = wire, watched, threads, settings["reply"]
+        self.walls = Walls(settings, own_user)
+        self.new_pids: list[kernel.Step] = []
+        if settings["tier"] == "namespace":
+            own = os.pidfd_open(os.getpid())
+            back = ("setns", kernel.libc.setns, (own, kernel.NEWPID))
+            self.new_pids = [back, kernel.unsharing(kernel.NEWPID, "pid")]
+        self.wire = Channel(lambda size: os.read(CHANNEL, size), lambda data: os.write(CHANNEL, data))  # of a child
 
     def serve(self) -> None:
         """Fork children on request until the worker is gone."""
@@ -51,94 +57,59 @@ class Zygote:
         if self.watched >= 0:
             poll.register(self.watched, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll()}
-            if self.watched in ready:
+            for ready, _ in poll.poll():
+                if ready == self.watched:
+                    return
+            message, channel = control.receive(self.control)
+            if not message:
                 return
-            message, descriptors = control.receive(self.control)
-            if message is None:
-                return
-            if not descriptors:
-                control.send(self.control, message, [])  # a ping
+            if channel < 0:
+                control.send(self.control, message)  # a ping
                 continue
-            self.spawn(message, descriptors[0])
-            os.close(descriptors[0])
+            kind, cpu_limit = message.split()
+            self.spawn(kind, int(cpu_limit), channel)
+            os.close(channel)
 
-    def spawn(self, request: dict, channel: int) -> None:
+    def spawn(self, kind: str, cpu_limit: int, channel: int) -> None:
         """Fork one child on `channel`; tell the worker its process id here and its descriptor."""
         try:
-            if self.tier == "namespace":
-                kernel.call("setns", kernel.libc.setns, self.own, kernel.NEWPID)
-                kernel.unshare(kernel.NEWPID, "pid")
+            kernel.take(self.new_pids)
             pid = self.fork()
         except OSError as error:
-            control.send(self.control, {"error": str(error)}, [])
+            control.send(self.control, f"error {error}")
             return
         if pid == 0:
-            self.child(request, channel)
-        handles = []
-        with contextlib.suppress(OSError, AttributeError):
-            handles.append(os.pidfd_open(pid))
-        control.send(self.control, {"pid": pid}, handles)
-        for handle in handles:
-            os.close(handle)
+            self.child(kind, cpu_limit, channel)
+        try:
+            handle = os.pidfd_open(pid)
+        except (OSError, AttributeError):
+            control.send(self.control, f"{pid}")
+            return
+        control.send(self.control, f"{pid}", handle)
+        os.close(handle)
 
     def fork(self) -> int:
         """fork(2), bare where there are no other threads whose locks Python would have to mend in the child."""
         return kernel.call("fork", kernel.fork) if self.threads == 1 else os.fork()
 
-    def child(self, request: dict, channel: int) -> None:
+    def child(self, kind: str, cpu_limit: int, channel: int) -> None:
         """Confine this forked process, then serve the worker. Never returns."""
         try:
             os.dup2(channel, CHANNEL)
             kernel.close_from(CHANNEL + 1)
-            wire = Channel(lambda size: os.read(CHANNEL, size), lambda data: os.write(CHANNEL, data))
             try:
-                self.confine(request)
-            except (OSError, ValueError) as error:
-                wire.send({"fault": str(error)})
+                self.walls.enter(cpu_limit)
+            except OSError as error:
+                self.wire.send({"fault": str(error)})
                 os._exit(1)
-            wire.send({"ready": True})
+            self.wire.send({"ready": True})
             gc.enable()
-            random.seed(0)  # the same program gets the same verdict everywhere
-            if request["kind"] == "judge":
-                serve_judge(wire)
+            if kind == "judge":
+                serve_judge(self.wire)
             else:
-                serve(wire, self.settings["reply"], Program())
+                serve(self.wire, self.reply, Program())
         finally:
             os._exit(0)
-
-    def confine(self, request: dict) -> None:
-        """The tier's walls around this process. Raises OSError."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if self.tier == "namespace":
-            namespaces.enter_program(self.settings["scratch_mb"])
-        elif self.tier != "rlimits":
-            kernel.drop_capabilities()
-            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
-            if os.getppid() != self.pid:
-                os._exit(1)
-        fresh_standard_streams()
-        lower_limit("RLIMIT_CPU", request["cpu"])
-        if self.own_user:
-            lower_limit("RLIMIT_NPROC", self.settings["processes"])
-        if self.tier != "rlimits":
-            seccomp.install(seccomp.for_process(self.filter, os.getpid()))
-
-
-def call_filter(tier: str) -> bytes:
-    """The tier's system-call filter. Landlock's first versions do not govern truncation by open()."""
-    confined = tier == "namespace" or (tier == "landlock" and landlock.version() >= 3)
-    return seccomp.build(scratch=tier == "namespace", files_confined=confined)
-
-
-def lower_limit(name: str, value: int) -> None:
-    """Set a soft and hard limit, where this system knows it, never above the hard limit in force."""
-    which = getattr(resource, name, None)
-    if which is None:
-        return
-    hard = resource.getrlimit(which)[1]
-    bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(which, (bound, bound))
 
 
 def count_threads() -> int:
@@ -163,9 +134,10 @@ def warm_up(packages: list[str], package_paths: list[str]) -> None:
     sys.path[:] = before
     os.environ.clear()
     sys.setswitchinterval(0.005)
+    sys.dont_write_bytecode = True
 
 
-def settle(settings: dict, wire: socket.socket) -> bool:
+def settle(settings: dict, wire: control.Wire) -> bool:
     """Bring this process behind the tier's walls. Raises OSError naming the call that failed.
 
     Returns whether its user is nobody else's here, so that a limit on the number of threads counts no others.
@@ -193,28 +165,47 @@ def settle(settings: dict, wire: socket.socket) -> bool:
     return tier == "namespace" or os.getuid() != user
 
 
-def take_control() -> socket.socket:
+def take_control() -> control.Wire:
     """The control socket, handed over as standard input, at its own descriptor; every other one is closed."""
     os.dup2(0, CHANNEL, inheritable=False)
-    fresh_standard_streams()
+    kernel.take(FRESH_STREAMS)
     kernel.close_from(CHANNEL + 1)
-    return socket.socket(fileno=CHANNEL)
+    return control.Wire(fileno=CHANNEL)
 
 
-def fresh_standard_streams() -> None:
-    """Standard streams of this process alone: flags and locks on what others have opened too would outlive it."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        os.dup2(null, stream)
-    os.close(null)
+REHEARSALS = 20  # as often as the interpreter must see code to have settled how it runs it
+PROGRAM = """
+def f(x):
+    return [x, {"a": (x, 1.5)}, f"{x}"]
+"""
+EXPRESSIONS = ("f(1)", "f(True)[0]", "{1, 2}", "'text'", "None", "f(1)[0] == 1", "missing")
+
+
+def rehearse(limit: int) -> None:
+    """Answer what programs are commonly asked, so that no child is the first to run that code: it would fill the
+    interpreter's caches in pages of its own, each time anew.
+    """
+    requests = [{"n": "load", "op": "load", "args": [PROGRAM, ""]}]
+    requests += [{"n": "0123456789abcdef", "op": "eval", "args": [expression]} for expression in EXPRESSIONS]
+    for _ in range(REHEARSALS):
+        heard, said = os.pipe()
+        channel = Channel(lambda size, heard=heard: os.read(heard, size), lambda data, said=said: os.write(said, data))
+        for request in requests:
+            channel.send(request)
+        os.close(said)
+        channel.write = len
+        serve(channel, limit, Program())
+        os.close(heard)
+    del sys.modules["solution"]
 
 
 def main() -> None:
     """Run a zygote on the control socket that is its standard input, in a fresh interpreter with an empty environment."""
     wire = take_control()
-    settings, watched = control.receive(wire)
-    if settings is None:
+    greeting, watched = control.receive(wire)
+    if not greeting:
         return
+    settings = json.loads(greeting)
     sys.path[:] = [path for path in sys.path if path not in settings["hidden_paths"]]
     try:
         warm_up(settings["packages"], settings["package_paths"])
@@ -222,13 +213,16 @@ def main() -> None:
         own_user = settle(settings, wire)
     except Exception as error:
         text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        control.send(wire, {"error": text}, [])
+        control.send(wire, json.dumps({"error": text}))
         return
     for name, value in settings["rlimits"]:
         lower_limit(name, value)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    zygote = Zygote(wire, watched, settings, own_user, threads)
+    rehearse(settings["reply"])
+    random.seed(0)  # the same program gets the same verdict everywhere
     gc.disable()
     gc.collect()
     gc.freeze()
-    control.send(wire, {"ready": True, "threads_limited": own_user}, [])
-    Zygote(wire, settings, watched[0] if watched else -1, threads, own_user).serve()
+    control.send(wire, json.dumps({"ready": True, "threads_limited": own_user}))
+    zygote.serve()

@@ -199,8 +199,8 @@ def test_a_program_killed_from_outside_once_is_tried_again(worker):
     sandbox = worker.runner.sandbox
     spawn, killed = type(sandbox).spawn, []
 
-    def unlucky(kind, cpu_limit):
-        child = spawn(sandbox, kind, cpu_limit)
+    def unlucky(kind, cpu_limit, ahead=b""):
+        child = spawn(sandbox, kind, cpu_limit, ahead)
         if not killed:
             killed.append(child.pid)
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
@@ -208,7 +208,8 @@ def test_a_program_killed_from_outside_once_is_tried_again(worker):
 
     sandbox.spawn = unlucky
     try:
-        verdict = worker.judge([DOUBLE], ["def f(x):\n    return x * 2 + 5 - 5"])[0]
+        slow = "import time\ntime.sleep(0.2)  # the blow falls before it answers\ndef f(x):\n    return x * 2 + 5 - 5"
+        verdict = worker.judge([DOUBLE], [slow])[0]
     finally:
         del sandbox.spawn
     assert killed and verdict.outcome is Outcome.PASSED

@@ -319,8 +319,8 @@ def strike(worker, monkeypatch, blow, times, at=2):
     """
     spawn, blows = type(worker.runner.sandbox).spawn, []
 
-    def unlucky(kind, cpu_limit):
-        child = spawn(worker.runner.sandbox, kind, cpu_limit)
+    def unlucky(kind, cpu_limit, ahead=b""):
+        child = spawn(worker.runner.sandbox, kind, cpu_limit, ahead)
         send, sent = child.send, []
 
         def interrupted(data, budget):
@@ -419,9 +419,9 @@ def test_an_expected_value_that_cannot_be_had_is_computed_once(monkeypatch):
     with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.05)) as short:
         spawn, judges = type(short.runner.sandbox).spawn, []
 
-        def counted(kind, cpu_limit):
+        def counted(kind, cpu_limit, ahead=b""):
             judges.extend([kind] if kind == "judge" else [])
-            return spawn(short.runner.sandbox, kind, cpu_limit)
+            return spawn(short.runner.sandbox, kind, cpu_limit, ahead)
 
         monkeypatch.setattr(short.runner.sandbox, "spawn", counted)
         for k in range(3):

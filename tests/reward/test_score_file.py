@@ -263,7 +263,7 @@ def test_infrastructure_faults_are_null_and_counted(tmp_path, monkeypatch):
     from reward.sandbox.faults import SandboxFault
     from reward.sandbox.local import LocalSandbox
 
-    def broken(self, kind, cpu_limit):
+    def broken(self, kind, cpu_limit, ahead=b""):
         raise SandboxFault("spawn", "no more processes")
 
     monkeypatch.setattr(LocalSandbox, "spawn", broken)

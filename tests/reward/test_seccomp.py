@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from reward.sandbox.seccomp import ALLOW, AUDIT_ARCH, KILL, build, for_process
+from reward.sandbox.seccomp import ALLOW, AUDIT_ARCH, KILL, Filter, build
 from reward.sandbox.syscalls import ALWAYS, CHECKED, SCRATCH
 
 REFUSE, ABSENT = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
@@ -37,6 +37,13 @@ FORBIDDEN = {
     "setuid": (105, 146),
     "setpriority": (141, 140),
 }
+
+
+def filter_of(scratch: bool, machine: str) -> bytes:
+    """The program for the process `PID`."""
+    made = Filter(build(scratch, scratch, machine))
+    made.name_process(PID)
+    return bytes(made.code)
 
 
 def verdict(program: bytes, number: int, *arguments: int, machine: str = "x86_64", arch: int | None = None) -> int:
@@ -74,7 +81,7 @@ def ask(machine):
     column = AUDIT_ARCH[machine][0]
 
     def ask(scratch, table, name, *arguments):
-        program = for_process(build(scratch, scratch, machine), PID)
+        program = filter_of(scratch, machine)
         number = table[name][column]
         return None if number is None else verdict(program, number, *arguments, machine=machine)
 

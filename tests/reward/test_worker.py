@@ -147,15 +147,16 @@ def test_a_program_that_always_kills_its_zygote_is_quarantined(monkeypatch):
         sandbox = fresh.runner.sandbox
         spawn = type(sandbox).spawn
 
-        def deadly(kind, cpu_limit):
-            child = spawn(sandbox, kind, cpu_limit)
+        def deadly(kind, cpu_limit, ahead=b""):
+            child = spawn(sandbox, kind, cpu_limit, ahead)
             os.kill(sandbox.zygote.process.pid, signal.SIGKILL)
             while sandbox.alive():
                 time.sleep(0.001)
             return child
 
         monkeypatch.setattr(sandbox, "spawn", deadly)
-        verdict = fresh.score(DOUBLE, [fenced("def f(x):\n    return 2 * x")])[0]
+        slow = "import time\ntime.sleep(0.5)  # the blow falls before it answers\ndef f(x):\n    return 2 * x"
+        verdict = fresh.score(DOUBLE, [fenced(slow)])[0]
         assert verdict.outcome is Outcome.QUARANTINED and math.isnan(verdict.reward)
         monkeypatch.undo()
         assert fresh.score(DOUBLE, [fenced("def f(x):\n    return x + x")])[0].outcome is Outcome.PASSED
