@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from configs.schema import SandboxConfig
 from reward.sandbox.faults import SandboxFault
+from reward.sandbox.handle import Budget, Child, ChildGone, Meter, frame
 from reward.sandbox.plain import BadReply, decode
-from reward.sandbox.process import Budget, Child, ChildGone, Meter, frame
 
 ANSWERS = ("v", "x", "o", "big", "quit")
 ONE_WRITE = 1 << 16  # bytes that a socket takes at once, whether or not the other side reads

@@ -24,9 +24,9 @@ from reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
 from reward.e2b_pool import LONGEST_RUN, Pool, Unrelated
 from reward.runner import ATTEMPTS, Quarantined
 from reward.sandbox.faults import SandboxFault
+from reward.sandbox.handle import Child, ChildGone
 from reward.sandbox.local import LocalSandbox
 from reward.sandbox.plain import BadReply, parse
-from reward.sandbox.process import Child, ChildGone
 from reward.testcases import Case
 from reward.verdicts import Expectations, ProgramRun, known_questions
 

@@ -18,8 +18,8 @@ from reward.candidate import Asked, Candidate, Question, Reply, Sandbox, TestFai
 from reward.names import import_line
 from reward.oracles import EXISTENCE_TASKS, agrees
 from reward.sandbox.faults import SandboxFault
+from reward.sandbox.handle import Budget, Child, ChildGone, frame
 from reward.sandbox.plain import Encoder, NotPlain, TooLarge
-from reward.sandbox.process import Budget, Child, ChildGone, frame
 from reward.testcases import Case, ProblemDefect
 
 JUDGE_REPLY = 32 << 20

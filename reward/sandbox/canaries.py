@@ -14,8 +14,9 @@ from pathlib import Path
 
 from configs.schema import SandboxConfig
 from reward.sandbox.faults import TierUnavailable
+from reward.sandbox.handle import Budget, ChildGone, frame
 from reward.sandbox.namespaces import SYSTEM_LIBRARIES, package_folders
-from reward.sandbox.process import Budget, ChildGone, ZygoteProcess, frame
+from reward.sandbox.process import ZygoteProcess
 
 PROGRAM = """
 import ctypes, os, resource, socket

@@ -9,7 +9,8 @@ import os
 from configs.schema import ConfigError, SandboxConfig
 from reward.sandbox import canaries
 from reward.sandbox.faults import SandboxFault, TierUnavailable
-from reward.sandbox.process import Child, Meter, ZygoteProcess
+from reward.sandbox.handle import Child, Meter
+from reward.sandbox.process import ZygoteProcess
 
 AUTOMATIC = ("namespace", "landlock", "seccomp")
 MENDS = {

@@ -14,8 +14,9 @@ from data.verdict import Outcome
 from reward.sandbox import control
 from reward.sandbox.canaries import other_packages
 from reward.sandbox.faults import SandboxFault
+from reward.sandbox.handle import Budget, frame
 from reward.sandbox.namespaces import SYSTEM_LIBRARIES, package_folders
-from reward.sandbox.process import Budget, ZygoteProcess, frame
+from reward.sandbox.process import ZygoteProcess
 from reward.worker import RewardWorker
 
 DOUBLE = Problem("double", "q", tuple(f"assert f({x}) == {2 * x}" for x in range(5)))
