@@ -219,7 +219,12 @@ class Candidate:
         ahead = start + self._announced() if together else start
         child = self.child = self.sandbox.spawn("program", self.cpu_limit, ahead)
         budget = self._test_budget()
+        child.paid = child.cpu_seconds()  # it may have run the program before the worker came to hear of it
+        for each in (budget, self.allowance):
+            each.cpu -= child.paid
         try:
+            if budget.spent:
+                raise ChildGone("timeout")
             child.send(child.unsent, budget)
             self.sent = together
             reply = self._reply(child, budget, "load")

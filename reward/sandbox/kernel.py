@@ -34,7 +34,7 @@ CAPSET = {"x86_64": 126, "aarch64": 91}
 CLOSE_RANGE, LAST, NO_FLAGS = ctypes.c_long(436), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(0)
 LINUX = sys.platform == "linux"
 # fork(2) alone, without Python's own bookkeeping, which costs a third of the fork: for a process without threads.
-fork = ctypes.PyDLL(None).fork
+fork = ctypes.PyDLL(None, use_errno=True).fork
 Step = tuple[str, Callable[..., int], tuple[Any, ...]]  # the call's name, what makes it, its arguments
 
 

@@ -33,23 +33,29 @@ class ZygoteProcess:
 
     def __init__(self, tier: str, config: SandboxConfig, package_paths: tuple[str, ...] = ()) -> None:
         self.tier = tier
-        self.control, theirs = socket.socketpair()
-        command = [base_interpreter(), "-s", "-S", "-P", *(["-B"] if sys.dont_write_bytecode else []), "-c"]
-        with theirs:
-            self.process = subprocess.Popen(
-                [*command, STARTER.format(root=PROJECT)],
-                env={"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"},
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-            )
+        try:
+            self.control, theirs = socket.socketpair()
+            with theirs:
+                self.process = self._start(theirs)
+        except OSError as error:
+            raise TierUnavailable("start", f"tier {tier}: {error}") from None
         try:
             self._introduce(settings(tier, config, package_paths))
         except BaseException:
             self.close()
             raise
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        command = [base_interpreter(), "-s", "-S", "-P", *(["-B"] if sys.dont_write_bytecode else []), "-c"]
+        return subprocess.Popen(
+            [*command, STARTER.format(root=PROJECT)],
+            env={"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"},
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
 
     def _introduce(self, values: dict[str, Any]) -> None:
         try:
@@ -71,10 +77,12 @@ class ZygoteProcess:
         self.threads_limited = bool(reply.get("threads_limited"))
 
     def _answer(self, seconds: float) -> tuple[str, int]:
+        """The next answer and its descriptor. Raises `SandboxFault`."""
         self.control.settimeout(seconds)
         try:
             message, descriptor = control.receive(self.control)
         except (OSError, ValueError) as error:
+            self.control.close()  # an answer that comes later would be taken for the next one
             raise SandboxFault("zygote", f"no answer from the zygote: {error or type(error).__name__}") from None
         if not message:
             raise SandboxFault("zygote", "the zygote has ended")
@@ -84,24 +92,20 @@ class ZygoteProcess:
         """A new confined child. It finds of the frames `ahead` what the socket takes; the caller sends it the rest, its
         `unsent`. Raises `SandboxFault`.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise SandboxFault("spawn", str(error)) from None
         ours.setblocking(False)
         try:
             with theirs:
                 sent = ours.send(ahead) if ahead else 0
                 control.send(self.control, f"{kind} {cpu_limit}", theirs.fileno())
-                answer, descriptor = self._answer(SPAWN_SECONDS)
-            if not answer.isdecimal():
-                raise SandboxFault("spawn", answer)
-            if self.pidfds and descriptor < 0:  # a bare number might be anyone's
-                raise SandboxFault("spawn", "the zygote gave no descriptor of the child")
-        except OSError as error:
+                pid, descriptor = self._child_of(*self._answer(SPAWN_SECONDS))
+        except (OSError, SandboxFault) as error:
             ours.close()
-            raise SandboxFault("zygote", str(error)) from None
-        except SandboxFault:
-            ours.close()
-            raise
-        child = Child(ours, int(answer), descriptor if descriptor >= 0 else None)
+            raise error if isinstance(error, SandboxFault) else SandboxFault("zygote", str(error)) from None
+        child = Child(ours, pid, descriptor if descriptor >= 0 else None)
         child.unsent = ahead[sent:]
         self._admit(child)
         return child
@@ -118,6 +122,15 @@ class ZygoteProcess:
         if "ready" not in first:
             child.end()
             raise SandboxFault("spawn", str(first.get("fault")))
+
+    def _child_of(self, answer: str, descriptor: int) -> tuple[int, int]:
+        """Process id and descriptor of the child an answer is about. Raises `SandboxFault`."""
+        if not answer.isdecimal():
+            raise SandboxFault("spawn", answer.removeprefix("error "))
+        if self.pidfds and descriptor < 0:  # a bare number might be anyone's
+            self.control.close()  # which ends the child too
+            raise SandboxFault("spawn", "the zygote gave no descriptor of the child")
+        return int(answer), descriptor
 
     def alive(self) -> bool:
         """Whether the zygote answers. Its children die after its socket closes, so this tells whose fault an end was."""

@@ -17,7 +17,6 @@ FRESH_STREAMS: list[kernel.Step] = [
     ("dup2(0, 1)", kernel.libc.dup2, (0, 1)),
     ("dup2(0, 2)", kernel.libc.dup2, (0, 2)),
 ]
-DEFAULT_SIGCHLD: kernel.Step = ("signal(SIGCHLD)", kernel.libc.signal, (int(signal.SIGCHLD), None))
 
 
 def bounded(which: int, value: int) -> int:
@@ -56,7 +55,7 @@ class Walls:
         self.steps = self._steps(settings, own_user)
 
     def _steps(self, settings: dict[str, Any], own_user: bool) -> list[kernel.Step]:
-        steps = [DEFAULT_SIGCHLD]
+        steps: list[kernel.Step] = []
         if self.pids_apart:
             steps += namespaces.program_steps(settings["scratch_mb"])
         elif self.watches_parent:

@@ -34,6 +34,7 @@ WARM = (
     "operator", "random", "re", "string", "time", "types", "typing",
 )
 # fmt: on
+REAP_MILLISECONDS = 500  # between looks for ended children while nothing is asked
 CHANNEL = 3  # the zygote's control socket; in a child, whose own socket replaces it, the only one it has
 
 
@@ -57,9 +58,12 @@ class Zygote:
         if self.watched >= 0:
             poll.register(self.watched, select.POLLIN)
         while True:
-            for ready, _ in poll.poll():
+            found = poll.poll(None if self.reap() else REAP_MILLISECONDS)
+            for ready, _ in found:
                 if ready == self.watched:
                     return
+            if not found:
+                continue
             message, channel = control.receive(self.control)
             if not message:
                 return
@@ -69,6 +73,12 @@ class Zygote:
             kind, cpu_limit = message.split()
             self.spawn(kind, int(cpu_limit), channel)
             os.close(channel)
+
+    def reap(self) -> bool:
+        """Bury the children that have ended; whether none is left. Until then their ids are nobody else's."""
+        while (found := kernel.libc.waitpid(-1, None, os.WNOHANG)) > 0:
+            pass
+        return found < 0
 
     def spawn(self, kind: str, cpu_limit: int, channel: int) -> None:
         """Fork one child on `channel`; tell the worker its process id here and its descriptor."""
@@ -104,6 +114,8 @@ class Zygote:
                 os._exit(1)
             self.wire.send({"ready": True})
             gc.enable()
+            if self.threads != 1:
+                random.seed(0)  # which os.fork() has undone
             if kind == "judge":
                 serve_judge(self.wire)
             else:
@@ -211,15 +223,14 @@ def main() -> None:
         warm_up(settings["packages"], settings["package_paths"])
         threads = count_threads()
         own_user = settle(settings, wire)
+        for name, value in settings["rlimits"]:
+            lower_limit(name, value)
+        zygote = Zygote(wire, watched, settings, own_user, threads)
+        rehearse(settings["reply"])
     except Exception as error:
         text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         control.send(wire, json.dumps({"error": text}))
         return
-    for name, value in settings["rlimits"]:
-        lower_limit(name, value)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    zygote = Zygote(wire, watched, settings, own_user, threads)
-    rehearse(settings["reply"])
     random.seed(0)  # the same program gets the same verdict everywhere
     gc.disable()
     gc.collect()

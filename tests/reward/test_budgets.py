@@ -15,7 +15,7 @@ from configs.load import RECIPES, load, read_recipe
 from configs.schema import ReplayConfig, RewardConfig, RunConfig, SandboxConfig
 from data.problem import Problem
 from data.verdict import Outcome
-from reward.sandbox import process
+from reward.sandbox import handle, process
 from reward.sandbox.plain import MAX_RATIOS, RATIO_BITS, BadReply, Encoder, TooLarge, decode, parse
 from reward.worker import RewardWorker
 
@@ -209,7 +209,7 @@ def f(x):
 
 
 def test_the_limit_of_a_program_grows_where_no_core_is_free(monkeypatch):
-    monkeypatch.setattr(process, "STARVATION", 200.0)
+    monkeypatch.setattr(handle, "STARVATION", 200.0)
     config = SandboxConfig(cpu_seconds=0.2, wall_factor=4.0, program_factor=5.0)  # 1 s for 0.6 CPU seconds
     problem = Problem("steady", "q", tuple(f"assert f({x}) == {x}" for x in range(6)))
     cores = os.sched_getaffinity(0)
@@ -244,3 +244,19 @@ def test_a_group_is_judged_within_the_reward_timeout_in_every_recipe(caplog):
 def test_a_group_that_may_outlast_the_reward_timeout_is_said(caplog):
     RunConfig(sandbox=SandboxConfig(cpu_seconds=8.0), replay=ReplayConfig(completions=10)).warn()
     assert "reward.timeout = 600: judging replay.completions = 10 programs may take 960 s (96 s each" in caplog.text
+
+
+def test_time_before_the_worker_hears_of_a_program_is_paid_for(monkeypatch):
+    """A program starts when it stands, however late the worker comes to admit it."""
+    admit = process.ZygoteProcess._admit
+
+    def late(zygote, child):
+        time.sleep(1.0)
+        admit(zygote, child)
+
+    monkeypatch.setattr(process.ZygoteProcess, "_admit", late)
+    busy = "import time\nwhile time.process_time() < 0.8: pass\ndef f(x): return x"
+    problem = Problem("one", "q", ("assert f(1) == 1",))
+    with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.3, wall_factor=50.0)) as worker:
+        assert worker.judge([problem], [busy])[0].tests[0].reason == "timeout"
+        assert worker.judge([problem], ["def f(x): return x"])[0].outcome is Outcome.PASSED

@@ -17,7 +17,9 @@ import pytest
 from configs.schema import RewardConfig, SandboxConfig
 from data.problem import Problem
 from data.verdict import Outcome
-from reward.sandbox import process
+from reward.sandbox import handle, process
+from reward.sandbox.faults import SandboxFault
+from reward.sandbox.handle import Budget, frame
 from reward.worker import RewardWorker
 
 PROJECT = str(Path(__file__).resolve().parents[2])
@@ -47,6 +49,16 @@ def descendants(pid: int) -> set[int]:
     found: set[int] = set()
     while more := {child for child, parent in parents.items() if parent in {pid, *found}} - found:
         found |= more
+    return found
+
+
+def session(leader: int) -> set[int]:
+    """Process ids of the session that `leader` began."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rsplit(")", 1)[1].split()[3]) == leader:
+                found.add(int(stat.parent.name))
     return found
 
 
@@ -215,6 +227,75 @@ def test_a_program_killed_from_outside_once_is_tried_again(worker):
     assert killed and verdict.outcome is Outcome.PASSED
 
 
+# A zygote that is held up between the fork and the look at the child.
+HELD_UP = """
+import sys; sys.path.insert(0, {root!r})
+import os, time
+look = os.pidfd_open
+def late(pid):
+    time.sleep(0.05)
+    return look(pid)
+os.pidfd_open = late
+from reward.sandbox.zygote import main; main()
+"""
+
+
+@TIERS
+@pytest.mark.parametrize("ending", ["import os; os._exit(0)", "import ctypes; ctypes.string_at(0)"])
+def test_a_program_that_ends_before_the_zygote_looks_has_failed(tier, ending, monkeypatch):
+    monkeypatch.setattr(process, "STARTER", HELD_UP)
+    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
+        verdict = worker.judge([DOUBLE], [ending])[0]
+        assert verdict.outcome is Outcome.FAILED and {test.reason for test in verdict.tests} <= {"exit", "skipped"}
+        assert worker.stats()["restarts"] == 0
+
+
+@pytest.mark.parametrize("tier", ["landlock", "seccomp"])
+def test_chance_is_the_same_for_all_even_where_a_package_has_threads(tier, tmp_path):
+    """Python then does more than fork(2) in every child, and that would draw a fresh seed."""
+    package = tmp_path / "threaded"
+    package.mkdir()
+    package.joinpath("__init__.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()\n"
+    )
+    drawn = []
+    for packages, paths in (((), ()), (("threaded",), (str(package),))):
+        zygote = process.ZygoteProcess(tier, SandboxConfig(packages=packages, memory_mb=2_000), paths)
+        try:
+            for _ in range(2):
+                asked = [("load", ["import random", ""]), ("eval", ["random.random()"])]
+                frames = b"".join(frame({"n": "t", "op": name, "args": arguments}) for name, arguments in asked)
+                child, budget = zygote.spawn("program", 5, frames), Budget(10.0, 60.0, 1 << 20)
+                child.receive(budget)
+                drawn.append(child.receive(budget)["v"])
+                child.end()
+        finally:
+            zygote.close()
+    assert len(set(drawn)) == 1
+
+
+@TIERS
+def test_ended_programs_are_buried_while_nothing_is_asked(tier):
+    with RewardWorker(RewardConfig(), SandboxConfig(tier=tier)) as worker:
+        assert worker.judge([DOUBLE], ["def f(x): return 2 * x"])[0].outcome is Outcome.PASSED
+        left = 1 if tier == "namespace" else 0  # process 1 of the zygote's own namespace
+        assert soon(lambda: len(descendants(worker.runner.sandbox.zygote.process.pid)) == left)
+
+
+def test_a_program_whose_spawn_failed_does_not_stay(monkeypatch):
+    """It finds its questions in its socket, whether or not the worker ever learns of it."""
+    endless = frame({"n": "load", "op": "load", "args": ["import time\ntime.sleep(1000)", ""]})
+    zygote = process.ZygoteProcess("landlock", SandboxConfig())
+    answer = zygote._answer
+    monkeypatch.setattr(zygote, "_answer", lambda _: answer(1e-6))
+    with pytest.raises(SandboxFault, match="no answer"):
+        for _ in range(50):
+            zygote.spawn("program", 5, endless).end()
+    assert soon(lambda: zygote.process.poll() is not None and not running(session(zygote.process.pid)))
+    assert not zygote.alive()
+    zygote.close()
+
+
 LOOKING = """
 import os, socket, subprocess
 def attempt(name):
@@ -236,7 +317,7 @@ def f(x):
 
 
 def test_a_node_without_a_free_core_makes_no_program_slow(monkeypatch):
-    monkeypatch.setattr(process, "STARVATION", 200.0)
+    monkeypatch.setattr(handle, "STARVATION", 200.0)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     spin = [sys.executable, "-S", "-c", "while True: pass"]
