@@ -74,13 +74,22 @@ class Ledger:
         return admitted * self.config.groups_per_step - (self._accepted() - accepted) - len(self.entries)
 
     def issue(self, limit: int, now: float) -> list[tuple[int, int]]:
-        """Up to `limit` orders (number, attempt): re-issues first, then new groups as far as the credits reach."""
+        """Up to `limit` orders (number, attempt): re-issues first, then new groups as far as the credits reach.
+
+        A group whose holder died is issued alone: if it is what kills, it takes no other with it.
+        """
         orders: list[tuple[int, int]] = []
         while len(orders) < limit and self._pending:
-            entry = self.entries.get(self._pending.pop(0))
+            entry = self.entries.get(self._pending[0])
+            alone = entry is not None and entry.losses > 0
+            if alone and orders:
+                return orders
+            del self._pending[0]
             if entry is not None:
                 entry.since = now
                 orders.append((entry.number, entry.attempt))
+            if alone:
+                return orders
         while len(orders) < limit and self.capacity() > 0:
             number = self.record.issued
             self.record.issued += 1

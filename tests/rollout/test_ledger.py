@@ -108,6 +108,18 @@ def test_attempts_run_out_into_quarantine():
     assert ledger.unreported() == {0: State.QUARANTINED}
 
 
+def test_a_group_that_kills_its_holder_takes_no_other_into_quarantine():
+    ledger = Ledger(config(max_attempts=3))
+    while orders := ledger.issue(4, 0.0):
+        for number, attempt in orders:
+            if (2, attempt) in orders:
+                ledger.lose(number, attempt)
+            else:
+                make_ready(ledger, number, attempt, 0)
+    assert ledger.unreported() == {2: State.QUARANTINED}
+    assert ledger.totals()["issued"] == 5 and ledger.states()["ready"] == 4
+
+
 def test_a_stale_group_keeps_its_chances_and_a_blameless_loss_costs_none():
     ledger = Ledger(config(max_attempts=2, max_staleness=0))
     ledger.issue(1, 0.0)
@@ -156,7 +168,7 @@ def test_the_driver_follows_the_numbering_so_that_a_rebuilt_ledger_numbers_no_gr
     driver.follow(ledger.cursor())
     rebuilt = Ledger(config(), driver)
     assert rebuilt.totals()["issued"] == 4
-    assert rebuilt.issue(4, 0.0) == [(0, 1), (1, 1), (2, 2), (3, 1)]
+    assert [rebuilt.issue(4, 0.0) for _ in range(3)] == [[(0, 1), (1, 1)], [(2, 2)], [(3, 1)]]
     assert rebuilt.cursor()["losses"] == {2: 1}
     driver.add({2: State.TRAINED})
     assert Record.from_dict(driver.to_dict()).losses == {}
