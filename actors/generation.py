@@ -41,7 +41,7 @@ class Generation:
                 await self._produce(worker, orders)
             except (RayError, TimeoutError) as error:
                 await self._failed(worker, orders, error)
-            await self.hub.notify()
+            self.hub.notify()
 
     async def publish(self, weights: Weights) -> None:
         """New weights: push them to every rollout actor."""

@@ -59,13 +59,13 @@ class Judging:
                     self.hub.fail(error)
                 else:
                     self._try_again(job, worker)
-                    await self.hub.notify()
+                    self.hub.notify()
                     await self.hub.recover(worker, error)
             except RayError as error:
                 self.hub.lose([(job.number, job.attempt)], counted=False)  # the group went with the node that held it
                 if is_defect(error):
                     self.hub.fail(error)
-            await self.hub.notify()
+            self.hub.notify()
 
     def take(self, numbers: Sequence[int]) -> tuple[list[Any], list[tuple[Verdict, ...]]]:
         """References and verdicts of leased groups; payloads that went stale are let go."""
@@ -107,7 +107,7 @@ class Judging:
     async def _later(self, job: Job, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self.jobs.append(job)
-        await self.hub.notify()
+        self.hub.notify()
 
     def _try_again(self, job: Job, worker: Worker) -> None:
         """Judge again on another worker; a group that keeps killing its worker is quarantined, not scored 0."""

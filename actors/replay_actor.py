@@ -76,13 +76,13 @@ class ReplayActor:
         worker = self.hub.workers[role].get(index)
         if worker is not None:
             worker.leaving = True
-            await self.hub.notify()
+            self.hub.notify()
 
     async def publish(self, version: int, holder: list[Any]) -> None:
         """New weights: push them to every rollout actor and admit more groups."""
         self.ledger.publish(version)
         await self.generation.publish((version, holder))
-        await self.hub.notify()
+        self.hub.notify()
 
     async def take(self, count: int, seconds: float) -> dict[str, Any]:
         """Lease `count` ready groups; an answer without `numbers` when `seconds` pass first.
@@ -93,8 +93,10 @@ class ReplayActor:
         while True:
             if self.hub.failure is not None:
                 raise self.hub.failure
+            reissued = self.ledger.reissued
             numbers = self.ledger.lease(count, time.monotonic())
-            await self.hub.notify()  # a lease may have sent stale groups back to be issued again
+            if self.ledger.reissued > reissued:
+                self.hub.notify()  # stale groups went back to be issued again
             if numbers is not None:
                 break
             if not await self.hub.wait(deadline - time.monotonic()):
@@ -112,13 +114,13 @@ class ReplayActor:
     async def give_back(self, numbers: list[int]) -> None:
         """The payload of these leased groups could not be fetched: issue them again."""
         self.ledger.give_back(numbers)
-        await self.hub.notify()
+        self.hub.notify()
 
     async def finish(self, finals: Mapping[int, State], version: int) -> dict[str, Any]:
         """The driver has recorded these finals; how far the numbering has come."""
         self.ledger.finish(finals, version)
         self.ledger.check()
-        await self.hub.notify()
+        self.hub.notify()
         return self.ledger.cursor()
 
     async def totals(self) -> dict[str, int]:

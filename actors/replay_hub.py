@@ -1,4 +1,4 @@
-"""What the tasks of the replay queue share: the ledger, the workers, one condition they all wait on, and failure."""
+"""What the tasks of the replay queue share: the ledger, the workers, one event they all wait for, and failure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Hub:
         self.telemetry = Telemetry(time.monotonic())
         self.failure: BaseException | None = None
         self.progress = 0  # groups generated and calls judged so far
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # the next change; each has an event of its own
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def active(self, role: str) -> list[Worker]:
@@ -110,20 +110,22 @@ class Hub:
         worker.lost += 1
         self.lost[worker.role] += 1
 
-    async def notify(self) -> None:
+    def notify(self) -> None:
         """Wake every task that waits for a change."""
-        async with self._changed:
-            self._changed.notify_all()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for any change; False when `seconds` pass first."""
+        """Wait for any change; False when `seconds` pass first.
+
+        Nothing is awaited before it listens, so a task that looks and then waits misses no change in between.
+        """
         if seconds <= 0:
             return False
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait(), seconds)
-            except TimeoutError:
-                return False
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            return False
         return True
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
