@@ -10,7 +10,7 @@ from typing import Any
 from ray.exceptions import RayError, RayTaskError
 
 from actors.replay_hub import IDLE_SECONDS, Hub, Worker
-from actors.waiting import WeightsLost, is_defect
+from actors.waiting import WeightsLate, WeightsLost, is_defect
 from data.trajectory import PromptGroup
 
 Weights = tuple[int, list[Any]]  # version, and the reference to (manifest, buckets) in a list
@@ -34,13 +34,14 @@ class Generation:
         """Keep one rollout actor busy until it leaves."""
         while not worker.leaving:
             orders = self._orders()
-            if not orders:
+            weights = self.weights
+            if not orders or weights is None:
                 await self.hub.wait(IDLE_SECONDS)
                 continue
             try:
-                await self._produce(worker, orders)
+                await self._produce(worker, orders, weights)
             except (RayError, TimeoutError) as error:
-                await self._failed(worker, orders, error)
+                await self._failed(worker, orders, weights, error)
             self.hub.notify()
 
     async def publish(self, weights: Weights) -> None:
@@ -53,9 +54,9 @@ class Generation:
             return []
         return self.hub.ledger.issue(self.hub.config.rollout.groups_per_call, time.monotonic())
 
-    async def _produce(self, worker: Worker, orders: list[tuple[int, int]]) -> None:
+    async def _produce(self, worker: Worker, orders: list[tuple[int, int]], weights: Weights) -> None:
         requests = [self.hub.book.request(number, attempt) for number, attempt in orders]
-        call = worker.handle.generate.options(num_returns=len(orders)).remote(requests, self.weights)
+        call = worker.handle.generate.options(num_returns=len(orders)).remote(requests, weights)
         refs = [call] if len(orders) == 1 else call
         worker.calls += 1
         groups = await asyncio.wait_for(asyncio.gather(*refs), self.hub.config.rollout.timeout)
@@ -69,15 +70,30 @@ class Generation:
             self.hub.telemetry.generated(group, now)
             self.arrived(number, attempt, ref)
 
-    async def _failed(self, worker: Worker, orders: list[tuple[int, int]], error: Exception) -> None:
-        without_weights = _is_weights_lost(error)
-        self.hub.lose(orders, counted=not without_weights)
+    async def _failed(self, worker: Worker, orders: list[tuple[int, int]], weights: Weights, error: Exception) -> None:
+        """A call that carried `weights` failed: its orders are issued again."""
+        cause = _cause(error)
+        self.hub.lose(orders, counted=not isinstance(cause, (WeightsLost, WeightsLate)))
+        self.hub.notify()
         if is_defect(error):
             self.hub.fail(error)
-        elif without_weights:
-            self.weights_lost = True
+        elif isinstance(cause, WeightsLost):
+            self.weights_lost |= weights is self.weights  # of older ones nothing is known that matters now
+        elif isinstance(cause, WeightsLate):
+            await self._catch_up(worker)
         else:
             await self.hub.recover(worker, error)
+
+    async def _catch_up(self, worker: Worker) -> None:
+        """An actor whose weights were late holds no orders until it has the newest ones; the others go on."""
+        while not worker.leaving and (weights := self.weights) is not None:
+            try:
+                answer = worker.handle.load_weights.remote(weights)
+                worker.version, _, info = await asyncio.wait_for(answer, self.hub.config.rollout.timeout)
+                return self.hub.answered(worker, info)
+            except (RayError, TimeoutError) as error:
+                if not isinstance(_cause(error), WeightsLate):
+                    return await self._failed(worker, [], weights, error)
 
     async def _push(self, weights: Weights, started: float) -> None:
         """Weights to all rollout actors at once; one that restarts or is late gets them with its next call.
@@ -104,5 +120,6 @@ class Generation:
         self.hub.telemetry.swap_seconds = max(swaps)
 
 
-def _is_weights_lost(error: Exception) -> bool:
-    return isinstance(error, RayTaskError) and isinstance(error.cause, WeightsLost)
+def _cause(error: Exception) -> BaseException | None:
+    """What the remote code raised, if it did."""
+    return error.cause if isinstance(error, RayTaskError) else None

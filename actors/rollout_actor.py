@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from actors.metrics import Exporter
 from actors.parts import build_rollout_worker
-from actors.waiting import WeightsLost
+from actors.waiting import WeightsLate, WeightsLost
 from configs.schema import RunConfig, SamplerConfig
 from data.trajectory import PromptGroup, RolloutRequest
 
@@ -44,13 +44,16 @@ class RolloutActor:
             The version now held, the seconds it took, and what `describe` says.
 
         Raises:
-            WeightsLost: they are nowhere any more, or did not arrive within `weights.timeout`.
+            WeightsLate: they did not arrive within `weights.timeout`.
+            WeightsLost: they are nowhere any more.
         """
         started = time.monotonic()
         version, holder = weights
         if self.worker.version != version:
             try:
                 manifest, buckets = ray.get(holder[0], timeout=self.timeout)
+            except GetTimeoutError as error:
+                raise WeightsLate(f"weights version {version}: not here after {self.timeout:g} s") from error
             except RayError as error:
                 raise WeightsLost(f"weights version {version}: {type(error).__name__}") from error
             self.worker.load_weights(manifest, buckets, verify=self.verify)

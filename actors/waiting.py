@@ -18,7 +18,11 @@ DIED = (RayActorError, OutOfMemoryError)  # an actor's process ended; the second
 
 
 class WeightsLost(RuntimeError):
-    """Packed weights could not be fetched: their node died, or they were late. The driver publishes them again."""
+    """Packed weights are nowhere any more: their node died. The driver publishes them again."""
+
+
+class WeightsLate(RuntimeError):
+    """Packed weights did not reach one actor in time. Others may hold them, so only that one waits."""
 
 
 def is_defect(error: BaseException) -> bool:
@@ -26,7 +30,7 @@ def is_defect(error: BaseException) -> bool:
     if not isinstance(error, RayTaskError):
         return not isinstance(error, (RayError, TimeoutError))
     # Ray puts a plain RayError in the place of an exception that cannot be pickled.
-    lost = isinstance(error.cause, (RayError, WeightsLost)) and type(error.cause) is not RayError
+    lost = isinstance(error.cause, (RayError, WeightsLost, WeightsLate)) and type(error.cause) is not RayError
     return not lost
 
 

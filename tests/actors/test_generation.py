@@ -1,10 +1,18 @@
-"""Weights are pushed to the rollout actors; whoever owes an answer is sent no more of them."""
+"""Weights are pushed to the rollout actors; whoever owes an answer is sent no more of them. Late is not lost."""
 
 import asyncio
 from types import SimpleNamespace
 
+import pytest
+import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
+
 from actors.generation import Generation
+from actors.replay_actor import Memory, ReplayActor
 from actors.replay_hub import Worker
+from actors.rollout_actor import RolloutActor
+from actors.waiting import WeightsLate, WeightsLost
+from tests.actors.runs import run_config
 
 
 class Handle:
@@ -45,3 +53,77 @@ def test_an_actor_that_owes_an_answer_is_sent_no_more_weights():
         assert busy.handle.sent == [1, 5]
 
     asyncio.run(publish_five_times())
+
+
+def raised(cause):
+    """What a call of an actor raises whose code raised `cause`."""
+    return RayTaskError("generate", "traceback", cause, proctitle="", pid=1, ip="").as_instanceof_cause()
+
+
+class Scripted:
+    """A rollout actor of which every call ends as the next of `script`: an error, or anything else for an answer."""
+
+    def __init__(self, *script):
+        self.script, self.calls = list(script), []
+        self.load_weights = SimpleNamespace(remote=lambda weights: self._answer("load", weights))
+        generate = SimpleNamespace(remote=lambda requests, weights: self._answer("generate", weights))
+        self.generate = SimpleNamespace(options=lambda num_returns: generate)
+
+    def _answer(self, method, weights):
+        answer = asyncio.get_running_loop().create_future()
+        self.calls.append((method, weights[0]))
+        if self.script:
+            end = self.script.pop(0)
+            answer.set_exception(end) if isinstance(end, Exception) else answer.set_result(
+                (weights[0], 0.0, {"pid": 1})
+            )
+        return answer
+
+
+async def served(tmp_path, *script):
+    """The queue after its one rollout actor has run through `script`, and what that actor was called for."""
+    queue = ReplayActor(run_config(tmp_path, "generation"), SimpleNamespace(request=lambda *order: order), Memory())
+    worker = Worker("rollout", 0, Scripted(*script), {"pid": 1})
+    queue.hub.workers["rollout"][0] = worker
+    queue.generation.weights = (4, [None])
+    serving = asyncio.ensure_future(queue.generation.serve(worker))
+    await asyncio.sleep(0.05)
+    serving.cancel()
+    return queue, worker.handle.calls
+
+
+def test_an_actor_whose_weights_are_late_catches_up_alone_and_stops_nobody(tmp_path):
+    late = raised(WeightsLate("weights version 4: not here after 120 s"))
+    queue, calls = asyncio.run(served(tmp_path, late, late, "loaded"))
+    assert calls == [("generate", 4), ("load", 4), ("load", 4), ("generate", 4)]
+    assert not queue.generation.weights_lost and queue.hub.failure is None
+    assert queue.hub.lost["rollout"] == 0 and queue.ledger.cursor()["losses"] == {}
+
+
+def test_weights_that_are_nowhere_stop_generation_until_they_are_published_again(tmp_path):
+    queue, calls = asyncio.run(served(tmp_path, raised(WeightsLost("weights version 4: OwnerDiedError"))))
+    assert calls == [("generate", 4)]
+    assert queue.generation.weights_lost
+
+
+def test_old_weights_that_are_lost_say_nothing_of_newer_ones(tmp_path):
+    async def lost_when_newer_are_out():
+        queue, _ = await served(tmp_path, raised(WeightsLost("weights version 3: OwnerDiedError")))
+        old, queue.generation.weights_lost = queue.generation.weights, False
+        queue.generation.weights = (5, [None])
+        worker = queue.hub.workers["rollout"][0]
+        await queue.generation._failed(worker, [], old, raised(WeightsLost("weights version 4: OwnerDiedError")))
+        return queue
+
+    assert not asyncio.run(lost_when_newer_are_out()).generation.weights_lost
+
+
+@pytest.mark.parametrize("raises, expected", [(GetTimeoutError("slow"), WeightsLate), (ObjectLostError, WeightsLost)])
+def test_a_rollout_actor_tells_late_weights_from_lost_ones(monkeypatch, raises, expected):
+    def get(reference, timeout):
+        raise raises if isinstance(raises, Exception) else raises("00", "owner", "stack")
+
+    monkeypatch.setattr(ray, "get", get)
+    actor = SimpleNamespace(worker=SimpleNamespace(version=0), timeout=0.1)
+    with pytest.raises(expected, match="weights version 1"):
+        RolloutActor.load_weights(actor, (1, [None]))
