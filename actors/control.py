@@ -32,11 +32,13 @@ def show_status(run: str | None, address: str | None, *, as_json: bool = False) 
     console = Console()
     console.print(f"run {status['run']}: learner step {status['step']} of {status['steps']}")
     workers = Table(title="workers", title_justify="left")
-    for name in ("role", "index", "pid", "node", "calls", "lost"):
+    for name in ("role", "index", "pid", "node", "calls", "lost", "tier"):
         workers.add_column(name)
     for role in ROLES:
         for w in status["workers"][role]:
-            workers.add_row(role, *(str(w[k])[:12] for k in ("index", "pid", "node", "calls", "lost")))
+            workers.add_row(
+                role, *(str(w[k])[:12] for k in ("index", "pid", "node", "calls", "lost")), _tier(w, status)
+            )
     console.print(workers)
     console.print("groups: " + ", ".join(f"{count} {name}" for name, count in status["ledger"].items()))
     rates = status["rates"]
@@ -74,6 +76,12 @@ def scale_workers(targets: Sequence[str], run: str | None, address: str | None) 
         _call(queue, "set_targets", {role: before[role] for role in wanted})
         raise
     print(", ".join(f"{role}: {count} in service" for role, count in serving.items()))
+
+
+def _tier(worker: dict[str, Any], status: dict[str, Any]) -> str:
+    """The sandbox tier of a worker that has one, and whether it may judge."""
+    tier: str = worker.get("tier", "")
+    return f"{tier} (refused)" if tier and status["tiers"] and tier not in status["tiers"] else tier
 
 
 def _serving(queue: Any) -> dict[str, int]:

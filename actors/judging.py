@@ -75,7 +75,10 @@ class Judging:
         return [group for group, _ in taken], [verdicts for _, verdicts in taken]
 
     def _next_job(self, worker: Worker) -> Job | None:
-        others = any(other is not worker and not other.recovering for other in self.hub.active("reward"))
+        judges = {judge.index: judge for judge in self._judges()}
+        if worker.index not in judges:
+            return None
+        others = any(index != worker.index and not other.recovering for index, other in judges.items())
         for place, job in enumerate(self.jobs):
             if job.avoid != worker.index or not others:
                 del self.jobs[place]
@@ -83,6 +86,14 @@ class Judging:
                     return job
                 return self._next_job(worker)
         return None
+
+    def _judges(self) -> list[Worker]:
+        """Workers that are given jobs: those in a tier the run accepts, or all where there is none.
+
+        A refused one answers faults at once, so it would always be free and take nearly every job.
+        """
+        active = self.hub.active("reward")
+        return [w for w in active if not self.hub.tiers or w.info["tier"] in self.hub.tiers] or active
 
     async def _judge(self, worker: Worker, job: Job) -> None:
         which = None if job.verdicts is None else faulty(job.verdicts)

@@ -153,6 +153,7 @@ class ReplayActor:
             "steps": self.config.steps,
             "published_version": self.ledger.published,
             "targets": dict(self.targets),
+            "tiers": list(self.hub.tiers),
             "workers": {role: [_shown(w) for _, w in sorted(self.hub.workers[role].items())] for role in ROLES},
             "ledger": self.ledger.states(),
             "totals": self.ledger.totals(),

@@ -283,7 +283,11 @@ class WorkerPool:
                 self.remove(role, index)
 
     def _usable(self, role: str) -> list[tuple[int, Member]]:
-        return [(i, m) for i, m in self.members[role].items() if not m.silent and not m.leaving]
+        """Actors that are given work; none in a tier the run refuses while there is another."""
+        usable = [(i, m) for i, m in self.members[role].items() if not m.silent and not m.leaving]
+        if role == "rollout" or not self.tiers:
+            return usable
+        return [(i, m) for i, m in usable if m.info is not None and m.info["tier"] in self.tiers] or usable
 
     def _renew(self) -> None:
         self.newly_started()

@@ -1,0 +1,44 @@
+"""Who is given a group to judge. No Ray here."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from actors.judging import Judging
+from actors.replay_hub import Worker
+from actors.workers import Member, WorkerPool
+from tests.actors.runs import run_config
+
+
+def judging(*tiers):
+    """The judging half of a queue that accepts the tier `namespace`, with a worker in each of `tiers`."""
+    workers = [Worker("reward", index, None, {"tier": tier}) for index, tier in enumerate(tiers)]
+    hub = SimpleNamespace(
+        active=lambda role: [worker for worker in workers if not worker.leaving],
+        ledger=SimpleNamespace(holds=lambda number, attempt: True),
+        tiers=("namespace",),
+    )
+    judging = Judging(hub)
+    judging.add(0, 0, None)
+    return judging, workers
+
+
+def test_a_worker_in_a_refused_tier_gets_no_job_while_another_may_judge():
+    line, (good, weak) = judging("namespace", "rlimits")
+    line.jobs[0].avoid = good.index  # it failed there, and there is nobody else who may
+    assert line._next_job(weak) is None
+    assert line._next_job(good) is not None
+
+
+def test_where_no_worker_may_judge_the_refused_ones_say_so():
+    line, (good, weak) = judging("namespace", "rlimits")
+    good.leaving = True
+    assert line._next_job(weak) is not None
+
+
+@pytest.mark.parametrize("tiers, usable", [(("namespace", "rlimits"), [0]), (("rlimits", "rlimits"), [0, 1])])
+def test_an_evaluation_uses_no_refused_worker_while_there_is_another(tmp_path, tiers, usable):
+    pool = WorkerPool(run_config(tmp_path, "pool"), "")
+    pool.tiers = ("namespace",)
+    pool.members["reward"] = {index: Member(None, None, {"tier": tier}) for index, tier in enumerate(tiers)}
+    assert [index for index, _ in pool._usable("reward")] == usable
