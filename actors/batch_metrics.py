@@ -58,10 +58,12 @@ class StageTimes:
         self._wall = 0.0  # seconds since the last step, up to `_running_since`
         self._running_since: float | None = None
 
-    def begin(self) -> None:
-        """The clock runs from here, if it does not run already."""
-        if self._running_since is None:
-            self._running_since = time.monotonic()
+    def begin(self) -> bool:
+        """The clock runs from here; False where it runs already."""
+        if self._running_since is not None:
+            return False
+        self._running_since = time.monotonic()
+        return True
 
     def pause(self) -> None:
         """The clock stops until the next `begin`: what follows (an evaluation) is no part of a step."""

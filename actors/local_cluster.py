@@ -64,7 +64,8 @@ class LocalCluster:
 
     def take(self, count: int) -> Batch:
         """Generate and judge until `count` groups are ready."""
-        self.times.begin()
+        if self.times.begin():
+            self.telemetry.report(time.monotonic())  # what was before is no part of a step
         while (numbers := self.ledger.lease(count, time.monotonic())) is None:
             wanted = min(self.config.rollout.groups_per_call, count)
             orders = self.ledger.issue(wanted, time.monotonic())

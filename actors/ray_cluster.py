@@ -108,7 +108,8 @@ class RayCluster:
             TimeoutError: no group was generated or judged for as long as one call of each may take.
             Exception: what broke a worker's code.
         """
-        self.times.begin()
+        if self.times.begin():
+            self._on_replay("begin_report")
         moved, seen = time.monotonic(), -1
         while True:
             self._reconcile()

@@ -111,6 +111,10 @@ class ReplayActor:
             "metrics": self.hub.telemetry.report(time.monotonic()) | self._depths(),
         }
 
+    async def begin_report(self) -> None:
+        """The driver's clock starts: work done while it stood still is in no report, as its seconds are in no step."""
+        self.hub.telemetry.report(time.monotonic())
+
     async def give_back(self, numbers: list[int]) -> None:
         """The payload of these leased groups could not be fetched: issue them again."""
         self.ledger.give_back(numbers)

@@ -1,0 +1,56 @@
+"""The driver of the Ray wiring beside a queue of its own process: what it counts, and what it remembers. No Ray here."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from actors.batch_metrics import StageTimes
+from actors.ray_cluster import RayCluster
+from actors.replay_actor import Memory, ReplayActor
+from tests.actors.runs import P, run_config
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """What `RayCluster.take` needs of a driver; its queue answers at once."""
+    monkeypatch.setattr("actors.ray_cluster.batch_metrics", lambda *_: {})
+    monkeypatch.setattr("actors.ray_cluster.ScoredGroup", lambda *_: None)
+    memory = Memory()
+    driver = SimpleNamespace(
+        config=run_config(tmp_path, "driver"),
+        step=0,
+        memory=memory,
+        times=StageTimes(),
+        _reconcile=lambda: None,
+        _payload=lambda taken: taken["groups"],
+    )
+    driver.queue = ReplayActor(driver.config, None, memory)
+    driver._on_replay = lambda method, *arguments: asyncio.run(getattr(driver.queue, method)(*arguments))
+    return driver
+
+
+def make_ready(queue):
+    """One step's groups, judged and ready; their numbers."""
+    orders = queue.ledger.issue(P, 0.0)
+    for number, attempt in orders:
+        queue.ledger.generated(number, attempt, queue.ledger.published, 0.0)
+        queue.ledger.scoring(number, attempt, 0.0)
+        queue.ledger.ready(number, attempt, 0.0, valid=4, zero_signal=False)
+        queue.judging.ready[number] = (None, ())
+    return [number for number, _ in orders]
+
+
+def test_work_done_while_the_clock_stood_still_is_in_no_step(driver):
+    def reward_seconds(spent):
+        make_ready(driver.queue)
+        driver.queue.hub.telemetry.judged([], spent, time.monotonic())
+        return RayCluster.take(driver, P).metrics["reward_seconds"]
+
+    assert reward_seconds(2.0) == 0.0  # before the first step
+    assert reward_seconds(3.0) == 3.0
+    driver.queue.ledger.publish(1)
+    driver.times.pause()
+    assert reward_seconds(60.0) == 0.0  # during an evaluation
+    assert driver.times.total["reward"] == 3.0
