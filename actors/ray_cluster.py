@@ -121,6 +121,8 @@ class RayCluster:
                 self._require_progress(time.monotonic() - moved)
             elif (groups := self._payload(taken)) is not None:
                 break
+        self.memory.leased = tuple(taken["numbers"])
+        self.memory.record.add(taken["decided"])
         scored = tuple(ScoredGroup(group, verdicts) for group, verdicts in zip(groups, taken["verdicts"], strict=True))
         self.times.add("generate", taken["metrics"]["generate_seconds"])
         self.times.add("reward", taken["metrics"]["reward_seconds"])
@@ -136,6 +138,7 @@ class RayCluster:
         self.step += 1
         finals = batch.finals(self.config.objective)
         self.memory.record.add(finals)
+        self.memory.leased = ()
         self.memory.version = self.step
         self.memory.record.follow(self._on_replay("finish", finals, self.step))
         workers = self.pool.counts()
@@ -238,7 +241,7 @@ class RayCluster:
                 time.sleep(0.2)
 
     def _rebuild_replay(self) -> None:
-        """A new queue from the driver's memory: every open group is issued again as the same group."""
+        """A new queue from the driver's memory: every open group but those being learned from is issued again."""
         ray.kill(self.replay)
         self._start_replay()
         seconds = self.config.ray.call_timeout

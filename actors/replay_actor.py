@@ -32,6 +32,7 @@ class Memory:
     """What the driver remembers for a queue, so that one that is rebuilt goes on where the last one died."""
 
     record: Record = field(default_factory=Record)
+    leased: tuple[int, ...] = ()  # groups of the learner step that is being done
     version: int = 0  # learner steps done
     published: int = 0  # version of the newest weights given out
     restarts: int = 0
@@ -46,12 +47,12 @@ class ReplayActor:
     Args:
         config: the run.
         book: prompts, order and seeds.
-        memory: finals, version and counts as the driver has recorded them; open groups are issued again.
+        memory: finals, leases, version and counts as the driver has recorded them; all other groups are issued again.
     """
 
     def __init__(self, config: RunConfig, book: OrderBook, memory: Memory) -> None:
         self.config = config
-        self.ledger = Ledger(config.replay, memory.record, memory.version, config.steps)
+        self.ledger = Ledger(config.replay, memory.record, memory.version, config.steps, memory.leased)
         self.ledger.published = memory.published  # credits count from the weights that the rollout actors hold
         self.hub = Hub(config, book, self.ledger, memory.lost)
         self.hub.tiers = memory.tiers

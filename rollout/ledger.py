@@ -10,7 +10,7 @@ clock, no ray.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +37,18 @@ class Ledger:
     Args:
         config: groups per step, staleness bound, refill, attempts.
         record: finals of an earlier ledger; its open groups are re-issued with attempt + 1.
+        leased: those of them that a learner step is working on: they wait for its finals, as they are.
         version: learner version at the start.
         steps: learner steps of the run; no more groups are admitted than they need. None: no end.
     """
 
     def __init__(
-        self, config: ReplayConfig, record: Record | None = None, version: int = 0, steps: int | None = None
+        self,
+        config: ReplayConfig,
+        record: Record | None = None,
+        version: int = 0,
+        steps: int | None = None,
+        leased: Collection[int] = (),
     ) -> None:
         self.config = config
         self.record = record.copy() if record else Record()
@@ -57,9 +63,12 @@ class Ledger:
         self._unreported: dict[int, State] = {}  # finals decided here that the driver has not recorded yet
         self._pending: list[int] = []  # groups to issue again before any new one
         for number in self.record.open_groups():
-            attempt = self.record.attempts.get(number, 0) + 1
-            self._open(Entry(number, attempt, self.record.losses.get(number, 0)))
-            self._again(number)
+            entry = Entry(number, self.record.attempts.get(number, 0), self.record.losses.get(number, 0))
+            self._open(entry)
+            if number in leased:
+                entry.state = State.LEASED
+            else:
+                self._reissue(entry)
 
     def capacity(self) -> int:
         """New groups that may be admitted now: (max_staleness + published version + 1) * P - (accepted + running).
@@ -244,11 +253,8 @@ class Ledger:
     def _reissue(self, entry: Entry) -> None:
         entry.attempt += 1
         entry.state, entry.version = State.ISSUED, None
-        self._again(entry.number)
-
-    def _again(self, number: int) -> None:
         self.reissued += 1
-        self._pending.append(number)
+        self._pending.append(entry.number)
 
     def _finish(self, number: int, state: State) -> State:
         self.entries.pop(number, None)

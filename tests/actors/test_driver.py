@@ -9,6 +9,7 @@ import pytest
 from actors.batch_metrics import StageTimes
 from actors.ray_cluster import RayCluster
 from actors.replay_actor import Memory, ReplayActor
+from rollout.record import State
 from tests.actors.runs import P, run_config
 
 
@@ -16,13 +17,16 @@ from tests.actors.runs import P, run_config
 def driver(tmp_path, monkeypatch):
     """What `RayCluster.take` needs of a driver; its queue answers at once."""
     monkeypatch.setattr("actors.ray_cluster.batch_metrics", lambda *_: {})
-    monkeypatch.setattr("actors.ray_cluster.ScoredGroup", lambda *_: None)
+    monkeypatch.setattr("actors.ray_cluster.ScoredGroup", lambda *_: SimpleNamespace(zero_signal=False))
     memory = Memory()
     driver = SimpleNamespace(
         config=run_config(tmp_path, "driver"),
         step=0,
         memory=memory,
         times=StageTimes(),
+        learner=SimpleNamespace(learn=lambda step, groups: {}, restarts=0, payloads=()),
+        pool=SimpleNamespace(counts=lambda: {"rollout": 1, "reward": 1}),
+        metrics=SimpleNamespace(export=lambda metrics: None),
         _reconcile=lambda: None,
         _payload=lambda taken: taken["groups"],
     )
@@ -54,3 +58,19 @@ def test_work_done_while_the_clock_stood_still_is_in_no_step(driver):
     driver.times.pause()
     assert reward_seconds(60.0) == 0.0  # during an evaluation
     assert driver.times.total["reward"] == 3.0
+
+
+def test_a_queue_that_dies_during_a_learner_step_decides_nothing_of_its_groups(driver):
+    def die_meanwhile(step, groups):
+        driver.queue = ReplayActor(driver.config, None, driver.memory)
+        assert set(make_ready(driver.queue)).isdisjoint(batch.numbers)
+        return {}
+
+    driver.learner.learn = die_meanwhile
+    (lost, _), _ = make_ready(driver.queue), make_ready(driver.queue)
+    driver.queue.ledger._finish(lost, State.QUARANTINED)  # decided by the queue, not yet reported
+    batch = RayCluster.take(driver, P)
+    RayCluster.learn(driver, batch)
+    assert driver.queue.ledger.record.totals == driver.memory.record.totals
+    assert driver.memory.record.totals == {"trained": P, "filtered": 0, "quarantined": 1}
+    assert driver.queue.ledger.lease(P, 0.0) is not None

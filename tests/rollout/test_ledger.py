@@ -194,6 +194,17 @@ def test_a_restarted_ledger_issues_every_open_group_again():
     ledger.check()
 
 
+def test_a_restarted_ledger_keeps_the_groups_of_a_learner_step_for_it():
+    record = Record(issued=4, attempts={1: 2})
+    ledger = Ledger(config(), record, leased=(0, 1))
+    assert ledger.states()["leased"] == 2
+    assert ledger.cursor()["attempts"] == {1: 2, 2: 1, 3: 1}
+    assert ledger.issue(4, 0.0) == [(2, 1), (3, 1)]
+    ledger.finish({0: State.TRAINED, 1: State.FILTERED}, version=1)
+    assert ledger.totals()["trained"] == ledger.totals()["filtered"] == 1
+    ledger.check()
+
+
 def test_every_epoch_visits_each_problem_once_in_its_own_order():
     order = IssueOrder(problems=7, seed=3)
     first = [order.group_id(n) for n in range(7)]
