@@ -39,7 +39,7 @@ def batch_metrics(groups: Sequence[ScoredGroup], version: int) -> dict[str, floa
     for name in sorted({name for v in judged for name in v.parts}):
         metrics[f"reward_{name}"] = _mean([v.parts[name] for v in judged if name in v.parts])
     sampler = [scored.group.metrics or {} for scored in groups]
-    for name in sorted({name for m in sampler for name in m} - {"seconds"}):
+    for name in sorted({name for m in sampler for name in m} - {"seconds", "swap_seconds"}):
         metrics[name] = _mean([m[name] for m in sampler if name in m])
     return metrics
 

@@ -38,16 +38,24 @@ class Generation:
             if not orders or weights is None:
                 await self.hub.wait(IDLE_SECONDS)
                 continue
+            worker.busy = True
             try:
                 await self._produce(worker, orders, weights)
             except (RayError, TimeoutError) as error:
                 await self._failed(worker, orders, weights, error)
+            worker.busy = False
             self.hub.notify()
 
     async def publish(self, weights: Weights) -> None:
-        """New weights: push them to every rollout actor."""
+        """New weights: push them to the rollout actors that are idle; the others get them with their next call.
+
+        A push that waits its turn behind a call would keep its weights in the object store for as long, and so would
+        one that is not answered: an actor that owes an answer is sent no more.
+        """
         self.weights, self.weights_lost = weights, False
-        self.hub.spawn(self._push(weights, time.monotonic()))
+        for worker in self.hub.active("rollout"):
+            if not worker.busy and (worker.push is None or worker.push.done()):
+                self.hub.spawn(self._push(worker, weights))
 
     def _orders(self) -> list[tuple[int, int]]:
         if self.weights is None or self.weights_lost or self.hub.failure is not None:
@@ -95,29 +103,18 @@ class Generation:
                 if not isinstance(_cause(error), WeightsLate):
                     return await self._failed(worker, [], weights, error)
 
-    async def _push(self, weights: Weights, started: float) -> None:
-        """Weights to all rollout actors at once; one that restarts or is late gets them with its next call.
-
-        An unanswered push keeps its weights in the object store. An actor that owes an answer is sent no more, so that a
-        busy or hanging one holds on to no more than two versions.
-        """
-        workers = [worker for worker in self.hub.active("rollout") if worker.push is None or worker.push.done()]
-        for worker in workers:
-            worker.push = asyncio.ensure_future(worker.handle.load_weights.remote(weights))
-            worker.push.add_done_callback(lambda push: push.cancelled() or push.exception())  # seen, if only here
-        swaps = [0.0]
-        for worker in workers:
-            assert worker.push is not None
-            try:
-                answer = asyncio.shield(worker.push)
-                worker.version, seconds, info = await asyncio.wait_for(answer, self.hub.config.weights.timeout)
-                self.hub.answered(worker, info)
-                swaps.append(seconds)
-            except (RayError, TimeoutError) as error:
-                if is_defect(error):
-                    self.hub.fail(error)
-        self.hub.telemetry.broadcast_seconds = time.monotonic() - started
-        self.hub.telemetry.swap_seconds = max(swaps)
+    async def _push(self, worker: Worker, weights: Weights) -> None:
+        started = time.monotonic()
+        worker.push = asyncio.ensure_future(worker.handle.load_weights.remote(weights))
+        worker.push.add_done_callback(lambda push: push.cancelled() or push.exception())  # seen, if only here
+        try:
+            answer = asyncio.shield(worker.push)
+            worker.version, swap, info = await asyncio.wait_for(answer, self.hub.config.weights.timeout)
+            self.hub.answered(worker, info)
+            self.hub.telemetry.pushed(time.monotonic() - started, swap)
+        except (RayError, TimeoutError) as error:
+            if is_defect(error):
+                self.hub.fail(error)
 
 
 def _cause(error: Exception) -> BaseException | None:

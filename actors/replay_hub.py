@@ -33,6 +33,7 @@ class Worker:
     handle: Any
     info: dict[str, Any]
     leaving: bool = False
+    busy: bool = False  # it has a call for work, or is looked after since one failed
     calls: int = 0
     lost: int = 0
     recovering: bool = False  # its death is counted already

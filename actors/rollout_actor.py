@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -66,10 +67,11 @@ class RolloutActor:
         sampler: SamplerConfig | None = None,
     ) -> Any:
         """One group per request; with several requests, one return value each."""
-        self.load_weights(weights)
+        _, swap, _ = self.load_weights(weights)
         started = time.monotonic()
         groups = self.worker.generate(requests, sampler=sampler)
         self._count(groups, time.monotonic() - started)
+        groups = [replace(group, metrics={**(group.metrics or {}), "swap_seconds": swap}) for group in groups]
         return groups[0] if len(groups) == 1 else tuple(groups)
 
     def _count(self, groups: Sequence[PromptGroup], seconds: float) -> None:

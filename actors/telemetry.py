@@ -29,18 +29,23 @@ class Telemetry:
 
     def __init__(self, now: float) -> None:
         self.faults: Counter[str] = Counter(dict.fromkeys(FAULTS, 0))
-        self.broadcast_seconds = 0.0
-        self.swap_seconds = 0.0
+        self._broadcast = self._swap = 0.0  # the slowest of each
         self._started = now
         self._events: deque[tuple[float, int, int, int]] = deque()  # time, groups, tokens, completions judged
         self._begin(now)
 
     def generated(self, group: PromptGroup, now: float) -> None:
         """A group arrived from a rollout actor."""
-        self._generate_seconds += (group.metrics or {}).get("seconds", 0.0)
+        metrics = group.metrics or {}
+        self._generate_seconds += metrics.get("seconds", 0.0)
+        self._swap = max(self._swap, metrics.get("swap_seconds", 0.0))
         self._tokens += group.tokens_GC.size
         self._completions += group.completions
         self._events.append((now, 1, group.tokens_GC.size, 0))
+
+    def pushed(self, seconds: float, swap: float) -> None:
+        """An idle rollout actor acknowledged new weights after `seconds`, of which the swap itself took `swap`."""
+        self._broadcast, self._swap = max(self._broadcast, seconds), max(self._swap, swap)
 
     def judged(self, verdicts: Sequence[Verdict], seconds: float, now: float) -> None:
         """A reward actor answered after `seconds` of work."""
@@ -75,8 +80,8 @@ class Telemetry:
             "rollouts_per_second": self._completions / elapsed,
             "reward_wait_p50": waits[len(waits) // 2],
             "reward_wait_p95": waits[min(len(waits) - 1, int(0.95 * len(waits)))],
-            "weight_broadcast_seconds": self.broadcast_seconds,
-            "weight_swap_seconds": self.swap_seconds,
+            "weight_broadcast_seconds": self._broadcast,
+            "weight_swap_seconds": self._swap,
         }
         metrics |= {f"sandbox_faults_{kind}": float(count) for kind, count in self.faults.items()}
         self._begin(now)
@@ -86,4 +91,5 @@ class Telemetry:
         self._since = now
         self._generate_seconds = self._reward_seconds = 0.0
         self._tokens = self._completions = 0
+        self._broadcast = self._swap = 0.0
         self._waits: list[float] = []

@@ -56,7 +56,7 @@ CHARTS: tuple[tuple[str, tuple[tuple[str, str, bool], ...], dict[str, bool]], ..
     ("Entropy of the reveal order (nats)", (("order_entropy", "entropy", True),), {}),
     ("Answer length (tokens)", (("completion_tokens_mean", "mean length", True),), {}),
     ("Wait for verdicts (seconds)", (("reward_wait_p50", "median", False), ("reward_wait_p95", "95th percentile", False)), {}),
-    ("Weight broadcast (seconds)", (("weight_broadcast_seconds", "broadcast", False),), {}),
+    ("New weights (seconds)", (("weight_broadcast_seconds", "slowest push", False), ("weight_swap_seconds", "slowest swap", False)), {}),
     ("Groups waiting", (("ledger_ready", "ready", False), ("ledger_generated", "generated", False), ("ledger_scoring", "judging", False)), {}),
 )  # fmt: skip
 

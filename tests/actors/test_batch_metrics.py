@@ -63,10 +63,13 @@ def test_a_sandbox_fault_is_excluded_and_never_a_reward_of_zero():
 
 
 def test_sampler_metrics_are_averaged_over_the_groups_that_have_them():
-    some = [group(0, [PASSED, UGLY], {"draw_entropy": 1.0, "seconds": 9.0}), group(0, [PASSED, UGLY])]
+    some = [
+        group(0, [PASSED, UGLY], {"draw_entropy": 1.0, "seconds": 9.0, "swap_seconds": 1.0}),
+        group(0, [PASSED, UGLY]),
+    ]
     metrics = batch_metrics(some, version=0)
     assert metrics["draw_entropy"] == 1.0
-    assert "seconds" not in metrics
+    assert "seconds" not in metrics and "swap_seconds" not in metrics
 
 
 class Clock:
@@ -157,6 +160,16 @@ def test_telemetry_reports_what_happened_since_the_last_report():
     again = telemetry.report(now=15.0)
     assert again["generate_seconds"] == again["reward_wait_p95"] == 0.0
     assert again["sandbox_faults_zygote"] == 1.0  # counted since the start
+
+
+def test_weights_are_timed_by_the_slowest_since_the_last_report():
+    telemetry = Telemetry(now=0.0)
+    telemetry.pushed(0.5, swap=0.25)
+    telemetry.pushed(0.25, swap=0.125)
+    telemetry.generated(group(0, [PASSED], {"swap_seconds": 2.0, "seconds": 9.0}).group, 1.0)
+    report, again = telemetry.report(now=2.0), telemetry.report(now=3.0)
+    assert (report["weight_broadcast_seconds"], report["weight_swap_seconds"]) == (0.5, 2.0)
+    assert again["weight_broadcast_seconds"] == again["weight_swap_seconds"] == 0.0
 
 
 def test_rates_look_back_one_minute():

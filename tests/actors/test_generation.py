@@ -1,6 +1,7 @@
 """Weights are pushed to the rollout actors; whoever owes an answer is sent no more of them. Late is not lost."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from actors.generation import Generation
 from actors.replay_actor import Memory, ReplayActor
 from actors.replay_hub import Worker
 from actors.rollout_actor import RolloutActor
+from actors.telemetry import Telemetry
 from actors.waiting import WeightsLate, WeightsLost
 from tests.actors.runs import run_config
 
@@ -36,7 +38,7 @@ def test_an_actor_that_owes_an_answer_is_sent_no_more_weights():
             answered=lambda worker, info: None,
             config=SimpleNamespace(weights=SimpleNamespace(timeout=0.05)),
             spawn=asyncio.ensure_future,
-            telemetry=SimpleNamespace(),
+            telemetry=Telemetry(0.0),
             fail=lambda error: None,
         )
         generation = Generation(hub, arrived=lambda *_: None)
@@ -53,6 +55,25 @@ def test_an_actor_that_owes_an_answer_is_sent_no_more_weights():
         assert busy.handle.sent == [1, 5]
 
     asyncio.run(publish_five_times())
+
+
+def test_an_actor_that_decodes_is_pushed_no_weights(tmp_path):
+    async def publish_while_one_decodes():
+        queue = ReplayActor(run_config(tmp_path, "push"), SimpleNamespace(request=lambda *order: order), Memory())
+        busy, idle = (Worker("rollout", index, Scripted(), {"pid": 1}) for index in range(2))
+        queue.hub.workers["rollout"] = {0: busy, 1: idle}
+        queue.generation.weights = (4, [None])
+        serving = asyncio.ensure_future(queue.generation.serve(busy))
+        await asyncio.sleep(0.01)
+        idle.handle.script = ["loaded"]
+        await queue.publish(5, [None])
+        await asyncio.sleep(0.01)
+        serving.cancel()
+        return queue, busy.handle.calls, idle.handle.calls
+
+    queue, busy, idle = asyncio.run(publish_while_one_decodes())
+    assert (busy, idle) == ([("generate", 4)], [("load", 5)])
+    assert queue.hub.telemetry.report(time.monotonic())["weight_broadcast_seconds"] > 0.0
 
 
 def raised(cause):
