@@ -10,7 +10,7 @@ from typing import Any
 from ray.exceptions import RayError, RayTaskError
 
 from actors.replay_hub import IDLE_SECONDS, Hub, Worker
-from actors.waiting import WeightsLate, WeightsLost, is_defect
+from actors.waiting import WeightsDamaged, WeightsLate, WeightsLost, is_defect
 from data.trajectory import PromptGroup
 
 Weights = tuple[int, list[Any]]  # version, and the reference to (manifest, buckets) in a list
@@ -72,7 +72,7 @@ class Generation:
             self._keep(worker, number, attempt, group, ref)
 
     def _keep(self, worker: Worker, number: int, attempt: int, group: PromptGroup, ref: Any) -> None:
-        worker.version, now = group.version, time.monotonic()
+        worker.version, worker.damaged, now = group.version, None, time.monotonic()
         if self.hub.ledger.generated(number, attempt, group.version, now):
             self.hub.progress += 1
             self.hub.telemetry.generated(group, now)
@@ -85,7 +85,10 @@ class Generation:
         self.hub.notify()
         if is_defect(error):
             self.hub.fail(error)
+        elif isinstance(cause, WeightsDamaged) and worker.damaged not in (None, weights):
+            self.hub.fail(RuntimeError(f"rollout actor {worker.index}: {cause}; so were those published before"))
         elif isinstance(cause, WeightsLost):
+            worker.damaged = weights if isinstance(cause, WeightsDamaged) else worker.damaged
             self.weights_lost |= weights is self.weights  # of older ones nothing is known that matters now
         elif isinstance(cause, WeightsLate):
             await self._catch_up(worker)

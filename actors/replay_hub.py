@@ -36,6 +36,7 @@ class Worker:
     busy: bool = False  # it has a call for work, or is looked after since one failed
     calls: int = 0
     lost: int = 0
+    damaged: Any = None  # the weights it found damaged last, until it generates again
     recovering: bool = False  # its death is counted already
     version: int | None = None  # newest weights it has acknowledged
     push: asyncio.Future[Any] | None = None  # the last weights sent to it outside of a call for work

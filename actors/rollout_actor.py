@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from actors.metrics import Exporter
 from actors.parts import build_rollout_worker
-from actors.waiting import WeightsLate, WeightsLost
+from actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
 from configs.schema import RunConfig, SamplerConfig
 from data.trajectory import PromptGroup, RolloutRequest
 
@@ -47,7 +47,10 @@ class RolloutActor:
         Raises:
             WeightsLate: they did not arrive within `weights.timeout`.
             WeightsLost: they are nowhere any more.
+            WeightsDamaged: their checksum is wrong; weights and version stay what they were.
         """
+        from model.weights import DamagedWeights  # torch, which whoever only starts this actor does without
+
         started = time.monotonic()
         version, holder = weights
         if self.worker.version != version:
@@ -57,7 +60,10 @@ class RolloutActor:
                 raise WeightsLate(f"weights version {version}: not here after {self.timeout:g} s") from error
             except RayError as error:
                 raise WeightsLost(f"weights version {version}: {type(error).__name__}") from error
-            self.worker.load_weights(manifest, buckets, verify=self.verify)
+            try:
+                self.worker.load_weights(manifest, buckets, verify=self.verify)
+            except DamagedWeights as error:
+                raise WeightsDamaged(str(error)) from error
         return self.worker.version, time.monotonic() - started, self.describe()
 
     def generate(

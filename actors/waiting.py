@@ -21,6 +21,10 @@ class WeightsLost(RuntimeError):
     """Packed weights are nowhere any more: their node died. The driver publishes them again."""
 
 
+class WeightsDamaged(WeightsLost):
+    """Packed weights arrived with another checksum than they left with."""
+
+
 class WeightsLate(RuntimeError):
     """Packed weights did not reach one actor in time. Others may hold them, so only that one waits."""
 

@@ -24,6 +24,10 @@ class WeightsError(ValueError):
     """Weights that do not fit the module or arrived damaged. Nothing was written."""
 
 
+class DamagedWeights(WeightsError):
+    """The bytes are not those that were packed. The same weights, packed again, may arrive whole."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a list of buckets holds.
@@ -103,7 +107,7 @@ def unpack_into(module: nn.Module, manifest: Manifest, buckets: Sequence[np.ndar
     `verify`) checksums of the buckets. The buckets may be read-only views of shared memory.
 
     Raises:
-        WeightsError: what does not fit, by name. The module is untouched.
+        WeightsError: what does not fit, by name, or is damaged. The module is untouched.
     """
     parameters = dict(module.named_parameters())
     _check_fit(parameters, manifest)
@@ -152,7 +156,7 @@ def _check_buckets(manifest: Manifest, buckets: Sequence[np.ndarray], verify: bo
     if verify:
         for index, (found, wanted) in enumerate(zip(_checksums(buckets), manifest.checksums, strict=True)):
             if found != wanted:
-                raise WeightsError(
+                raise DamagedWeights(
                     f"{version}: bucket {index} arrived damaged (checksum {found:08x}, not {wanted:08x})"
                 )
 

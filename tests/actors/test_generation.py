@@ -13,7 +13,8 @@ from actors.replay_actor import Memory, ReplayActor
 from actors.replay_hub import Worker
 from actors.rollout_actor import RolloutActor
 from actors.telemetry import Telemetry
-from actors.waiting import WeightsLate, WeightsLost
+from actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
+from model.weights import DamagedWeights
 from tests.actors.runs import run_config
 
 
@@ -137,6 +138,34 @@ def test_old_weights_that_are_lost_say_nothing_of_newer_ones(tmp_path):
         return queue
 
     assert not asyncio.run(lost_when_newer_are_out()).generation.weights_lost
+
+
+@pytest.mark.parametrize("whole_between", [False, True])
+def test_damaged_weights_are_published_again_and_a_defect_the_second_time_in_a_row(tmp_path, whole_between):
+    damaged = raised(WeightsDamaged("weights version 4: bucket 0 arrived damaged"))
+
+    async def damaged_twice():
+        queue, _ = await served(tmp_path, damaged)
+        generation, worker = queue.generation, queue.hub.workers["rollout"][0]
+        await generation._failed(worker, [], generation.weights, damaged)  # the same publication once more
+        assert generation.weights_lost and queue.hub.failure is None
+        if whole_between:
+            generation._keep(worker, 9, 0, SimpleNamespace(version=4), None)
+        generation.weights = (4, [object()])
+        await generation._failed(worker, [], generation.weights, damaged)
+        return str(queue.hub.failure)
+
+    assert ("arrived damaged; so were those published before" in asyncio.run(damaged_twice())) is not whole_between
+
+
+def test_a_rollout_actor_says_that_weights_arrived_damaged(monkeypatch):
+    def load_weights(manifest, buckets, verify):
+        raise DamagedWeights("weights version 1: bucket 0 arrived damaged")
+
+    monkeypatch.setattr(ray, "get", lambda reference, timeout: (None, []))
+    worker = SimpleNamespace(version=0, load_weights=load_weights)
+    with pytest.raises(WeightsDamaged, match="version 1: bucket 0"):
+        RolloutActor.load_weights(SimpleNamespace(worker=worker, timeout=0.1, verify=True), (1, [None]))
 
 
 @pytest.mark.parametrize("raises, expected", [(GetTimeoutError("slow"), WeightsLate), (ObjectLostError, WeightsLost)])

@@ -10,7 +10,7 @@ from torch import nn
 from configs.schema import ShapeConfig
 from model.policy import DiffusionPolicy
 from model.tokens import TokenIds
-from model.weights import Manifest, WeightsError, pack, unpack_into
+from model.weights import DamagedWeights, Manifest, WeightsError, pack, unpack_into
 
 IDS = TokenIds(mask=5, pad=0, bos=0, eos=0, filler=7, end=(6,))
 SHAPE = ShapeConfig(hidden=16, layers=2, heads=2, kv_heads=1, ffn=24)
@@ -62,17 +62,24 @@ def test_a_transposed_parameter_is_filled_in_its_own_order() -> None:
     assert module.w.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
 
 
-def refused(target: nn.Module, manifest: Manifest, buckets: list[np.ndarray], match: str) -> None:
+def refused(
+    target: nn.Module,
+    manifest: Manifest,
+    buckets: list[np.ndarray],
+    match: str,
+    error: type[WeightsError] = WeightsError,
+) -> None:
     before = [parameter.clone() for parameter in target.parameters()]
-    with pytest.raises(WeightsError, match=match):
+    with pytest.raises(error, match=match) as caught:
         unpack_into(target, manifest, buckets)
+    assert type(caught.value) is error
     assert all(torch.equal(old, new) for old, new in zip(before, target.parameters()))
 
 
 def test_a_flipped_bit_in_the_last_bucket_leaves_the_module_untouched() -> None:
     manifest, buckets = pack(policy(0).named_parameters(), 2, bucket_bytes=1000)
     buckets[-1][-1] ^= 1
-    refused(policy(1), manifest, buckets, "weights version 2: bucket .* arrived damaged")
+    refused(policy(1), manifest, buckets, "weights version 2: bucket .* arrived damaged", DamagedWeights)
 
 
 def test_a_missing_bucket_is_refused() -> None:
