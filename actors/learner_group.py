@@ -48,6 +48,7 @@ class LearnerGroup:
         self.done = 0  # steps whose result the ranks hold
         self.checkpoint: tuple[int, Path] | None = None
         self.restarts = 0
+        self._beside: Exception | None = None  # what `meanwhile` raised
 
     def reserve(self) -> None:
         """Room for all ranks on as few nodes as can be; it stays theirs while they are rebuilt.
@@ -137,14 +138,21 @@ class LearnerGroup:
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         """Call every rank; a failure is raised at once, since the others of a collective cannot end then."""
         refs = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
-        return fetch_all(
-            refs, f"learner ranks: {method} (learner.timeout)", self.config.learner.timeout, self.meanwhile
-        )
+        return self._wait(refs, method)
+
+    def _wait(self, refs: list[Any], method: str) -> list[Any]:
+        return fetch_all(refs, f"learner ranks: {method} (learner.timeout)", self.config.learner.timeout, self._tend)
+
+    def _tend(self) -> None:
+        try:
+            self.meanwhile()
+        except Exception as error:
+            self._beside = error
+            raise
 
     def _weights(self) -> Any:
         answers = [rank.weights.options(num_returns=2).remote() for rank in self.ranks]
-        versions = [version for _, version in answers]
-        fetch_all(versions, "learner ranks: weights (learner.timeout)", self.config.learner.timeout, self.meanwhile)
+        self._wait([version for _, version in answers], "weights")
         return answers[0][0]
 
     def _surviving(self, work: Callable[[], Any], step: int) -> Any:
@@ -156,6 +164,8 @@ class LearnerGroup:
                     self._rebuild(step)
                 return work()
             except (RayError, TimeoutError, RuntimeError) as error:  # RuntimeError: a collective without its peer
+                if error is self._beside:
+                    raise  # the ranks have no part in it
                 if _is_gpu_full(error):
                     raise ConfigError(
                         f"the learner ran out of GPU memory ({str(error).splitlines()[0]}); {LEANER}"

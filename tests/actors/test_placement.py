@@ -5,6 +5,7 @@ And what a start that fails gives back.
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -176,6 +177,20 @@ def test_a_rank_that_the_memory_monitor_ended_is_a_loss(tmp_path, monkeypatch):
 
     assert group._surviving(work, 7) == "done"
     assert rebuilt == [7, 7]
+
+
+@pytest.mark.parametrize("error", [TimeoutError("replay queue: roster: no answer"), OutOfMemoryError("the queue died")])
+def test_what_fails_beside_the_ranks_is_no_loss_of_theirs(tmp_path, monkeypatch, error):
+    def meanwhile():
+        raise error
+
+    group, stopped = LearnerGroup(run_config(tmp_path, "beside"), "", meanwhile), []
+    group.ranks = [SimpleNamespace(save=SimpleNamespace(remote=lambda folder: None))]
+    monkeypatch.setattr("actors.learner_group.fetch_all", lambda refs, what, seconds, meanwhile: meanwhile())
+    monkeypatch.setattr(group, "_stop_ranks", lambda: stopped.append(True))
+    with pytest.raises(type(error), match=str(error)):
+        group.save(tmp_path)
+    assert not stopped
 
 
 @pytest.mark.slow
