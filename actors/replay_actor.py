@@ -94,9 +94,9 @@ class ReplayActor:
         while True:
             if self.hub.failure is not None:
                 raise self.hub.failure
-            reissued = self.ledger.reissued
+            reissued = self.ledger.record.reissued
             numbers = self.ledger.lease(count, time.monotonic())
-            if self.ledger.reissued > reissued:
+            if self.ledger.record.reissued > reissued:
                 self.hub.notify()  # stale groups went back to be issued again
             if numbers is not None:
                 break

@@ -57,8 +57,6 @@ class Ledger:
         self.published = version  # newest version given to the rollout actors
         self._started = (version, self._accepted())
         self.entries: dict[int, Entry] = {}
-        self.reissued = 0
-        self.stale_dropped = 0
         self._arrivals = 0
         self._unreported: dict[int, State] = {}  # finals decided here that the driver has not recorded yet
         self._pending: list[int] = []  # groups to issue again before any new one
@@ -168,7 +166,7 @@ class Ledger:
         """
         for entry in [e for e in self.entries.values() if e.state is State.READY]:
             if self.version - self._version(entry) > self.config.max_staleness:
-                self.stale_dropped += 1
+                self.record.stale_dropped += 1
                 self._reissue(entry)
         ready = [e for e in self.entries.values() if e.state is State.READY]
         if len(ready) < count:
@@ -199,11 +197,13 @@ class Ledger:
         return dict(self._unreported)
 
     def cursor(self) -> dict[str, Any]:
-        """How far the numbering has come, with attempts and losses of the groups in flight, for `Record.follow`."""
+        """How far the numbering has come, attempts and losses of the groups in flight, and re-issues so far."""
         return {
             "issued": self.record.issued,
             "attempts": {e.number: e.attempt for e in self.entries.values() if e.attempt},
             "losses": {e.number: e.losses for e in self.entries.values() if e.losses},
+            "reissued": self.record.reissued,
+            "stale_dropped": self.record.stale_dropped,
         }
 
     def states(self) -> dict[str, int]:
@@ -217,8 +217,8 @@ class Ledger:
             "issued": self.record.issued,
             **self.record.totals,
             "in_flight": len(self.entries),
-            "reissued": self.reissued,
-            "stale_dropped": self.stale_dropped,
+            "reissued": self.record.reissued,
+            "stale_dropped": self.record.stale_dropped,
         }
 
     def check(self) -> None:
@@ -253,7 +253,7 @@ class Ledger:
     def _reissue(self, entry: Entry) -> None:
         entry.attempt += 1
         entry.state, entry.version = State.ISSUED, None
-        self.reissued += 1
+        self.record.reissued += 1
         self._pending.append(entry.number)
 
     def _finish(self, number: int, state: State) -> State:

@@ -67,6 +67,8 @@ class Record:
     totals: dict[str, int] = field(default_factory=lambda: {state.value: 0 for state in FINAL})
     attempts: dict[int, int] = field(default_factory=dict)  # newest attempt of groups in flight, where it is not 0
     losses: dict[int, int] = field(default_factory=dict)  # and how many attempts died with their holder
+    reissued: int = 0  # times a group was issued again
+    stale_dropped: int = 0  # of them, because it had grown too old
 
     def add(self, finals: Mapping[int, State]) -> None:
         """Record final states; a group already recorded keeps its first state (the transition is idempotent)."""
@@ -89,6 +91,7 @@ class Record:
         self.issued = max(self.issued, cursor["issued"])
         self.attempts = {n: a for n, a in cursor["attempts"].items() if not self.is_final(n)}
         self.losses = {n: a for n, a in cursor["losses"].items() if not self.is_final(n)}
+        self.reissued, self.stale_dropped = cursor["reissued"], cursor["stale_dropped"]
 
     def is_final(self, number: int) -> bool:
         """True where `number` has ended."""
@@ -111,6 +114,8 @@ class Record:
             "totals": dict(self.totals),
             "attempts": {str(n): a for n, a in self.attempts.items()},
             "losses": {str(n): a for n, a in self.losses.items()},
+            "reissued": self.reissued,
+            "stale_dropped": self.stale_dropped,
         }
 
     @classmethod
@@ -123,4 +128,6 @@ class Record:
             totals=dict(tree["totals"]),
             attempts={int(n): a for n, a in tree.get("attempts", {}).items()},
             losses={int(n): a for n, a in tree.get("losses", {}).items()},
+            reissued=tree.get("reissued", 0),
+            stale_dropped=tree.get("stale_dropped", 0),
         )

@@ -51,7 +51,7 @@ def test_too_old_groups_are_dropped_and_issued_again_as_the_same_group():
         make_ready(ledger, number, 0, 0)
     ledger.publish(2)
     assert ledger.lease(2, 0.0) is None
-    assert ledger.stale_dropped == 4
+    assert ledger.totals()["stale_dropped"] == 4
     assert ledger.issue(4, 0.0) == [(0, 1), (1, 1), (2, 1), (3, 1)]
     assert ledger.totals()["issued"] == 4
     ledger.check()
@@ -192,6 +192,16 @@ def test_a_restarted_ledger_issues_every_open_group_again():
     assert ledger.issue(3, 0.0) == [(1, 1), (2, 1), (4, 1)]
     assert ledger.totals()["issued"] == 5
     ledger.check()
+
+
+def test_a_restarted_ledger_goes_on_counting_re_issues():
+    ledger, driver = Ledger(config()), Record()
+    make_ready(ledger, *ledger.issue(4, 0.0)[0], 0)
+    ledger.publish(2)
+    ledger.lease(2, 0.0)
+    driver.follow(ledger.cursor())
+    totals = Ledger(config(), Record.from_dict(driver.to_dict())).totals()
+    assert (totals["stale_dropped"], totals["reissued"]) == (1, 1 + 4)
 
 
 def test_a_restarted_ledger_keeps_the_groups_of_a_learner_step_for_it():
