@@ -107,7 +107,7 @@ def test_a_job_is_kept_for_another_judge_only_while_that_one_answers(recovering)
     first, second = (Worker("reward", index, None, {}) for index in range(2))
     second.recovering = recovering
     ledger = SimpleNamespace(holds=lambda number, attempt: True)
-    judging = Judging(SimpleNamespace(active=lambda role: [first, second], ledger=ledger))
+    judging = Judging(SimpleNamespace(active=lambda role: [first, second], ledger=ledger, tiers=()))
     job = Job(0, 0, None, 0.0, avoid=first.index)
     judging.jobs.append(job)
     assert judging._next_job(first) is (job if recovering else None)
