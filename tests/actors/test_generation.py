@@ -14,6 +14,7 @@ from actors.replay_hub import Worker
 from actors.rollout_actor import RolloutActor
 from actors.telemetry import Telemetry
 from actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
+from actors.workers import Member, WorkerPool
 from model.weights import DamagedWeights
 from tests.actors.runs import run_config
 
@@ -138,6 +139,24 @@ def test_old_weights_that_are_lost_say_nothing_of_newer_ones(tmp_path):
         return queue
 
     assert not asyncio.run(lost_when_newer_are_out()).generation.weights_lost
+
+
+@pytest.mark.parametrize("error, times", [(WeightsLate("weights version 4"), 0), (WeightsLost("weights version 4"), 1)])
+def test_an_evaluation_has_lost_weights_published_again_and_waits_for_late_ones(tmp_path, monkeypatch, error, times):
+    published, ends = [], [raised(error), "done"]
+
+    def get(reference, timeout):
+        end = ends.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr("actors.workers.ray", SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=get))
+    config = run_config(tmp_path, "evaluation")
+    pool = WorkerPool(config, "", tend=lambda: None, republish=lambda: published.append(True))
+    pool.members["rollout"][0] = Member(None, None, {})
+    assert list(pool.spread("rollout", ["job"], lambda handle, job: object())) == [("job", "done")]
+    assert len(published) == times
 
 
 @pytest.mark.parametrize("whole_between", [False, True])
