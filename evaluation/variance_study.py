@@ -43,7 +43,7 @@ def study_policy(args: argparse.Namespace, command: str, console: Console) -> di
     policy = DiffusionPolicy.from_pretrained(str(folder), end_tokens=config.model.end_tokens).eval()
     tokenizer = load_tokenizer(folder)
     problems = load_problems(args.problems, seed=config.problems.seed, limit=args.limit)
-    prompts = encode_prompts(problems, tokenizer.chat_prompt, config.problems, tokenizer.id("<|mask|>")).prompts
+    prompts = encode_prompts(problems, tokenizer.chat_prompt, config.problems, policy.token_ids.mask).prompts
     asked = [prompt.tolist() for prompt in prompts]
     cases = [case for seed in args.seeds for case in cases_by_sampling(policy, asked, config.sampler, seed)]
     facts = {"command": command, "problems": args.problems, "temperature": config.sampler.temperature}
