@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.start import check_settings
+from actors.start import check_settings, may_be_policy
 from configs.schema import ConfigError, RunConfig
 from data.benchmarks import split_source
 
@@ -45,7 +45,7 @@ class Shape:
         return self.trunk + self.head * (1 if self.tied else 2)
 
 
-KNOWN = {  # public checkpoints by hub name, so that a dry run needs no download
+KNOWN = {  # public checkpoints by hub name, so that a dry run of a recipe needs no download
     name: Shape(3584, 28, 28, 4, 18944, 152064, False)
     for name in (
         "apple/DiffuCoder-7B-Base",
@@ -124,9 +124,21 @@ def _shape(config: RunConfig) -> Shape:
 
 
 def _read(path: str, where: str) -> Shape:
+    """The shape of a folder, or of a hub name by its config.json alone, which is fetched where it is not cached."""
     file = Path(path) / "config.json"
-    if not file.is_file():
+    if not may_be_policy(path):
         raise ConfigError(f"{where} = {path!r}: no such model folder (a folder with config.json is expected)")
+    if not file.is_file():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = Path(hf_hub_download(path, "config.json"))
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"{where} = {path!r}: its shape is not known without fetching its config.json ({reason}); name a local "
+                f"folder, or fetch it first with `hf download {path}`"
+            ) from error
     tree = json.loads(file.read_text())
     return Shape(
         hidden=tree["hidden_size"],
