@@ -206,7 +206,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--train", type=Path, default=Plan.train_recipe, metavar="RECIPE", help="reinforcement learning"
     )
-    options.add_argument("--ablations", type=Path, default=ROOT / "docs" / "ablations.json", metavar="JSON")
+    text = "an ablation study, for the claim about masks (default: docs/ablations.json; left out where there is none)"
+    options.add_argument("--ablations", type=Path, default=ROOT / "docs" / "ablations.json", metavar="JSON", help=text)
     options.add_argument("--runs", type=Path, default=ROOT / "runs" / "path", help="folder of the runs")
     options.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of page, figure and data")
     return options
