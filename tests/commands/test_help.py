@@ -12,7 +12,14 @@ from actors import train
 from benchmarks import kernel
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("benchmarks", "benchmarks.runs", "benchmarks.sampler", "benchmarks.sandbox", "tests.golden")
+MODULES = (
+    "benchmarks",
+    "benchmarks.runs",
+    "benchmarks.sampler",
+    "benchmarks.sandbox",
+    "configs.reference",
+    "tests.golden",
+)
 STUDIES = ("evaluation.ablations", "evaluation.path", "evaluation.variance_study")
 
 
