@@ -12,6 +12,7 @@ from data.benchmarks import split_source
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 GB = 1e9
+HOST_BYTES = 18  # offloaded, per parameter: weights, two moments and gradients in float32, gradients in bfloat16
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def describe(config: RunConfig) -> str:
         "memory per rollout actor (estimate): "
         + ", ".join(f"{name} {size / GB:.2f} GB" for name, size in rollout.items())
         + f" = {sum(rollout.values()) / GB:.2f} GB",
+        _host_memory(config, shape),
         f"weights in flight per broadcast: {shape.total * BYTES[config.learner.dtype] / GB:.2f} GB "
         f"every {config.weights.broadcast_every} step(s), two versions kept",
         f"generation {generate / 1e12:,.2f} TFLOP, learning {train / 1e12:,.2f} TFLOP per step: "
@@ -170,6 +172,18 @@ def _learner_memory(config: RunConfig, shape: Shape) -> dict[str, float]:
         "activations": float(tokens * per_token * wide + tokens * shape.hidden * 34 * wide),
         "logits": float(logits),
     }
+
+
+def _host_memory(config: RunConfig, shape: Shape) -> str:
+    """What lies in main memory besides the processes themselves: the offloaded optimiser, and Ray's object store."""
+    learner = config.learner
+    offloaded = HOST_BYTES if learner.offload != "none" else 0  # per parameter
+    offloaded += BYTES[learner.dtype] if learner.offload == "all" else 0
+    optimiser = shape.total * offloaded / learner.ranks
+    return (
+        f"host memory (estimate): offloaded optimiser {optimiser / GB:.2f} GB per learner rank; a local Ray's object store "
+        f"{config.ray.object_store_mb * 2**20 / GB:.2f} GB"
+    )
 
 
 def _rollout_memory(config: RunConfig, shape: Shape) -> dict[str, float]:

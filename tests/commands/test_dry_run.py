@@ -54,6 +54,12 @@ def test_any_hub_name_needs_its_config_alone(big, run_folder, monkeypatch):
         describe(replace(big, model=replace(big.model, path="/nowhere/model")))
 
 
+def test_an_offloaded_optimiser_is_told():
+    assert "offloaded optimiser 0.00 GB per learner rank" in describe(load(RunConfig, "diffucoder_7b.yaml"))
+    told = describe(load(RunConfig, "diffucoder_1gpu.yaml"))
+    assert "offloaded optimiser 137.08 GB per learner rank; a local Ray's object store 68.72 GB" in told
+
+
 def test_the_7b_recipe_splits_eight_nodes_so_that_a_step_is_shortest(big):
     gpus = big.rollout.actors + big.learner.ranks
     assert gpus == 64 and big.rollout.gpus == big.learner.gpus == 1
