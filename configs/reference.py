@@ -51,13 +51,34 @@ Types: a choice of words is written with bars, `[text, …]` is a list, `null` s
 """
 
 
+TAIL = """## Environment variables
+
+| variable | meaning |
+|---|---|
+| `RAY_ADDRESS` | the Ray cluster to join where `ray.address` is null; without both a local Ray is started |
+| `HF_HOME` | where models and data sets of the hub are kept (default `~/.cache/huggingface`) |
+| `COUPLET_CACHE` | where tuned starts (`model.recipe`) are kept (default `couplet` in `XDG_CACHE_HOME`, else `~/.cache/couplet`) |
+| `E2B_API_KEY` | key of E2B's cloud, for `sandbox.tier: e2b` only |
+| `OPENAI_API_KEY` | key that `prepare rate --endpoint` sends, where there is one |
+
+The trackers (`tracker: wandb`, `mlflow`) read variables of their own.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a defect of Couplet, with its traceback |
+| 2 | a mistake to mend (a setting, a file, an option, a missing package), told without a traceback |
+| 130 | Ctrl-C; `train` and `adapt` go on with `--resume` |
+| 141 | the reader of the output has gone, as in a pipe into `head` |
+"""
+
+
 def page() -> str:
     """The whole page."""
-    parts = [
-        HEAD,
-        *_kind(RunConfig, "Keys of `train`", ()),
-        *_kind(AdaptConfig, "Keys of `adapt`", _sections(RunConfig)),
-    ]
+    tables = (*_kind(RunConfig, "Keys of `train`", ()), *_kind(AdaptConfig, "Keys of `adapt`", _sections(RunConfig)))
+    parts = [HEAD, *tables, TAIL]
     return "\n".join(parts).rstrip() + "\n"
 
 
