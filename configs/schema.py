@@ -53,7 +53,7 @@ def _folder_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """The diffusion decoder. `top_p = 1.0` and `top_k = None` mean off."""
+    """The diffusion decoder. `top_p: 1.0` and `top_k: null` mean off."""
 
     # what decides which masked positions are revealed next
     order: Literal["origin", "maskgit_plus", "topk_margin", "entropy"] = "entropy"
@@ -495,7 +495,8 @@ class StageConfig:
     validate_every: int = 0  # updates between validations; 0 = none
     validation_examples: int = 64  # held-out examples of a validation
     patience: int = 0  # validations without improvement before the stage stops, with its best policy; 0 = never
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-3, grad_norm=1.0))  # of this stage
+    # of this stage: the section optimizer with these changes
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-3, grad_norm=1.0))
 
     def __post_init__(self) -> None:
         where = f"stages.{self.name}"
