@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 
-.PHONY: setup run test test-slow test-gpu check bench golden clean
+.PHONY: setup run test test-slow test-gpu check bench golden docs clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,9 @@ bench: setup          ## ratios measured interleaved on this machine
 
 golden: setup         ## regenerate tests/golden (explain a change in the commit)
 	$(PY) -m tests.golden
+
+docs: setup           ## regenerate docs/configuration.md from configs/schema.py
+	$(PY) -m configs.reference
 
 clean:
 	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache

@@ -13,16 +13,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors import PACKAGES
-from actors.arguments import DEFAULT_RECIPE, Call, column_mapping, parse
-from configs.load import load, resolve
-from configs.schema import AdaptConfig, ConfigError, RunConfig
-from data.acecode import NothingRated
-from data.formats import RowError
-from data.openai_client import EndpointError, Sampling
-from data.problems_file import ProblemFileError
-from data.sources import SourceError
-from learner.checkpoint import CheckpointError
+NEEDED = (
+    "deepspeed", "matplotlib", "numpy", "pyarrow", "ray", "rich", "safetensors", "tensorboard", "tokenizers", "torch",
+    "transformers", "yaml",
+)  # fmt: skip
+
+
+def absent_package(error: ModuleNotFoundError) -> str | None:
+    """What to say of a package of `NEEDED` that this interpreter lacks; None for any other module."""
+    name = (error.name or "").partition(".")[0]
+    if name not in NEEDED:
+        return None
+    return (
+        f"error: {sys.executable} has no package {name!r}: run `make setup` once, then start "
+        "`.venv/bin/python launch.py`"
+    )
+
+
+try:
+    from actors import PACKAGES
+    from actors.arguments import DEFAULT_RECIPE, Call, column_mapping, parse
+    from configs.load import load, resolve
+    from configs.schema import AdaptConfig, ConfigError, RunConfig
+    from data.acecode import NothingRated
+    from data.formats import RowError
+    from data.openai_client import EndpointError, Sampling
+    from data.problems_file import ProblemFileError
+    from data.sources import SourceError
+    from learner.checkpoint import CheckpointError
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__" or not (said := absent_package(missing)):
+        raise
+    print(said, file=sys.stderr)
+    sys.exit(2)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -172,7 +195,7 @@ CALLS: tuple[Call, ...] = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command.
 
-    Returns 2 for a mistake of the user, told in one line; 130 for Ctrl-C; 141 where the output's reader has gone. A
+    Returns 2 for a mistake of the user (or a package that is not installed), told in one line; 130 for Ctrl-C; 141 where the output's reader has gone. A
     defect is raised, with its traceback (see `_is_mistake`).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -187,6 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at exit
             return BROKEN_PIPE
+        if isinstance(error, ModuleNotFoundError) and (said := absent_package(error)):
+            print(said, file=sys.stderr)
+            return 2
         if not _is_mistake(error):
             raise
         named = isinstance(error, OSError) and error.filename and f"{error.filename}: {error.strerror}"

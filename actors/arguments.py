@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 from configs.schema import ConfigError, SamplerConfig
 from data.levels import LEVELS
-from data.prepare import DEFAULT_SOURCES, NGRAM, ROLES, SETS
+from data.prepare import DEFAULT_SOURCES, NGRAM, ROLES, SETS, USED_BY
 
 Call = Callable[[argparse.Namespace], None]
 PROBLEMS = "problem file (HumanEval, MBPP, EvalPlus, AceCode, own Parquet; FILE@SPLIT for MBPP), or katas:SPLIT"
 POLICY = "policy folder, run folder, or hub name"
 DEFAULT_RECIPE = "tiny.yaml"
+KEYS = "Every key, with type and default: docs/configuration.md; `--dry-run` checks them and starts nothing."
+EPILOGS = {
+    "train": KEYS,
+    "adapt": "Every key, with type and default: docs/configuration.md.",
+    "score": "Keys that count here: reward.* and sandbox.* of docs/configuration.md.",
+    "evaluate": "Keys and defaults: docs/configuration.md, but for the limits of `score` (10 CPU seconds per test, 1 GB).",
+    "analyze": "Keys and defaults: docs/configuration.md, but for the limits of `score` (10 CPU seconds per test, 1 GB).",
+}
 ORDERS = get_args(get_type_hints(SamplerConfig)["order"])
 
 
 def parse(arguments: Sequence[str], calls: Mapping[str, Call], description: str) -> argparse.Namespace:
     """Parsed arguments, with `call` set; `key=value` overrides may stand anywhere behind the sub-command."""
     root = argparse.ArgumentParser(
-        prog="launch.py",
+        prog="couplet" if Path(sys.argv[0]).name == "couplet" else "launch.py",
         description=description,
         epilog="`COMMAND --help` shows its options. Without a command: train configs/tiny.yaml.",
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, call in calls.items():
         text = (call.__doc__ or "").strip()
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=text, epilog=EPILOGS.get(name))
         sub.set_defaults(call=call, parser=sub)
         OPTIONS[name](sub)
     args, rest = root.parse_known_args(arguments)
@@ -79,22 +88,32 @@ def _prepare(sub: argparse.ArgumentParser) -> None:
 
 def _prepare_set(sub: argparse.ArgumentParser, name: str) -> None:
     default = f" (default: {DEFAULT_SOURCES[name]})" if name in DEFAULT_SOURCES else ""
-    sub.add_argument("--source", required=not default, help=f"file, hub name or hub:NAME[@CONFIG][:SPLIT]{default}")
+    places = (
+        "katas:tune, katas:rl or katas:heldout" if name == "katas" else "file, hub name or hub:NAME[@CONFIG][:SPLIT]"
+    )
+
+    def only(option: str, text: str) -> str:
+        """The help of an option that some sets use; the others do not show it, and refuse it by name."""
+        return text if name in USED_BY[option] else argparse.SUPPRESS
+
+    sub.add_argument("--source", required=not default, help=f"{places}{default}")
     sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="Parquet file to write")
-    sub.add_argument("--limit", type=positive, metavar="N", help="keep the first N problems")
-    sub.add_argument("--split", help="a published split (MBPP: train, validation, test; katas: tune, rl, heldout)")
-    sub.add_argument("--seed", type=int, default=0, help="of generated problems")
-    sub.add_argument("--level", choices=LEVELS, help="AceCode only (default: hard)")
-    sub.add_argument("--no-double", action="store_true", help="AceCode only: no second prompt from a signature")
-    roles = ", ".join(ROLES)
-    sub.add_argument("--columns", nargs="+", default=[], metavar="role=column", help=f"columns only; roles: {roles}")
-    sub.add_argument(
-        "--benchmarks", nargs="+", default=[], metavar="FILE", help="sets that must not leak into this one"
+    sub.add_argument("--limit", type=positive, metavar="N", help="keep the first N problems (default: all)")
+    splits = "tune, rl, heldout; default: rl" if name == "katas" else "train, validation, test, prompt; default: all"
+    sub.add_argument("--split", help=only("split", f"a published split: {splits}"))
+    sub.add_argument("--seed", type=int, default=0, help=only("seed", "of the generated problems (default: 0)"))
+    sub.add_argument("--level", choices=LEVELS, help=only("level", "difficulty to keep (default: hard)"))
+    sub.add_argument("--no-double", action="store_true", help=only("no-double", "no second prompt from a signature"))
+    roles = only("columns", f"which column has which role; roles: {', '.join(ROLES)}; needed: prompt, tests")
+    sub.add_argument("--columns", nargs="+", default=[], metavar="role=column", help=roles)
+    text = "problem sets that must not leak into this one, e.g. HumanEval.jsonl (default: none, nothing is compared)"
+    sub.add_argument("--benchmarks", nargs="+", default=[], metavar="FILE", help=text)
+    text = f"words in a row that count as a leak (default: {NGRAM}); needs --benchmarks"
+    sub.add_argument("--ngram", type=positive, default=NGRAM, metavar="N", help=text)
+    text = (
+        "which problems that resemble one of --benchmarks are left out: ngram, those that share --ngram words in a row "
+        "(default); any, also those that share only a function's name; none, they are only reported"
     )
-    sub.add_argument(
-        "--ngram", type=positive, default=NGRAM, help=f"words in a row that count as a leak (default: {NGRAM})"
-    )
-    text = "leave out what shares words with a benchmark, also what shares a function name, or only report"
     sub.add_argument("--drop", choices=("ngram", "any", "none"), default="ngram", help=text)
 
 
@@ -115,10 +134,12 @@ def _rate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--vllm-options", default="", metavar="TEXT", help="further options of vllm serve, in quotes")
     sub.add_argument("--vllm-timeout", type=float, default=1200.0, metavar="S", help="seconds until it must be ready")
     sub.add_argument("--samples", type=positive, default=8, metavar="N", help="completions per problem (default: 8)")
-    sub.add_argument("--temperature", type=float, default=0.8, help="default: 0.8")
-    sub.add_argument("--top-p", type=float, default=0.95, help="of a served model (default: 0.95)")
-    sub.add_argument("--max-tokens", type=positive, default=1024, help="of a served model's answer (default: 1024)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--temperature", type=float, default=0.8, metavar="T", help="of the samples (default: 0.8)")
+    sub.add_argument("--top-p", type=float, default=0.95, metavar="P", help="of a served model (default: 0.95)")
+    sub.add_argument(
+        "--max-tokens", type=positive, default=1024, metavar="N", help="of a served model's answer (default: 1024)"
+    )
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
     sub.add_argument("--level", choices=LEVELS, default="hard", help="which problems to keep (default: hard)")
     _subset(sub)
     _local(sub)
@@ -137,9 +158,10 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--temperatures", type=numbers, metavar="T,T", help="default: evaluation.greedy_temperature, 0.2")
     sub.add_argument("--steps", type=counts, metavar="N,N", help="denoising steps (default: the policy's own)")
     sub.add_argument("--samples", type=positive, default=8, metavar="N", help="completions per problem (default: 8)")
+    where = "(default: RUN/benchmarks/SET); the same command goes on there after a kill"
     sub.add_argument("--k", type=counts, metavar="K,K", help="k of pass@k (default: 1 and the number of samples)")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", type=Path, metavar="DIR", help="results; the same command goes on there after a kill")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
+    sub.add_argument("--out", type=Path, metavar="DIR", help=f"results {where}")
     sub.add_argument("--canonical", action="store_true", help="judge the set's own solutions instead of sampling")
     _subset(sub)
     _local(sub)
@@ -154,27 +176,30 @@ def _analyze(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--words", default="arithmetic:heldout", metavar="SET", help="word problems beside the code; or none"
     )
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", type=Path, metavar="DIR", help="figures and data")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="figures and data (default: RUN/analysis/SET)")
     _subset(sub)
     _local(sub)
 
 
 def _sample(sub: argparse.ArgumentParser) -> None:
+    own = "(default: the policy's own, else that of sampler.* in docs/configuration.md)"
     sub.add_argument("policy", help=POLICY)
     sub.add_argument(
         "--once", metavar="PROMPT", help="answer this and end; without a terminal only the text is printed"
     )
-    sub.add_argument("--order", choices=ORDERS, help="order of the reveals")
-    sub.add_argument("--steps", type=positive, metavar="N", help="denoising steps")
-    sub.add_argument("--temperature", type=float, metavar="T")
-    sub.add_argument("--top-p", type=float, metavar="P")
-    sub.add_argument("--top-k", type=positive, metavar="K")
-    sub.add_argument("--length", type=positive, metavar="N", help="tokens of the canvas")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--order", choices=ORDERS, help=f"order of the reveals {own}")
+    sub.add_argument("--steps", type=positive, metavar="N", help=f"denoising steps {own}")
+    sub.add_argument("--temperature", type=float, metavar="T", help=f"0 takes the likeliest token {own}")
+    sub.add_argument(
+        "--top-p", type=float, metavar="P", help=f"draw from the likeliest tokens of total probability P {own}"
+    )
+    sub.add_argument("--top-k", type=positive, metavar="K", help=f"draw from the K likeliest tokens {own}")
+    sub.add_argument("--length", type=positive, metavar="N", help=f"tokens of the canvas {own}")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
     sub.add_argument("--gif", type=Path, metavar="FILE", help="write the denoising as an animation")
     sub.add_argument("--svg", type=Path, metavar="FILE", help="likewise, as SVG")
-    sub.add_argument("--device", default="cpu", help="e.g. cuda (default: cpu)")
+    sub.add_argument("--device", default="cpu", help="where the policy runs, e.g. cuda (default: cpu)")
 
 
 def _report(sub: argparse.ArgumentParser) -> None:
@@ -185,7 +210,8 @@ def _report(sub: argparse.ArgumentParser) -> None:
 def _export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("run", help="run folder, e.g. runs/latest, or a policy folder")
     sub.add_argument("out", help="new folder")
-    sub.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    text = "type of the weights (default: auto, as they are stored)"
+    sub.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help=text)
     sub.add_argument("--shard-gb", type=float, default=5.0, metavar="GB", help="largest weight file (default: 5)")
     text = "hub repository with Dream's code, which transformers then uses where it is trusted"
     sub.add_argument("--auto-map", metavar="REPO", help=text)
@@ -197,7 +223,7 @@ def _status(sub: argparse.ArgumentParser) -> None:
 
 
 def _scale(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("targets", nargs="+", metavar="reward=N|rollout=N")
+    sub.add_argument("targets", nargs="+", metavar="reward=N|rollout=N", help="numbers of workers")
     _job(sub)
 
 

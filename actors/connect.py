@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,8 @@ def connect(config: RunConfig | AdaptConfig) -> Connection:
     if ray.is_initialized():
         connection = Connection(None, owned=False)
     else:
-        context = attach(config.ray, local_cpus=_logical_cpus(config))
+        modules = _own_modules(config.reward.functions) if isinstance(config, RunConfig) else ()
+        context = attach(config.ray, local_cpus=_logical_cpus(config), modules=modules)
         connection = Connection(f"http://{context.dashboard_url}" if context.dashboard_url else None, owned=True)
     try:
         _require_resources(config)
@@ -65,8 +66,11 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True) -> Any:
-    """`ray.init`, with one clear error where nothing answers; `local=False` never starts a cluster."""
+def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True, modules: Sequence[Path] = ()) -> Any:
+    """`ray.init`, with one clear error where nothing answers; `local=False` never starts a cluster.
+
+    `modules` are files and package folders that travel to a cluster with the project's code.
+    """
     logging.getLogger(TOKEN_LOGGER).addFilter(lambda record: "authentication is enabled" not in record.getMessage())
     address = _address(config)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
@@ -80,9 +84,10 @@ def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True)
         )
     require_listener(config)
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if inside_job or not local or not (PROJECT / "pyproject.toml").is_file():
+    packages = PACKAGES if (PROJECT / "pyproject.toml").is_file() else ()  # else installed, as on every node
+    if inside_job or not local or not (packages or modules):
         return _init_within(config, address=address or "auto", **options)
-    with _code_alone() as code:
+    with _code_alone(packages, modules) as code:
         return _init_within(config, address=address, runtime_env={"working_dir": str(code)}, **options)
 
 
@@ -103,16 +108,26 @@ def _address(config: RayConfig) -> str | None:
 
 
 @contextmanager
-def _code_alone() -> Iterator[Path]:
-    """A folder with the code and the recipes of the packages; models, corpora and runs beside them stay behind."""
+def _code_alone(packages: Sequence[str] = PACKAGES, modules: Sequence[Path] = ()) -> Iterator[Path]:
+    """A folder with the code and the recipes of the packages; models, corpora and runs beside them stay behind.
+
+    `modules`, files or package folders of the user's own, lie beside the packages.
+    """
     with tempfile.TemporaryDirectory(prefix="couplet-code-") as folder:
-        for package in PACKAGES:
-            for path in (PROJECT / package).rglob("*"):
-                if path.suffix in CODE_SUFFIXES:
-                    copy = Path(folder) / path.relative_to(PROJECT)
+        for root in (*(PROJECT / package for package in packages), *modules):
+            for path in (root, *root.rglob("*")):
+                if path.suffix in CODE_SUFFIXES and path.is_file():
+                    copy = Path(folder) / path.relative_to(root.parent)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, copy)
         yield Path(folder)
+
+
+def _own_modules(functions: Iterable[str]) -> list[Path]:
+    """Files and package folders of reward functions (``module:function``) that lie in the current folder."""
+    names = {name.partition(":")[0].partition(".")[0] for name in functions if ":" in name} - {*PACKAGES}
+    places = (place for name in sorted(names) for place in (Path.cwd() / name, Path.cwd() / f"{name}.py"))
+    return [place for place in places if (place.suffix == ".py" and place.is_file()) or place.is_dir()]
 
 
 def _init_within(config: RayConfig, **options: Any) -> Any:

@@ -6,12 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.start import check_settings
+from actors.start import check_settings, may_be_policy
 from configs.schema import ConfigError, RunConfig
 from data.benchmarks import split_source
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 GB = 1e9
+HOST_BYTES = 18  # offloaded, per parameter: weights, two moments and gradients in float32, gradients in bfloat16
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Shape:
         return self.trunk + self.head * (1 if self.tied else 2)
 
 
-KNOWN = {  # public checkpoints by hub name, so that a dry run needs no download
+KNOWN = {  # public checkpoints by hub name, so that a dry run of a recipe needs no download
     name: Shape(3584, 28, 28, 4, 18944, 152064, False)
     for name in (
         "apple/DiffuCoder-7B-Base",
@@ -80,6 +81,7 @@ def describe(config: RunConfig) -> str:
         "memory per rollout actor (estimate): "
         + ", ".join(f"{name} {size / GB:.2f} GB" for name, size in rollout.items())
         + f" = {sum(rollout.values()) / GB:.2f} GB",
+        _host_memory(config, shape),
         f"weights in flight per broadcast: {shape.total * BYTES[config.learner.dtype] / GB:.2f} GB "
         f"every {config.weights.broadcast_every} step(s), two versions kept",
         f"generation {generate / 1e12:,.2f} TFLOP, learning {train / 1e12:,.2f} TFLOP per step: "
@@ -124,9 +126,21 @@ def _shape(config: RunConfig) -> Shape:
 
 
 def _read(path: str, where: str) -> Shape:
+    """The shape of a folder, or of a hub name by its config.json alone, which is fetched where it is not cached."""
     file = Path(path) / "config.json"
-    if not file.is_file():
+    if not may_be_policy(path):
         raise ConfigError(f"{where} = {path!r}: no such model folder (a folder with config.json is expected)")
+    if not file.is_file():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = Path(hf_hub_download(path, "config.json"))
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"{where} = {path!r}: its shape is not known without fetching its config.json ({reason}); name a local "
+                f"folder, or fetch it first with `hf download {path}`"
+            ) from error
     tree = json.loads(file.read_text())
     return Shape(
         hidden=tree["hidden_size"],
@@ -158,6 +172,18 @@ def _learner_memory(config: RunConfig, shape: Shape) -> dict[str, float]:
         "activations": float(tokens * per_token * wide + tokens * shape.hidden * 34 * wide),
         "logits": float(logits),
     }
+
+
+def _host_memory(config: RunConfig, shape: Shape) -> str:
+    """What lies in main memory besides the processes themselves: the offloaded optimiser, and Ray's object store."""
+    learner = config.learner
+    offloaded = HOST_BYTES if learner.offload != "none" else 0  # per parameter
+    offloaded += BYTES[learner.dtype] if learner.offload == "all" else 0
+    optimiser = shape.total * offloaded / learner.ranks
+    return (
+        f"host memory (estimate): offloaded optimiser {optimiser / GB:.2f} GB per learner rank; a local Ray's object store "
+        f"{config.ray.object_store_mb * 2**20 / GB:.2f} GB"
+    )
 
 
 def _rollout_memory(config: RunConfig, shape: Shape) -> dict[str, float]:

@@ -5,8 +5,10 @@ Heavy imports stand inside the functions, so that a reward actor's process never
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.schema import RunConfig
@@ -52,7 +54,15 @@ def load_prompts(config: RunConfig, start: str, source: str, limit: int | None =
     """The problems of `source` as prompts of the policy in folder `start`."""
     tokenizer = load_tokenizer(start)
     problems = load_problems(source, seed=config.problems.seed, limit=limit)
-    return encode_prompts(problems, tokenizer.chat_prompt, config.problems, tokenizer.id("<|mask|>"))
+    return encode_prompts(problems, tokenizer.chat_prompt, config.problems, _mask_id(config, Path(start)))
+
+
+def _mask_id(config: RunConfig, start: Path) -> int:
+    """The id of the mask token, whatever its name, as the policy in folder `start` will have it."""
+    from model.tokens import read_token_names, resolve_token_ids
+
+    fields = json.loads((start / "config.json").read_text(encoding="utf-8"))
+    return resolve_token_ids(fields, read_token_names(start), config.model.end_tokens, str(start)).mask
 
 
 def build_rollout_worker(config: RunConfig, start: str) -> RolloutWorker:

@@ -42,7 +42,7 @@ def check_start(config: RunConfig) -> None:
         )
     if recipe is not None:
         load(AdaptConfig, recipe)
-    elif path is not None and not _may_be_policy(path):
+    elif path is not None and not may_be_policy(path):
         raise ConfigError(f"model.path = {path!r}: no such model folder (a folder with config.json is expected)")
     elif path is not None and Path(path).is_dir():
         from model.tokens import read_token_names, resolve_token_ids
@@ -79,7 +79,8 @@ def _longest(config: RunConfig) -> int | None:
     return json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
 
 
-def _may_be_policy(path: str) -> bool:
+def may_be_policy(path: str) -> bool:
+    """Whether `path` is a model folder or has the form of a hub name."""
     hub_name = not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path)
     return (Path(path) / "config.json").is_file() or bool(hub_name)
 
@@ -96,7 +97,7 @@ def find_policy(path: str, where: str) -> str:
         raise ConfigError(
             f"{where} = {path!r}: this run has no policy yet; it ends with one, and `export` takes a checkpoint's"
         )
-    if not _may_be_policy(path):
+    if not may_be_policy(path):
         raise ConfigError(f"{where} = {path!r}: no such model folder (a folder with config.json is expected)")
     from huggingface_hub import snapshot_download
 

@@ -60,7 +60,7 @@ def open_tracker(name: str, folder: Path, settings: dict[str, Any]) -> Tracker |
         module = importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(
-            f"tracker = {name!r}: needs the package {PACKAGES[name]}; install the extra: pip install -e '.[trackers]'"
+            f"tracker = {name!r}: needs the package {PACKAGES[name]}; pip install -c constraints.txt -e '.[trackers]'"
         ) from error
     tracker: Tracker = TRACKERS[name](module, folder, settings)
     return tracker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -215,9 +216,16 @@ def _report(display: Display, folder: RunFolder, config: RunConfig, summary: dic
     root = _relative(folder.root)
     display.say(f"done in {summary['seconds']:.0f} s; in {root}: summary.json, metrics.jsonl, reward.png, policy/")
     display.say("next:")
-    display.say(f"  python launch.py report {root}                 # one HTML page of the run")
-    display.say(f"  python launch.py sample {root}/policy          # watch it denoise an answer")
-    display.say(f"  tensorboard --logdir {root}/tensorboard")
+    for words, what in (("report {}", "one HTML page of the run"), ("sample {}/policy", "watch it denoise an answer")):
+        display.say(f"  {_launcher()} {words.format(root)}    # {what}")
+    display.say(f"  {_relative(Path(sys.executable).parent / 'tensorboard')} --logdir {root}/tensorboard")
+
+
+def _launcher() -> str:
+    """How this program was started, as it works from the current folder: with this interpreter, or as `couplet`."""
+    if Path(sys.argv[0]).name == "couplet":
+        return str(_relative(Path(sys.argv[0]).absolute()))
+    return f"{_relative(Path(sys.executable))} {_relative(Path(__file__).parent.parent / 'launch.py')}"
 
 
 def _relative(path: Path) -> Path:

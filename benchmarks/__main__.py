@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_") and path.stem != "runs")
+NAMES = sorted(
+    path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_") and path.stem not in ("runs", "kernel")
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

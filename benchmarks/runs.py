@@ -1,7 +1,11 @@
-"""`python -m benchmarks.runs RUN [RUN ...]`: the results table of finished runs, as Markdown (docs/results.md)."""
+"""The results table of finished runs, as Markdown (docs/results.md).
+
+`python -m benchmarks.runs RUN [RUN ...]` prints one row per run and the gains; it writes nothing.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import sys
@@ -9,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from benchmarks.kernel import kernel_version
 
 
 def table(summaries: Sequence[dict[str, Any]]) -> str:
@@ -37,18 +43,19 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table of the run folders named."""
-    if not arguments:
-        print("usage: python -m benchmarks.runs RUN [RUN ...]", file=sys.stderr)
-        return 2
-    summaries = [json.loads((Path(run) / "summary.json").read_text()) for run in arguments]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runs", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, e.g. runs/tiny")
+    files = [Path(run) / "summary.json" for run in parser.parse_args(argv).runs]
+    if unfinished := [file for file in files if not file.is_file()]:
+        parser.error(f"{unfinished[0]}: no such file; a run writes it at its end")
+    summaries = [json.loads(file.read_text()) for file in files]
     print(table(sorted(summaries, key=lambda s: s["seed"])))
-    print(
-        f"\nMachine: {platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}."
-    )
+    system, python = f"{platform.system()} {kernel_version()}", platform.python_version()
+    print(f"\nMachine: {platform.machine()}, {system}, Python {python}.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

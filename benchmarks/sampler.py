@@ -1,7 +1,5 @@
 """The sampler against a plain Dream-style loop, interleaved in one process on one CPU thread.
 
-    python -m benchmarks.sampler [--repeats 5] [--out benchmarks/results/sampler.json]
-
 Seconds are CPU seconds. The plain loop is the published one in its essentials: every step runs (empty ones too), the head runs on every
 position, top-p sorts the whole vocabulary, and every masked position draws. It is batched by prompt length like ours,
 ranks in float32 and counts per row, so that both do the same work.
@@ -137,9 +135,14 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure every case and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sampler.json")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sampler",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="measured rounds of each case (default: 5)")
+    out = Path(__file__).parent / "results" / "sampler.json"
+    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help="JSON file (default: the tracked one)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cases = []

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.sandbox`: CPU time per program of five tests, against the usual ways of running one.
+"""CPU time per program of five tests, against the usual ways of running one.
 
 All methods take turns in every round of one run, so that a busy machine disturbs them alike; the ratios are medians over
-rounds. CPU time is that of all processes involved, from a cgroup where one can be made. Results go to
-benchmarks/results/sandbox.json. Exit status 1 where the ratios promised in docs/sandbox.md are missed.
+rounds. CPU time is that of all processes involved, from a cgroup where one can be made. It takes some minutes. Results go
+to benchmarks/results/sandbox.json (`--out`). Exit status 1 where the ratios promised in docs/sandbox.md are missed.
 
 Left out: work the kernel does later on its own account (freeing namespaces), verdict caching, and planning of tests that
 are seen for the first time, which happens once per problem.
@@ -10,6 +10,7 @@ are seen for the first time, which happens once per problem.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import json
@@ -22,9 +23,10 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.kernel import kernel_version
 from configs.schema import RewardConfig, SandboxConfig
 from data.problem import Problem
 from data.verdict import Outcome
@@ -153,13 +155,13 @@ def machine() -> dict[str, object]:
         "cpu": model,
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
-        "kernel": platform.release(),
+        "kernel": kernel_version(),
         "python": platform.python_version(),
         "load_at_start": round(os.getloadavg()[0], 1),
     }
 
 
-def measure() -> dict[str, object]:
+def measure(rounds: int) -> dict[str, object]:
     """Run all rounds; CPU milliseconds per program and ratios to each zygote tier."""
     costs: dict[str, list[float]] = {}
     speeds: dict[str, list[float]] = {}
@@ -167,8 +169,8 @@ def measure() -> dict[str, object]:
     with cpu_meter() as (name_of_meter, meter), methods() as found:
         for run, _ in found.values():
             run(1)
-        for round_number in range(ROUNDS):
-            print(f"round {round_number + 1} of {ROUNDS}", flush=True)
+        for round_number in range(rounds):
+            print(f"round {round_number + 1} of {rounds}", flush=True)
             for name, (run, count) in found.items():
                 before, started = meter(), time.monotonic()
                 run(count)
@@ -186,7 +188,7 @@ def measure() -> dict[str, object]:
     return {
         "machine": described,
         "meter": name_of_meter,
-        "rounds": ROUNDS,
+        "rounds": rounds,
         "cpu_ms_per_program": {name: round(statistics.median(values), 2) for name, values in costs.items()},
         "programs_per_second_one_at_a_time": {name: round(statistics.median(v), 1) for name, v in speeds.items()},
         "times_less_cpu": ratios,
@@ -196,13 +198,18 @@ def measure() -> dict[str, object]:
     }
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write; 1 where a promise is missed."""
-    result = measure()
-    RESULT.parent.mkdir(exist_ok=True)
-    aside = RESULT.with_suffix(".part")
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sandbox", description=__doc__, formatter_class=kind)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"default: {ROUNDS}")
+    parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE", help="JSON file (default: the tracked one)")
+    args = parser.parse_args(argv)
+    result = measure(args.rounds)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    aside = args.out.with_suffix(".part")
     aside.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(aside, RESULT)
+    os.replace(aside, args.out)
     print(json.dumps(result, indent=2))
     return 0 if result["kept"] else 1
 

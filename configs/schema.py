@@ -53,23 +53,26 @@ def _folder_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """The diffusion decoder. `top_p = 1.0` and `top_k = None` mean off."""
+    """The diffusion decoder. `top_p: 1.0` and `top_k: null` mean off."""
 
+    # what decides which masked positions are revealed next
     order: Literal["origin", "maskgit_plus", "topk_margin", "entropy"] = "entropy"
-    steps: int = 256
-    completion_length: int = 256
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    alg_temp: float | None = None
+    steps: int = 256  # denoising steps of the canvas
+    completion_length: int = 256  # tokens of the canvas, the answer with its filler
+    temperature: float = 1.0  # 0 takes the likeliest token
+    top_p: float = 1.0  # draw from the likeliest tokens of this total probability
+    top_k: int | None = None  # draw from that many likeliest tokens
+    alg_temp: float | None = None  # temperature of the order itself; null or 0 = strict order
+    # rank positions on the probabilities after top_p and top_k, or before
     rank_on: Literal["filtered", "unfiltered"] = "filtered"
-    eps: float = 1e-3
+    eps: float = 1e-3  # last time of the schedule
     # Declared approximations: each changes the distribution, is off by default and is recorded on the trajectory.
-    early_stop: bool = False
-    block_length: int | None = None
+    early_stop: bool = False  # a completion is done when its answer has ended
+    block_length: int | None = None  # tokens of a block; blocks are decoded from left to right; null = one block
+    # keys and values outside the block that are kept between its forwards
     cache: Literal["none", "prefix", "dual"] = "none"
     cache_refresh: int | None = None  # forwards of a block per full one; null = one full forward per block
-    confidence_threshold: float | None = None
+    confidence_threshold: float | None = None  # reveal every position whose largest probability reaches it, too
 
     def __post_init__(self) -> None:
         _positive("sampler", steps=self.steps, completion_length=self.completion_length, eps=self.eps)
@@ -116,12 +119,13 @@ class SamplerConfig:
 class EstimatorConfig:
     """How log-probabilities of a completion are estimated (docs/algorithm.md, section on estimators)."""
 
-    name: Literal["coupled", "full_mask", "decoupled"] = "coupled"
+    name: Literal["coupled", "full_mask", "decoupled"] = "coupled"  # which masks a completion is scored under
     pairs: int = 1  # lambda: mask pairs per completion
-    t_min: float = 0.2
-    t_max: float = 0.8
+    t_min: float = 0.2  # mask rates are drawn from [t_min, t_max]
+    t_max: float = 0.8  # at most this mask rate; its partner has 1 - t
+    # weight of a masked token's log-probability
     weighting: Literal["inverse_t", "half_inverse_t", "none"] = "inverse_t"
-    t_scope: Literal["sequence", "group"] = "sequence"
+    t_scope: Literal["sequence", "group"] = "sequence"  # one t per completion, or per prompt group
     match_temperature: bool = False  # divide the logits by the sampling temperature
     chunk_rows: int = 2048  # rows of logits held at a time
 
@@ -141,16 +145,18 @@ class ObjectiveConfig:
     """Coupled-GRPO's clipped objective with a KL penalty to a slowly following reference."""
 
     inner_updates: int = 2  # mu: optimiser updates per learner step, each over the whole batch
-    clip_low: float = 0.5
-    clip_high: float = 0.5
+    clip_low: float = 0.5  # ratios are clipped at 1 - clip_low
+    clip_high: float = 0.5  # and at 1 + clip_high
     kl_weight: float = 0.01  # beta; 0 keeps no reference model
-    kl_clamp: float | None = 5.0
+    kl_clamp: float | None = 5.0  # bound of the log-ratio in the KL; null = none
+    # baseline of a completion: its group's mean, or the mean of the others
     advantage: Literal["group_mean", "leave_one_out"] = "leave_one_out"
-    scale_by_std: bool = False
-    zero_signal: Literal["drop", "keep"] = "drop"
-    normalise: Literal["tokens", "per_sequence"] = "tokens"
+    scale_by_std: bool = False  # divide advantages by the group's standard deviation
+    zero_signal: Literal["drop", "keep"] = "drop"  # groups whose rewards do not differ: leave out of the loss, or keep
+    normalise: Literal["tokens", "per_sequence"] = "tokens"  # every token counts the same, or every completion
+    # to the learner's own old values, to the sampler's, or to both (docs/algorithm.md)
     ratio: Literal["current", "behaviour", "proximal"] = "behaviour"
-    proximal_cap: float = 2.0
+    proximal_cap: float = 2.0  # bound of the weight that ratio: proximal adds
     reference_every: int = 64  # optimiser updates between moves of the reference
     reference_alpha: float = 0.6  # ref <- (1 - alpha) ref + alpha policy; 1.0 copies
 
@@ -167,15 +173,15 @@ class ObjectiveConfig:
 class OptimizerConfig:
     """AdamW with warm-up and a decay to a floor."""
 
-    lr: float = 1e-6
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    grad_norm: float = 0.2
-    warmup_ratio: float = 1e-4
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr: float = 1e-6  # peak learning rate
+    betas: tuple[float, float] = (0.9, 0.99)  # of AdamW
+    eps: float = 1e-8  # of AdamW
+    weight_decay: float = 0.1  # of matrices only
+    grad_norm: float = 0.2  # gradients are clipped to this norm
+    warmup_ratio: float = 1e-4  # share of the updates that warm up
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # form of the decay
     decay_start: float = 0.0  # share of the updates before the decay begins
-    min_lr_ratio: float = 0.1
+    min_lr_ratio: float = 0.1  # floor of the decay, as a share of lr
 
     def __post_init__(self) -> None:
         _positive("optimizer", lr=self.lr, eps=self.eps, grad_norm=self.grad_norm)
@@ -190,11 +196,12 @@ class OptimizerConfig:
 class ModelConfig:
     """Where the policy comes from: a Hugging Face folder, or an adaptation recipe that makes (and caches) one."""
 
-    path: str | None = None
+    path: str | None = None  # a Hugging Face folder or a hub name; give this or recipe
     recipe: str | None = None  # an adapt recipe, e.g. tiny_adapt.yaml; its last stage is the start
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: as stored; training uses learner.dtype
+    # implementation in transformers; flash_attention_2 needs the extra gpu
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] = "sdpa"
-    end_tokens: tuple[str, ...] = ("<|im_end|>",)
+    end_tokens: tuple[str, ...] = ("<|im_end|>",)  # tokens that end an answer, by their names in the tokenizer
 
     def __post_init__(self) -> None:
         require(len(self.end_tokens) > 0, "model.end_tokens", self.end_tokens, "needs at least one end token")
@@ -204,12 +211,12 @@ class ModelConfig:
 class ProblemsConfig:
     """Problem sets: a file written by `prepare`, or `katas:SPLIT` for the generated family."""
 
-    train: str = "katas:rl"
-    evaluate: str = "katas:heldout"
+    train: str = "katas:rl"  # problems to learn from
+    evaluate: str = "katas:heldout"  # held-out problems
     seed: int = 0  # of the generated families; the order of problems follows the run's seed
     limit: int | None = None  # first problems of the training set only
-    max_prompt_tokens: int = 200
-    long_prompts: Literal["drop", "truncate_left"] = "drop"
+    max_prompt_tokens: int = 200  # longest prompt
+    long_prompts: Literal["drop", "truncate_left"] = "drop"  # what happens to longer ones
 
     def __post_init__(self) -> None:
         _positive("problems", max_prompt_tokens=self.max_prompt_tokens)
@@ -238,9 +245,9 @@ class WeightsConfig:
     """Broadcast of new weights to the rollout actors."""
 
     broadcast_every: int = 1  # learner steps
-    bucket_mb: int = 256
+    bucket_mb: int = 256  # size of one packed piece
     verify: bool = True  # rollout actors check the manifest's checksum before the swap
-    timeout: float = 120.0
+    timeout: float = 120.0  # seconds until a rollout actor must have taken them
 
     def __post_init__(self) -> None:
         _positive("weights", broadcast_every=self.broadcast_every, bucket_mb=self.bucket_mb, timeout=self.timeout)
@@ -250,17 +257,17 @@ class WeightsConfig:
 class LearnerConfig:
     """Learner ranks and their engine."""
 
-    engine: Literal["deepspeed", "torch"] = "deepspeed"
-    ranks: int = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
-    threads: int = 1
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    offload: Literal["none", "optimizer", "all"] = "none"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    engine: Literal["deepspeed", "torch"] = "deepspeed"  # torch keeps everything on every rank
+    ranks: int = 1  # processes that learn together
+    cpus: float = 1.0  # CPUs Ray reserves per rank
+    gpus: float = 0.0  # GPUs per rank; 0 = on the CPU
+    threads: int = 1  # of torch, on the CPU
+    zero_stage: Literal[0, 1, 2, 3] = 0  # what is sharded over ranks: 1 optimiser, 2 and gradients, 3 and weights
+    offload: Literal["none", "optimizer", "all"] = "none"  # what lies in host memory
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and activations, also those of the rollout actors
     micro_groups: int = 1  # prompt groups per forward/backward
     micro_completions: int | None = None  # completions of a group per forward/backward; null = all of them
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # recompute activations to save memory
     timeout: float = 1800.0  # of one collective and of one learner step
 
     def __post_init__(self) -> None:
@@ -290,13 +297,13 @@ class LearnerConfig:
 class RolloutConfig:
     """Rollout actors."""
 
-    actors: int = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
-    threads: int = 1
+    actors: int = 1  # processes that decode
+    cpus: float = 1.0  # CPUs Ray reserves per actor
+    gpus: float = 0.0  # GPUs per actor, fractions allowed; 0 = on the CPU
+    threads: int = 1  # of torch, on the CPU
     groups_per_call: int = 1  # prompt groups decoded in one batch
     microbatch_rows: int = 256  # completions per forward
-    max_restarts: int = -1
+    max_restarts: int = -1  # of one actor; -1 = no bound
     timeout: float = 1800.0  # of one generate call
 
     def __post_init__(self) -> None:
@@ -309,22 +316,23 @@ class RolloutConfig:
 class SandboxConfig:
     """Where and under which limits model-written code runs (docs/sandbox.md)."""
 
+    # walls; auto takes the strongest that holds here
     tier: Literal["auto", "namespace", "landlock", "seccomp", "rlimits", "e2b"] = "auto"
     allow_unsafe: bool = False  # needed for tier rlimits
     cpu_seconds: float = 2.0  # CPU time of one test
     wall_factor: float = 4.0  # wall-clock limit = wall_factor * cpu_seconds, more where a program waits for a core
-    memory_mb: int = 512
-    file_mb: int = 8
-    processes: int = 32
-    open_files: int = 64
-    reply_kb: int = 1024
+    memory_mb: int = 512  # address space of a program
+    file_mb: int = 8  # largest file a program may write
+    processes: int = 32  # threads of a program
+    open_files: int = 64  # descriptors of a program
+    reply_kb: int = 1024  # largest answer to one test
     max_timeouts: int = 2  # after that many timeouts the remaining tests are skipped
     program_factor: float = 12.0  # CPU and wall-clock limit of all tests together = program_factor * cpu_seconds
-    fresh_process_per_test: bool = False
+    fresh_process_per_test: bool = False  # tests of one program share no state
     strict: bool = False  # a test that can only be judged weakly fails
     packages: tuple[str, ...] = ()  # site packages the programs may import, e.g. numpy
-    e2b_template: str | None = None
-    e2b_pool: int = 4
+    e2b_template: str | None = None  # template of the cloud sandboxes; null = the service's own
+    e2b_pool: int = 4  # cloud sandboxes kept per worker
     e2b_programs: int = 64  # programs before a cloud sandbox is recycled
 
     def __post_init__(self) -> None:
@@ -359,13 +367,15 @@ class SandboxConfig:
 class RewardConfig:
     """Reward actors and what they pay for."""
 
-    actors: int = 1
-    cpus: float = 1.0
+    actors: int = 1  # processes that judge, each with its sandbox
+    cpus: float = 1.0  # CPUs Ray reserves per actor
+    # reward function: weight; one of your own is named module:function
     functions: dict[str, float] = field(default_factory=lambda: {"code": 2.0, "code_format": 0.5})
+    # pay for the share of passed tests, or only for all of them
     pass_rate: Literal["partial", "all_or_nothing"] = "partial"
     hidden_share: float = 0.0  # share of each problem's tests kept for the verdict only, never for the reward
-    strict_format: bool = False
-    cache_entries: int = 100_000
+    strict_format: bool = False  # exactly one newline before the closing fence, as published
+    cache_entries: int = 100_000  # results remembered per actor; 0 = none
     retries: int = 3  # of an infrastructure fault, each on another worker where there is one
     max_fault_share: float = 0.05  # the run stops when more samples than this are lost to infrastructure faults
     timeout: float = 600.0  # of one score call
@@ -385,15 +395,15 @@ class EvaluationConfig:
     """Evaluation before, during and after training."""
 
     every: int = 0  # learner steps between evaluations; 0 = before and after only
-    limit: int | None = None
+    limit: int | None = None  # first problems of problems.evaluate only
     samples: int = 8  # per problem at `temperature`, for pass@1 and pass@samples
-    temperature: float = 1.0
+    temperature: float = 1.0  # the high temperature: pass@1 and pass@samples
     greedy_temperature: float = 0.2  # the low temperature of pass@1
-    greedy_samples: int = 1
-    ar_ness_k: int = 1
-    ar_ness_temperatures: tuple[float, ...] = (0.2, 1.2)
-    ar_ness_problems: int = 32
-    seed: int = 1234
+    greedy_samples: int = 1  # per problem at greedy_temperature
+    ar_ness_k: int = 1  # k of AR-ness@k
+    ar_ness_temperatures: tuple[float, ...] = (0.2, 1.2)  # at which AR-ness is measured
+    ar_ness_problems: int = 32  # on that many problems
+    seed: int = 1234  # of the samples
 
     def __post_init__(self) -> None:
         _positive("evaluation", samples=self.samples, greedy_samples=self.greedy_samples, ar_ness_k=self.ar_ness_k)
@@ -410,7 +420,7 @@ class CheckpointConfig:
     """Checkpoints of the learner, the ledger and the seeds."""
 
     every: int = 50  # learner steps; 0 = at the end only
-    keep: int = 2
+    keep: int = 2  # newest checkpoints that are kept
 
     def __post_init__(self) -> None:
         _not_negative("checkpoint", every=self.every)
@@ -421,11 +431,11 @@ class CheckpointConfig:
 class RayConfig:
     """The Ray cluster: an address to attach to, or a local one started for the run."""
 
-    address: str | None = None
-    dashboard: bool = True
-    num_cpus: int | None = None
-    object_store_mb: int = 512
-    connect_timeout: float = 30.0
+    address: str | None = None  # HOST:PORT, auto, or null: RAY_ADDRESS, else a local Ray
+    dashboard: bool = True  # of a local Ray
+    num_cpus: int | None = None  # CPU slots of a local Ray; null = cores, or more where the run asks for more
+    object_store_mb: int = 512  # shared memory of a local Ray
+    connect_timeout: float = 30.0  # seconds to join a cluster
     call_timeout: float = 300.0  # of control calls (status, credits, acknowledgements)
 
     def __post_init__(self) -> None:
@@ -439,15 +449,15 @@ class RayConfig:
 class ShapeConfig:
     """The shape of a model built from random weights."""
 
-    hidden: int = 128
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 4
-    ffn: int = 320
-    tie_embeddings: bool = True
-    max_positions: int = 512
-    rope_theta: float = 1e6
-    embedding_std: float = 0.05
+    hidden: int = 128  # width
+    layers: int = 2  # number of layers
+    heads: int = 4  # attention heads
+    kv_heads: int = 4  # key and value heads
+    ffn: int = 320  # width of the feed-forward part
+    tie_embeddings: bool = True  # output head = input embeddings
+    max_positions: int = 512  # longest sequence
+    rope_theta: float = 1e6  # base of the rotary embedding
+    embedding_std: float = 0.05  # standard deviation of random embeddings
 
     def __post_init__(self) -> None:
         _positive(
@@ -466,24 +476,26 @@ class ShapeConfig:
 class StageConfig:
     """One supervised stage: autoregressive pre-training, adaptation, mid-training or instruction tuning."""
 
-    name: str = "instruct"
+    name: str = "instruct"  # also of its folder
+    # next token; denoise packed text; denoise the answer to a prompt
     objective: Literal["autoregressive", "pretrain", "instruct"] = "instruct"
     corpus: str = "katas:tune"  # katas:SPLIT[-messy], a JSONL/Parquet file, a folder of text, or hub:NAME
-    text_column: str = "text"
-    prompt_column: str = "prompt"
-    answer_column: str = "answer"
+    text_column: str = "text"  # pretrain and autoregressive: column of the text
+    prompt_column: str = "prompt"  # instruct: column of the question
+    answer_column: str = "answer"  # instruct: column of the answer
     system: str | None = None  # instruct: system message of the chat prompts
-    steps: int = 1000
-    batch: int = 32
+    steps: int = 1000  # optimiser updates
+    batch: int = 32  # sequences per update, over all ranks
     micro_rows: int | None = None  # rows per forward/backward; null = all rows of the rank
     length: int = 64  # tokens of a packed sequence, or of prompt + canvas
     canvas: int = 32  # instruct: tokens of the answer with its filler
     anneal_steps: int = 0  # 0 switches from causal to full attention at once
-    t_min: float = 1e-3
+    t_min: float = 1e-3  # smallest mask rate
     stratified_t: bool = False  # low-discrepancy t across the batch
-    validate_every: int = 0
-    validation_examples: int = 64
+    validate_every: int = 0  # updates between validations; 0 = none
+    validation_examples: int = 64  # held-out examples of a validation
     patience: int = 0  # validations without improvement before the stage stops, with its best policy; 0 = never
+    # of this stage: the section optimizer with these changes
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-3, grad_norm=1.0))
 
     def __post_init__(self) -> None:
@@ -510,9 +522,9 @@ class StageConfig:
 class AdaptConfig:
     """`adapt`: the supervised stages that lead from random or autoregressive weights to a diffusion policy."""
 
-    name: str = "adapt"
-    seed: int = 0
-    runs_dir: str = "runs"
+    name: str = "adapt"  # of the run and its folder
+    seed: int = 0  # of weights, data order and masks
+    runs_dir: str = "runs"  # the run's folder is runs_dir/name
     start: str | None = None  # a Hugging Face folder (Qwen2 or Dream); null builds `shape` with random weights
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     tokenizer: str | None = None  # a folder; null = the start's own, or the tiny one trained on the kata corpus
@@ -541,10 +553,10 @@ class AdaptConfig:
 class RunConfig:
     """`train`: one coupled-GRPO run."""
 
-    name: str = "run"
-    seed: int = 0
+    name: str = "run"  # of the run and its folder
+    seed: int = 0  # of the problems' order, samples and masks
     steps: int = 100  # learner steps
-    runs_dir: str = "runs"
+    runs_dir: str = "runs"  # the run's folder is runs_dir/name
     tracker: Literal["none", "wandb", "mlflow"] = "none"  # besides metrics.jsonl and TensorBoard
     model: ModelConfig = field(default_factory=ModelConfig)
     problems: ProblemsConfig = field(default_factory=ProblemsConfig)

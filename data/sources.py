@@ -230,7 +230,9 @@ def read_hub(rest: str, skip: int = 0) -> Iterator[tuple[str, Row]]:
     try:
         import datasets
     except ImportError as error:
-        raise SourceError(f"hub:{rest}: needs the package datasets (pip install 'couplet[hub]')") from error
+        raise SourceError(
+            f"hub:{rest}: needs the package datasets (pip install -c constraints.txt -e '.[hub]')"
+        ) from error
     number = None
     try:
         rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)

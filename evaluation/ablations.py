@@ -1,6 +1,7 @@
 """Recipes against each other over seeds: every recipe of a folder trained from one start, one table, one figure.
 
-`python -m evaluation.ablations --start POLICY` is the command; docs/ablations.md is what it writes.
+`python -m evaluation.ablations --start POLICY` trains in one process per run (`launch.py train --local`, plain torch,
+staleness 0) and writes ablations.md. A killed study goes on; the run that was not finished starts again.
 """
 
 from __future__ import annotations
@@ -219,8 +220,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")
     options.add_argument("--steps", type=int, metavar="N", help="learner steps of every run (default: the recipe's)")
     options.add_argument("--names", type=words, metavar="NAME,…", help="recipes of configs/ablations/ (default: all)")
-    options.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablations", help="folder of the runs")
-    options.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of table, figure and data")
+    options.add_argument(
+        "--runs", type=Path, default=ROOT / "runs" / "ablations", help="folder of the runs (default: runs/ablations)"
+    )
+    options.add_argument(
+        "--out", type=Path, default=ROOT / "docs", help="folder of the page, figure and data (default: docs)"
+    )
     options.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
     return options
 

@@ -25,6 +25,10 @@ GROUPS = {
     "rollout temperature": ("temperature_1_0", "temperature_1_2"),
     "inner updates": ("mu1", "mu2", "mu4"),
 }
+ONE_PROCESS = (
+    "Every run is `launch.py train --local`: one process, plain torch, strictly on-policy (staleness 0), so asynchrony is "
+    "no part of this study."
+)
 WINDOW = 5  # steps of the reward at the end of a run
 T_QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # 97.5%, by seeds
 CLAIMS = tuple(
@@ -140,7 +144,9 @@ def markdown(study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
         "",
         f"Made by `{study['command']}`, from the policy {study['start']}. "
         + (f"Not run: {_words(study['left_out'])}. " if study["left_out"] else "")
-        + "Seconds were taken beside other work on the machine and compare nothing.",
+        + "The machine was also doing other work, so these timings are not comparable.",
+        "",
+        ONE_PROCESS,
         "",
         f"Recipes of `configs/ablations/`, trained from one start with seeds {_words(study['seeds'])}. Mean ± standard "
         "deviation over seeds, in percent, on the held-out problems after training; `t1` in a name is the higher of the two "

@@ -1,7 +1,8 @@
 """The paper's whole path on one model: supervised stages, then reinforcement learning, measured after every stage.
 
-`python -m evaluation.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny.yaml (`launch.py train`) with
-every seed, one process after the other, measures each stage's policy, and writes docs/path.md, path.json and path.png.
+`python -m evaluation.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny.yaml (`launch.py train --local`:
+plain torch, staleness 0) with every seed, one process after the other, measures each stage's policy, and writes path.md,
+path.json and path.png.
 A killed study goes on where it was; whatever is finished is read, not repeated.
 """
 
@@ -206,9 +207,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--train", type=Path, default=Plan.train_recipe, metavar="RECIPE", help="reinforcement learning"
     )
-    options.add_argument("--ablations", type=Path, default=ROOT / "docs" / "ablations.json", metavar="JSON")
-    options.add_argument("--runs", type=Path, default=ROOT / "runs" / "path", help="folder of the runs")
-    options.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of page, figure and data")
+    text = "an ablation study, for the claim about masks (default: docs/ablations.json; left out where there is none)"
+    options.add_argument("--ablations", type=Path, default=ROOT / "docs" / "ablations.json", metavar="JSON", help=text)
+    options.add_argument(
+        "--runs", type=Path, default=ROOT / "runs" / "path", help="folder of the runs (default: runs/path)"
+    )
+    options.add_argument(
+        "--out", type=Path, default=ROOT / "docs", help="folder of the page, figure and data (default: docs)"
+    )
     return options
 
 

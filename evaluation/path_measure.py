@@ -20,7 +20,7 @@ from configs.schema import RunConfig
 from data.benchmarks import load_problems
 from data.problem import Problem
 from data.prompts import PromptSet, encode_prompts, evaluation_requests
-from data.tokenizer import MASK, PAD, Tokenizer, completion_text, load_tokenizer
+from data.tokenizer import PAD, Tokenizer, completion_text, load_tokenizer
 from data.verdict import Outcome, format_rate
 from evaluation.left_to_right import sample_left_to_right
 from evaluation.pass_at_k import pass_at_k
@@ -100,7 +100,7 @@ def measure_policy(
     ).eval()
     problems = load_problems(config.problems.evaluate, seed=config.problems.seed, limit=config.evaluation.limit)
     encode = tokenizer.chat_prompt if form is Form.CHAT else partial(_document, tokenizer)
-    prompts = encode_prompts(problems, encode, config.problems, tokenizer.id(MASK))
+    prompts = encode_prompts(problems, encode, config.problems, policy.token_ids.mask)
     decode: Decode
     if form is Form.LEFT_TO_RIGHT:
         decode = partial(_left_to_right, policy, tokenizer, prompts, config, seed)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from data.files import write_json, writing
-from evaluation.ablations_report import T_QUANTILES
+from evaluation.ablations_report import ONE_PROCESS, T_QUANTILES
 from evaluation.figures import COLOURS, STYLE, legend_below, new_figure, write_both
 from evaluation.records import write_page
 
@@ -194,6 +194,8 @@ def markdown(study: Mapping[str, Any]) -> str:
         f"takes {steps} steps, two tokens per step, by the entropy order. A model is asked in the form it was trained on: "
         "plain text before instruction tuning, chat prompts from there on. Mean ± standard deviation over seeds; pass "
         "rates in percent. Every policy meets the same problems.",
+        "",
+        ONE_PROCESS.replace("Every run", "Every run of reinforcement learning"),
         "",
         "## After each stage",
         "",

@@ -1,4 +1,7 @@
-"""The variance study on a policy folder: `python -m evaluation.variance_study --policy POLICY` writes docs/variance.md."""
+"""The variance study on a policy folder.
+
+`python -m evaluation.variance_study --policy POLICY` writes variance.md. One that is killed begins anew.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--limit", type=int, default=24, metavar="N", help="problems (default: 24)")
     options.add_argument("--draws", type=int, default=256, metavar="N", help="mask draws of each (default: 256)")
     options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")
-    options.add_argument("--out", type=Path, default=Path("docs"), help="folder of page, figure and data")
+    options.add_argument(
+        "--out", type=Path, default=Path("docs"), help="folder of the page, figure and data (default: docs)"
+    )
     return options
 
 
@@ -43,7 +48,7 @@ def study_policy(args: argparse.Namespace, command: str, console: Console) -> di
     policy = DiffusionPolicy.from_pretrained(str(folder), end_tokens=config.model.end_tokens).eval()
     tokenizer = load_tokenizer(folder)
     problems = load_problems(args.problems, seed=config.problems.seed, limit=args.limit)
-    prompts = encode_prompts(problems, tokenizer.chat_prompt, config.problems, tokenizer.id("<|mask|>")).prompts
+    prompts = encode_prompts(problems, tokenizer.chat_prompt, config.problems, policy.token_ids.mask).prompts
     asked = [prompt.tolist() for prompt in prompts]
     cases = [case for seed in args.seeds for case in cases_by_sampling(policy, asked, config.sampler, seed)]
     facts = {"command": command, "problems": args.problems, "temperature": config.sampler.temperature}

@@ -34,7 +34,9 @@ def client() -> Any:
     try:
         import e2b_code_interpreter
     except ImportError:
-        raise ConfigError("sandbox.tier = 'e2b': the client is not installed; pip install 'couplet[e2b]'") from None
+        raise ConfigError(
+            "sandbox.tier = 'e2b': the client is not installed; pip install -c constraints.txt -e '.[e2b]'"
+        ) from None
     return e2b_code_interpreter
 
 

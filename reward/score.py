@@ -1,20 +1,20 @@
 """Reward functions by name, and the weighted sum that is paid.
 
 A reward function maps one judged answer to a number, usually in [0, 1]; `RewardConfig.functions` gives each its weight.
-To pay for something else, write a function of a `Judged` in any module the workers can import, and name it in the
-recipe as ``module:function``:
+To pay for something else, write a function of a `Judged` in a module of the current folder (or any that is installed or
+on PYTHONPATH), and name it in the recipe as ``module:function``:
 
     reward:
       functions: {code: 2.0, code_format: 0.5, "my_rewards:short": 0.1}
-
-A module that is imported anyway may instead give it a plain name with ``@register("short")``.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -85,10 +85,16 @@ def _find(name: str, weight: float) -> RewardFunction:
     module, colon, attribute = name.partition(":")
     where = f"reward.functions.{name} = {weight!r}"
     if colon:
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)  # behind everything else: it shadows nothing
         try:
             function = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{where}: cannot be imported: {error}") from None
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"{where}: cannot be imported: {error}; its module must lie in the current folder, be installed or be on "
+                "PYTHONPATH, on a cluster on every node (of the current folder only the module itself, or its package, is "
+                "sent there)"
+            ) from None
         if not callable(function):
             raise ConfigError(f"{where}: {attribute!r} of {module!r} is no function")
         return function

@@ -8,7 +8,7 @@ import pytest
 
 from actors.dry_run import KNOWN, _flops, describe
 from configs.load import load
-from configs.schema import RunConfig
+from configs.schema import ConfigError, RunConfig
 
 
 @pytest.fixture
@@ -34,6 +34,30 @@ def test_a_known_checkpoint_needs_no_download(big):
         replace(big, problems=replace(big.problems, train="absent.jsonl"))
     )
     assert "generation bounds the step, learning waits for 43% of it" in describe(big)
+
+
+def test_any_hub_name_needs_its_config_alone(big, run_folder, monkeypatch):
+    asked = []
+
+    def download(name, file):
+        asked.append((name, file))
+        if name == "absent/model":
+            raise OSError("no connection\nand more")
+        return str(run_folder / "policy" / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    text = describe(replace(big, model=replace(big.model, path="some/model")))
+    assert "(1 layers, hidden 16" in text and asked == [("some/model", "config.json")]
+    with pytest.raises(ConfigError, match=r"not known without .*\(no connection\); .* `hf download absent/model`"):
+        describe(replace(big, model=replace(big.model, path="absent/model")))
+    with pytest.raises(ConfigError, match="no such model folder"):
+        describe(replace(big, model=replace(big.model, path="/nowhere/model")))
+
+
+def test_an_offloaded_optimiser_is_told():
+    assert "offloaded optimiser 0.00 GB per learner rank" in describe(load(RunConfig, "diffucoder_7b.yaml"))
+    told = describe(load(RunConfig, "diffucoder_1gpu.yaml"))
+    assert "offloaded optimiser 137.08 GB per learner rank; a local Ray's object store 68.72 GB" in told
 
 
 def test_the_7b_recipe_splits_eight_nodes_so_that_a_step_is_shortest(big):

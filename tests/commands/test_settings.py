@@ -42,7 +42,7 @@ def test_a_name_is_that_of_a_folder(kind):
 
 def test_a_missing_package_is_named_by_the_extra_that_brings_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(SourceError, match=r"hub:owner/name: .*pip install 'couplet\[hub\]'"):
+    with pytest.raises(SourceError, match=r"hub:owner/name: .*pip install -c constraints.txt -e '\.\[hub\]'"):
         next(read_hub("owner/name"))
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras["hub"]) <= set(extras["dev"]) and extras["hub"][0].startswith("datasets")

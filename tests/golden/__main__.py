@@ -1,7 +1,8 @@
-"""`python -m tests.golden`: write the golden files anew. A change in them is explained in the commit."""
+"""Write the golden files anew. A change in them is explained in the commit."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.rollout.golden_tokens import golden_tokens
 
 PRODUCERS = {"learner_losses.json": golden_losses, "sampler_tokens.json": golden_tokens}
 
+argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__).parse_args()
 for name, produce in PRODUCERS.items():
     path = Path(__file__).with_name(name)
     path.write_text(json.dumps(produce(), indent=1) + "\n")

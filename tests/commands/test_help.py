@@ -1,0 +1,109 @@
+"""Every way to start something tells what it takes, and names the interpreter that works."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actors import train
+from benchmarks import kernel
+
+ROOT = Path(__file__).parents[2]
+MODULES = (
+    "benchmarks",
+    "benchmarks.runs",
+    "benchmarks.sampler",
+    "benchmarks.sandbox",
+    "configs.reference",
+    "tests.golden",
+)
+STUDIES = ("evaluation.ablations", "evaluation.path", "evaluation.variance_study")
+
+
+def test_every_module_that_is_started_is_known():
+    started = {
+        str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__main__")
+        for folder in ("actors", "benchmarks", "evaluation", "learner", "data", "rollout", "model", "docs", "configs")
+        for path in (ROOT / folder).rglob("*.py")
+        if "__main__" in path.name or '__name__ == "__main__"' in path.read_text()
+    }
+    internal = {"actors.vllm_keeper"}
+    assert started - internal == {*MODULES, *STUDIES} - {"tests.golden"}
+
+
+@pytest.mark.parametrize("module", (*MODULES, *STUDIES))
+def test_help_of_a_module_starts_nothing(module):
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: python -m {module}"), done.stderr
+    assert "options:" in done.stdout
+
+
+def test_the_kernel_is_told_without_its_owners_name(monkeypatch):
+    monkeypatch.setattr("platform.release", lambda: "6.18.44-our-own-7")
+    assert kernel.kernel_version() == "6.18"
+
+
+def test_a_table_of_a_folder_that_is_no_finished_run(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.runs", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and "summary.json: no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_interpreter_without_the_packages_is_told_so():
+    command = [sys.executable, "-S", "-E", "launch.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert (
+        "has no package" in done.stderr
+        and "`make setup`" in done.stderr
+        and "`.venv/bin/python launch.py`" in done.stderr
+    )
+
+
+def test_a_set_shows_only_the_options_it_takes(command):
+    _, shown, _ = command("prepare", "humaneval", "--help")
+    assert not any(option in shown for option in ("--level", "--no-double", "--columns", "--split", "--seed"))
+    _, shown, _ = command("prepare", "katas", "--help")
+    assert "--split" in shown and "--seed" in shown and "--level" not in shown
+    code, _, error = command("prepare", "humaneval", "--source", "x.jsonl", "--out", "o.parquet", "--level", "easy")
+    assert code == 2 and "has no use for --level" in error
+
+
+def test_every_option_has_a_help_text():
+    import argparse
+
+    from actors.arguments import OPTIONS
+
+    def without(parser):
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, sub in action.choices.items():
+                    yield from (f"{name} {found}" for found in without(sub))
+            elif not action.help:
+                yield action.dest
+
+    for name, fill in OPTIONS.items():
+        parser = argparse.ArgumentParser()
+        fill(parser)
+        assert list(without(parser)) == [], name
+
+
+def test_the_program_has_the_name_it_was_started_by(command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/couplet"])
+    assert command("train", "--help")[1].startswith("usage: couplet train")
+    assert train._launcher() == "/somewhere/bin/couplet"
+    monkeypatch.setattr(sys, "argv", ["launch.py"])
+    assert command("train", "--help")[1].startswith("usage: launch.py train")
+
+
+def test_what_comes_next_is_told_with_this_interpreter(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["launch.py"])
+    monkeypatch.setattr(sys, "executable", str(ROOT / ".venv" / "bin" / "python"))
+    monkeypatch.chdir(ROOT)
+    assert train._launcher() == ".venv/bin/python launch.py"
+    monkeypatch.chdir(tmp_path)
+    assert train._launcher() == f"{ROOT}/.venv/bin/python {ROOT}/launch.py"

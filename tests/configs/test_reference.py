@@ -1,0 +1,30 @@
+"""docs/configuration.md is what configs/schema.py says, and says something of every key."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from configs import reference
+from configs.schema import AdaptConfig, RunConfig
+
+
+def test_the_page_is_up_to_date():
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run make docs"
+
+
+def test_every_key_has_a_meaning():
+    rows = [line for line in reference.page().splitlines() if line.startswith("| `")]
+    assert [row for row in rows if row.endswith("|  |")] == []
+    names = {row.split("`")[1] for row in rows}
+    for kind in (RunConfig, AdaptConfig):
+        for field in dataclasses.fields(kind):
+            section = reference._section(kind, field.name)
+            prefix = f"{field.name}.N" if field.name == "stages" else field.name
+            keys = [f"{prefix}.{inner.name}" for inner in dataclasses.fields(section)] if section else [field.name]
+            assert names.issuperset(keys)
+
+
+def test_check_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reference, "PAGE", tmp_path / "configuration.md")
+    assert reference.main(["--check"]) == 1 and not reference.PAGE.exists()
+    assert reference.main([]) == 0 and reference.main(["--check"]) == 0
