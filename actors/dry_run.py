@@ -77,6 +77,7 @@ def describe(config: RunConfig) -> str:
         "memory per learner rank (estimate): "
         + ", ".join(f"{name} {size / GB:.2f} GB" for name, size in learner.items())
         + f" = {sum(learner.values()) / GB:.2f} GB",
+        f"host memory per learner rank (estimate): reference in float32 {_host_reference(config, shape) / GB:.2f} GB",
         "memory per rollout actor (estimate): "
         + ", ".join(f"{name} {size / GB:.2f} GB" for name, size in rollout.items())
         + f" = {sum(rollout.values()) / GB:.2f} GB",
@@ -158,6 +159,14 @@ def _learner_memory(config: RunConfig, shape: Shape) -> dict[str, float]:
         "activations": float(tokens * per_token * wide + tokens * shape.hidden * 34 * wide),
         "logits": float(logits),
     }
+
+
+def _host_reference(config: RunConfig, shape: Shape) -> float:
+    """Bytes of the float32 reference beside 16-bit weights; float32 weights need none of their own."""
+    learner = config.learner
+    if config.objective.kl_weight == 0 or BYTES[learner.dtype] > 2:
+        return 0.0
+    return 4 * shape.total / (learner.ranks if learner.zero_stage >= 3 else 1)
 
 
 def _rollout_memory(config: RunConfig, shape: Shape) -> dict[str, float]:

@@ -36,6 +36,20 @@ def test_a_known_checkpoint_needs_no_download(big):
     assert "generation bounds the step, learning waits for 43% of it" in describe(big)
 
 
+def test_the_float32_reference_beside_16_bit_weights_is_counted(big):
+    def reference(**learner):
+        line = next(
+            line
+            for line in describe(replace(big, learner=replace(big.learner, **learner))).splitlines()
+            if "host" in line
+        )
+        return line.split("float32 ")[1]
+
+    assert (
+        reference() == "30.46 GB" and reference(zero_stage=3) == "3.81 GB" and reference(dtype="float32") == "0.00 GB"
+    )
+
+
 def test_the_7b_recipe_splits_eight_nodes_so_that_a_step_is_shortest(big):
     gpus = big.rollout.actors + big.learner.ranks
     assert gpus == 64 and big.rollout.gpus == big.learner.gpus == 1

@@ -213,6 +213,40 @@ def test_the_reference_follows_every_so_many_updates_between_steps(policy):
     assert_same(weights_of(policy), now)
 
 
+def drifted(policy, units):
+    """A learner of bfloat16 weights that then move by `units` in the last place, and the weights before."""
+    learner = toy_learner(policy, objective={"kl_weight": 0.1}, learner={"dtype": "bfloat16"})
+    start = weights_of(policy)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.view(torch.int16).add_(units)
+    return learner, start
+
+
+def test_a_reference_beside_bfloat16_weights_follows_by_less_than_their_rounding(policy):
+    learner, start = drifted(policy, 1)
+    now, reference = weights_of(policy), learner._reference
+    for step in (1, 2):
+        reference.follow(0.3)
+        expected = {name: now[name].float().lerp(start[name].float(), 0.7**step) for name in start}
+        assert_same(reference.state(), expected, 5e-7)
+    with reference.in_place():
+        assert_same(weights_of(policy), {name: value.bfloat16() for name, value in reference.state().items()})
+    assert_same(weights_of(policy), now)
+
+
+def test_a_reference_is_stored_to_the_bit_and_read_from_16_bit_files(policy):
+    learner, start = drifted(policy, 3)
+    learner._reference.follow(0.6)
+    state = learner._reference.state()
+    other = toy_learner(toy_policy(seed=9), objective={"kl_weight": 0.1}, learner={"dtype": "bfloat16"})
+    other._reference.load_state(state)
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert_same(other._reference.state(), state)
+    other._reference.load_state(start)
+    assert_same(other._reference.state(), {name: value.float() for name, value in start.items()})
+
+
 def test_the_kl_starts_at_zero_and_is_felt(policy):
     learner = toy_learner(policy, objective={"kl_weight": 0.1, "inner_updates": 1})
     assert learner.learn(toy_groups(0))["kl_max"] == pytest.approx(0.0, abs=1e-9)
