@@ -59,7 +59,10 @@ def _ranked_on(
 def draw_tokens(
     policy: DiffusionPolicy, config: SamplerConfig, hidden_NH: Tensor, u_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(tokens int64 [N], entropy float32 [N] of the distribution each was drawn from)."""
+    """(tokens int64 [N], entropy float32 [N] of the distribution each was drawn from).
+
+    At temperature 0, where nothing is drawn, the entropy is that of the filtered distribution at temperature 1.
+    """
     tokens, entropies = [], []
     for part in _row_blocks(policy, len(u_N)):
         _, z_NK, ids_NK = _filtered(policy, config, hidden_NH[part])
