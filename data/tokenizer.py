@@ -46,7 +46,8 @@ class Tokenizer:
         """Take note of tokens that were added to the backend."""
         self._special = {str(t): int(i) for i, t in self.backend.added_tokens_decoder.items() if t.special}
         self._special_ids = set(self._special.values())
-        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, self._special))})")
+        self._longest_first = sorted(self._special, key=len, reverse=True)
+        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, self._longest_first)) or '(?!)'})")
 
     def __len__(self) -> int:
         """Number of entries, added tokens included; a model's vocabulary may be padded beyond it."""
@@ -101,12 +102,12 @@ class Tokenizer:
 
     def _disguised(self, text: str) -> str:
         """The text with private characters for special tokens, which a template passes on."""
-        for number, token in enumerate(self._special):
+        for number, token in enumerate(self._longest_first):
             text = text.replace(token, chr(_PRIVATE + number))
         return text
 
     def _undisguised(self, text: str) -> str:
-        for number, token in enumerate(self._special):
+        for number, token in enumerate(self._longest_first):
             text = text.replace(chr(_PRIVATE + number), token)
         return text
 

@@ -139,6 +139,18 @@ def test_special_tokens_written_in_a_text_are_words_and_only_the_template_has_re
     assert tokenizer.chat_prompt(f"\n  def f{MASK}")[:shared] == ordinary[:shared]
 
 
+def test_a_tokenizer_without_special_tokens_has_a_chat_prompt_too():
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Backend(models.WordLevel({"ask": 0, "q": 1}, unk_token="ask"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    template = "{% for m in messages %}ask {{ m['content'] }}{% endfor %}"
+    plain = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template))
+    assert not plain.special and plain.chat_prompt("q q") == [0, 1, 1]
+
+
 def test_diffusion_tokens_are_appended_once(tmp_path):
     write_qwen2_files(tmp_path, "Qwen2Tokenizer")
     loaded = load_tokenizer(tmp_path)
