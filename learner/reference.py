@@ -3,9 +3,9 @@
 There is no second module: while the reference is asked, its tensors stand in the policy's place. A rank holds its own
 part of the weights only, so under ZeRO 3 the reference is sharded as the policy is.
 
-What follows is kept in float32. Beside 16-bit weights it is in host memory, touched only when the reference moves, and
-what stands in the policy's place is its rounding: a rounded state would jump to the policy where the two differ by a
-unit in the last place, and never get nearer where alpha is below a half.
+What follows is kept in float32 and follows the float32 weights of the optimiser. Beside 16-bit weights it is in host
+memory, touched only when the reference moves, and what stands in the policy's place is its rounding. A rounded state, or
+one between rounded weights, would mostly jump to the policy: their difference is a unit in the last place or none.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Reference:
         engine.settle()
         self._tensors = [shard.detach().clone() for shard in engine.shards()]
         self._dtype = self._tensors[0].dtype
-        self._exact = [tensor if self._is_exact else tensor.to("cpu", torch.float32) for tensor in self._tensors]
+        self._exact = self._tensors if self._is_exact else [_copy(exact) for exact in engine.exact_shards()]
 
     @torch.no_grad()
     def follow(self, alpha: float) -> None:
         """reference <- (1 - alpha) · reference + alpha · policy, in float32; 1.0 copies."""
         self._engine.settle()
-        for exact, shard in zip(self._exact, self._engine.shards(), strict=True):
-            exact.lerp_(shard.detach().to(exact), alpha)
+        for mine, exact in zip(self._exact, self._engine.exact_shards(), strict=True):
+            mine.lerp_(exact.to(mine.device), alpha)
         self._show(0)
 
     @contextmanager
@@ -91,6 +91,10 @@ class Reference:
         self._engine.settle()
         for index, shard in enumerate(self._engine.shards()):
             shard.data, self._tensors[index] = self._tensors[index], shard.data
+
+
+def _copy(exact: Tensor) -> Tensor:
+    return exact.detach().to("cpu", torch.float32, copy=True)
 
 
 def _part(exact: Tensor, number: int, dtype: torch.dtype) -> Tensor:
