@@ -175,15 +175,24 @@ def _learner_memory(config: RunConfig, shape: Shape) -> dict[str, float]:
 
 
 def _host_memory(config: RunConfig, shape: Shape) -> str:
-    """What lies in main memory besides the processes themselves: the offloaded optimiser, and Ray's object store."""
+    """What lies in main memory besides the processes themselves: a learner rank's share, and Ray's object store."""
     learner = config.learner
     offloaded = HOST_BYTES if learner.offload != "none" else 0  # per parameter
     offloaded += BYTES[learner.dtype] if learner.offload == "all" else 0
     optimiser = shape.total * offloaded / learner.ranks
     return (
-        f"host memory (estimate): offloaded optimiser {optimiser / GB:.2f} GB per learner rank; a local Ray's object store "
+        f"host memory (estimate): offloaded optimiser {optimiser / GB:.2f} GB and float32 reference "
+        f"{_host_reference(config, shape) / GB:.2f} GB per learner rank; a local Ray's object store "
         f"{config.ray.object_store_mb * 2**20 / GB:.2f} GB"
     )
+
+
+def _host_reference(config: RunConfig, shape: Shape) -> float:
+    """Bytes of the float32 reference beside 16-bit weights; float32 weights need none of their own."""
+    learner = config.learner
+    if config.objective.kl_weight == 0 or BYTES[learner.dtype] > 2:
+        return 0.0
+    return 4 * shape.total / (learner.ranks if learner.zero_stage >= 3 else 1)
 
 
 def _rollout_memory(config: RunConfig, shape: Shape) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 Questions are worded as DiffuCoder's paper evaluates instruct models (arXiv 2506.20639, tables 5 and 6): the problem in
 a bare fence, for HumanEval after one sentence; MBPP's problem is the docstring EvalPlus makes of its text and first
-test. There the answer was begun for the model with `ANSWER_PREFIX`, kept in `metadata["answer_prefix"]`.
+test. There the answer was begun for the model with `ANSWER_PREFIX`; here an instruct model begins it itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from data.problems_file import problem_from_row
 
 SYSTEM = "You are a helpful assistant."
 ANSWER_PREFIX = "Here is the code to solve this problem:\n```python\n"
-CHAT = {"system": SYSTEM, "answer_prefix": ANSWER_PREFIX}
+CHAT = {"system": SYSTEM}
 
 
 def _need(row: Row, format_name: str, *columns: str) -> None:

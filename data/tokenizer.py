@@ -11,6 +11,7 @@ The only file that imports transformers (inside functions) besides the model roo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,8 @@ TINY_SIZE = 480
 
 # Line breaks with their indentation, words, single digits, operators, brackets and quotes; a leading space joins each.
 _PIECES = r"\n *| ?[A-Za-z_]+| ?[0-9]| ?[-+*/%=<>!]+|\):|\(\)| ?[^\sA-Za-z0-9]|\s"
+
+_PRIVATE = 0xF0000  # first character of Unicode's supplementary private use area
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -43,6 +46,8 @@ class Tokenizer:
         """Take note of tokens that were added to the backend."""
         self._special = {str(t): int(i) for i, t in self.backend.added_tokens_decoder.items() if t.special}
         self._special_ids = set(self._special.values())
+        self._longest_first = sorted(self._special, key=len, reverse=True)
+        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, self._longest_first)) or '(?!)'})")
 
     def __len__(self) -> int:
         """Number of entries, added tokens included; a model's vocabulary may be padded beyond it."""
@@ -60,9 +65,13 @@ class Tokenizer:
             raise ValueError(f"the tokenizer has no token {token!r}; its special tokens are {sorted(self.special)}")
         return int(found)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; nothing is added. Special tokens written in the text become themselves."""
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False)
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of `text`; nothing is added.
+
+        Special tokens written in the text are spelled out like any other word, so that no document can contain a mask
+        or an end; with `special` they become themselves.
+        """
+        ids: list[int] = self.backend.encode(text, add_special_tokens=False, split_special_tokens=not special)
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -79,8 +88,28 @@ class Tokenizer:
         return str(self.backend.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def chat_prompt(self, question: str, system: str | None = None) -> list[int]:
-        """Token ids of the chat prompt of a question; see `chat_text`."""
-        return self.encode(self.chat_text(question, system))
+        """Token ids of the chat prompt of a question (see `chat_text`). Special tokens are the template's alone."""
+        if not self._special_pattern.search(f"{question}{system or ''}"):
+            return self.encode(self.chat_text(question, system), special=True)
+        text = self.chat_text(self._disguised(question), system and self._disguised(system))
+        # Cut where the template has special tokens: words are cut there anyway, so ids are those of the whole.
+        pieces = [piece for piece in self._special_pattern.split(text) if piece]
+        return [
+            token
+            for piece in pieces
+            for token in ([self._special[piece]] if piece in self._special else self.encode(self._undisguised(piece)))
+        ]
+
+    def _disguised(self, text: str) -> str:
+        """The text with private characters for special tokens, which a template passes on."""
+        for number, token in enumerate(self._longest_first):
+            text = text.replace(token, chr(_PRIVATE + number))
+        return text
+
+    def _undisguised(self, text: str) -> str:
+        for number, token in enumerate(self._longest_first):
+            text = text.replace(chr(_PRIVATE + number), token)
+        return text
 
     def save(self, folder: str | Path) -> None:
         """Write the Hugging Face files (tokenizer.json, tokenizer_config.json, ...) into `folder`; see `settle_settings`."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from data.verdict import Verdict
 
-ZERO_SIGNAL = 1e-6  # rewards of a group that lie closer together than this teach nothing
+ZERO_SIGNAL = 1e-6  # standard deviation of a group's rewards below which they teach nothing
 
 
 class GroupId(NamedTuple):
@@ -88,6 +88,9 @@ class ScoredGroup:
 
 
 def is_zero_signal(verdicts: Sequence[Verdict]) -> bool:
-    """True where the rewards of a group's judged completions do not differ, so that every advantage is 0."""
+    """True where the rewards of a group's judged completions do not differ, so that every advantage is 0.
+
+    They do not where their standard deviation (ddof 1, as in the advantages) is below `ZERO_SIGNAL`.
+    """
     rewards = [verdict.reward for verdict in verdicts if verdict.outcome.is_verdict]
-    return not rewards or max(rewards) - min(rewards) < ZERO_SIGNAL
+    return len(rewards) < 2 or float(np.std(rewards, ddof=1)) < ZERO_SIGNAL

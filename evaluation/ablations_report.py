@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data.files import write_json, writing
 from evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean, write_both
+from evaluation.pass_at_k import t_quantile
 from evaluation.records import write_page
 
 BASELINE = "coupled"
@@ -30,7 +31,6 @@ ONE_PROCESS = (
     "no part of this study."
 )
 WINDOW = 5  # steps of the reward at the end of a run
-T_QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # 97.5%, by seeds
 CLAIMS = tuple(
     (claim, recipe, other, metric)
     for claim, recipe, other in (
@@ -103,7 +103,7 @@ def judge_claim(
     spread = _spread(gaps)
     if len(gaps) < 2:
         verdict = "undecided: one seed"
-    elif abs(spread["mean"]) <= T_QUANTILES.get(len(gaps), 2.2) * spread["std"] / math.sqrt(len(gaps)):
+    elif abs(spread["mean"]) <= t_quantile(len(gaps)) * spread["std"] / math.sqrt(len(gaps)):
         verdict = f"undecided within the spread, {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds in favour"
     else:
         verdict = "reproduced" if spread["mean"] > 0 else "contradicted"

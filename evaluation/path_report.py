@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from data.files import write_json, writing
-from evaluation.ablations_report import ONE_PROCESS, T_QUANTILES
+from evaluation.ablations_report import ONE_PROCESS
 from evaluation.figures import COLOURS, STYLE, legend_below, new_figure, write_both
+from evaluation.pass_at_k import t_quantile
 from evaluation.records import write_page
 
 Rows = Sequence[Mapping[str, Any]]
@@ -75,7 +76,7 @@ def interval(gaps: Sequence[float]) -> dict[str, Any]:
         mean = float(known.mean()) if known.size else math.nan
         return {"mean": mean, "half": math.nan, "verdict": "undecided: fewer than two seeds"}
     mean = float(known.mean())
-    half = T_QUANTILES.get(known.size, 2.2) * float(known.std(ddof=1)) / math.sqrt(known.size)
+    half = t_quantile(known.size) * float(known.std(ddof=1)) / math.sqrt(known.size)
     if abs(mean) <= half:
         verdict = f"undecided, {int((known > 0).sum())} of {known.size} seeds in favour"
     else:

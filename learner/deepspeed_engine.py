@@ -24,7 +24,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.checkpoint.ds_to_universal import main as convert_to_universal
-from deepspeed.utils import logger
+from deepspeed.utils import logger, safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
 
 from configs.schema import LearnerConfig, OptimizerConfig
@@ -120,6 +120,15 @@ class DeepSpeedEngine:
 
     def shards(self) -> list[Tensor]:
         return [parameter.ds_tensor if self._sharded else parameter for parameter in self._parameters]
+
+    def exact_shards(self) -> Iterator[Tensor]:
+        for parameter, shard in zip(self._parameters, self.shards(), strict=True):
+            if shard.dtype == torch.float32:
+                yield shard.detach()
+            elif self._sharded:
+                yield safe_get_local_fp32_param(parameter)
+            else:
+                yield safe_get_full_fp32_param(parameter)
 
     def settle(self) -> None:
         if self._sharded:

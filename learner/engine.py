@@ -67,6 +67,9 @@ class Engine(Protocol):
     def shards(self) -> list[Tensor]:
         """The tensors that hold this rank's part of the weights; `.data` may be swapped between forwards."""
 
+    def exact_shards(self) -> Iterator[Tensor]:
+        """What `shards` are the rounding of: the float32 weights that the optimiser moves. Collective."""
+
     def settle(self) -> None:
         """Give up weights gathered for a forward, so that the next one reads `shards` again."""
 
@@ -210,6 +213,10 @@ class TorchEngine:
 
     def shards(self) -> list[Tensor]:
         return list(self._parameters)
+
+    def exact_shards(self) -> Iterator[Tensor]:
+        for master in self._masters:
+            yield master.detach()
 
     def settle(self) -> None:
         return None

@@ -2,6 +2,10 @@
 
 There is no second module: while the reference is asked, its tensors stand in the policy's place. A rank holds its own
 part of the weights only, so under ZeRO 3 the reference is sharded as the policy is.
+
+What follows is kept in float32 and follows the float32 weights of the optimiser. Beside 16-bit weights it is in host
+memory, touched only when the reference moves, and what stands in the policy's place is its rounding. A rounded state, or
+one between rounded weights, would mostly jump to the policy: their difference is a unit in the last place or none.
 """
 
 from __future__ import annotations
@@ -22,20 +26,16 @@ class Reference:
         self._engine = engine
         engine.settle()
         self._tensors = [shard.detach().clone() for shard in engine.shards()]
+        self._dtype = self._tensors[0].dtype
+        self._exact = self._tensors if self._is_exact else [_copy(exact) for exact in engine.exact_shards()]
 
     @torch.no_grad()
     def follow(self, alpha: float) -> None:
-        """reference <- (1 - alpha) · reference + alpha · policy; 1.0 copies.
-
-        The result is rounded to the type of the weights: in bfloat16 a weight that moved by a single unit in the last
-        place since the last call ends at one of the two values, not between them.
-        """
+        """reference <- (1 - alpha) · reference + alpha · policy, in float32; 1.0 copies."""
         self._engine.settle()
-        for mine, shard in zip(self._tensors, self._engine.shards(), strict=True):
-            if alpha == 1.0:
-                mine.copy_(shard)
-            else:
-                mine.copy_(torch.lerp(mine.float(), shard.detach().float(), alpha))
+        for mine, exact in zip(self._exact, self._engine.exact_shards(), strict=True):
+            mine.lerp_(exact.to(mine.device), alpha)
+        self._show(0)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -47,21 +47,58 @@ class Reference:
             self._swap()
 
     def state(self) -> dict[str, Tensor]:
-        """Full reference weights by name, on the CPU of rank 0 (elsewhere empty). Collective."""
-        with self.in_place():
-            weights = ((name, tensor) for name, tensor in self._engine.named_weights())
-            if self._engine.rank == 0:
-                return {name: tensor.cpu().clone() for name, tensor in weights}
-            for _ in weights:
-                pass
-            return {}
+        """Full reference weights by name in float32, on the CPU of rank 0 (elsewhere empty). Collective."""
+        total: dict[str, Tensor] = {}
+        for number in range(self._parts):
+            self._show(number)
+            with self.in_place():
+                for name, tensor in self._engine.named_weights():
+                    if self._engine.rank == 0:
+                        part = tensor.to("cpu", torch.float32, copy=True)
+                        total[name] = total[name].add_(part) if number else part
+        self._show(0)
+        return total
 
+    @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Read what `state` gave; every rank needs it. Collective."""
-        with self.in_place():
-            self._engine.load_weights(state)
+        """Read what `state` gave, or the 16-bit weights of an older checkpoint; every rank needs it. Collective."""
+        for number in range(self._parts):
+            with self.in_place():
+                self._engine.load_weights(
+                    {name: _part(tensor.float(), number, self._dtype) for name, tensor in state.items()}
+                )
+            for exact, part in zip(self._exact, self._tensors, strict=True):
+                exact.copy_(exact + part.to(exact) if number else part)
+        self._show(0)
+
+    @property
+    def _is_exact(self) -> bool:
+        return self._dtype == torch.float32
+
+    @property
+    def _parts(self) -> int:
+        """How many numbers of the weights' type add up to a float32 one: an engine gathers no other type."""
+        return 1 if self._is_exact else 3
+
+    @torch.no_grad()
+    def _show(self, number: int) -> None:
+        """Put a part of the exact values where the engine can be given it; part 0 is their rounding."""
+        if not self._is_exact:
+            for tensor, exact in zip(self._tensors, self._exact, strict=True):
+                tensor.copy_(_part(exact, number, self._dtype))
 
     def _swap(self) -> None:
         self._engine.settle()
         for index, shard in enumerate(self._engine.shards()):
             shard.data, self._tensors[index] = self._tensors[index], shard.data
+
+
+def _copy(exact: Tensor) -> Tensor:
+    return exact.detach().to("cpu", torch.float32, copy=True)
+
+
+def _part(exact: Tensor, number: int, dtype: torch.dtype) -> Tensor:
+    """The `number`-th of three values of `dtype` (bfloat16) whose sum is `exact`; float32 is its own part 0."""
+    for _ in range(number):
+        exact = exact - exact.to(dtype).float()
+    return exact.to(dtype)

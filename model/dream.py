@@ -19,7 +19,7 @@ from transformers import AutoConfig, Qwen2Config, Qwen2Model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding, eager_attention_forward, rotate_half
 
-from model.logprob import chunked_logprob
+from model.logprob import chunked_logprob, head_logits
 
 MODEL_TYPE = "Dream"
 
@@ -69,9 +69,9 @@ class Head(nn.Linear):
     def forward(
         self, hidden_NH: Tensor, targets: Tensor | None = None, chunk_rows: int = 2048, temperature: float = 1.0
     ) -> Tensor:
-        """Logits [..., V]; with `targets` ([N] or [N, K]) float32 log-probabilities of that shape."""
+        """float32 logits [..., V]; with `targets` ([N] or [N, K]) float32 log-probabilities of that shape."""
         if targets is None:
-            return nn.functional.linear(hidden_NH, self.weight)
+            return head_logits(hidden_NH, self.weight)
         return chunked_logprob(hidden_NH, self.weight, targets, chunk_rows, temperature)
 
 

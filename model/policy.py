@@ -203,7 +203,7 @@ class DiffusionPolicy(nn.Module):
         return self.model(tokens_BL, attention_BL, visible_BLL).flatten(0, 1)[source_BL]
 
     def head(self, hidden_NH: Tensor) -> Tensor:
-        """Logits [..., V] of hidden rows, in the model's type."""
+        """float32 logits [..., V] of hidden rows (float64 of a float64 model)."""
         return self.lm_head(hidden_NH)
 
     def logits(self, tokens_BL: Tensor, attention_BL: Tensor | None = None) -> Tensor:

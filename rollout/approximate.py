@@ -4,7 +4,8 @@
 * blocks: the canvas is decoded block by block from the left, each with its share of the steps.
 * prefix or dual cache: inside a block the keys and values outside it are those of the last full forward. `prefix`
   recomputes the block and everything to its right, `dual` the block alone (Fast-dLLM, arXiv 2505.22618).
-* confidence threshold: besides the schedule's count, every position is revealed whose largest probability reaches it.
+* confidence threshold: besides the schedule's count, every position is revealed whose largest probability reaches it,
+  at temperature 1 and without filters, so that it means the same beside any of them.
 
 How many tokens a step reveals depends on the data here, so the host waits at each step.
 
@@ -28,7 +29,7 @@ from model.randomness import seed_tensor, uniforms
 from rollout.canvas import Canvas, Revealed
 from rollout.orders import ORDERS, most_confident
 from rollout.schedule import random_reveal_steps, reveal_counts
-from rollout.scoring import confidence
+from rollout.scoring import confidence, confidence_and_peak
 
 
 @dataclass(frozen=True)
@@ -161,31 +162,29 @@ class _Reveal:
         hidden_NH = self.states.at(row_N, position_N)
         if self.step == self.block.first_step + self.block.steps - 1:
             return Revealed(row_N, position_N, hidden_NH)
-        measured_N2 = self._measure(row_N, position_N, hidden_NH)
+        confidence_N, sure_N = self._measure(row_N, position_N, hidden_NH)
         confidence_BW = torch.full(self.open_BW.shape, float("-inf"), device=row_N.device)
-        confidence_BW[row_N, column_N] = measured_N2[:, 0]
+        confidence_BW[row_N, column_N] = confidence_N
         columns_W = torch.arange(self.block.start, self.block.end, device=row_N.device)
         noise_BW = uniforms(self.canvas.seeds_B, "order", self.step, columns_W) if self.config.alg_temp else None
         chosen_Bk = most_confident(confidence_BW, count, noise_BW, self.config.alg_temp)
         chosen_N = torch.zeros_like(self.open_BW).scatter_(1, chosen_Bk, True)[row_N, column_N]
-        if threshold is not None:
-            chosen_N |= measured_N2[:, 1] >= threshold
+        if sure_N is not None:
+            chosen_N |= sure_N
         if not bool(chosen_N.any()):
             return None
         return Revealed(row_N[chosen_N], position_N[chosen_N], hidden_NH[chosen_N])
 
-    def _measure(self, row_N: Tensor, position_N: Tensor, hidden_NH: Tensor) -> Tensor:
-        """[N, 2]: the order's confidence, and the largest probability."""
-        order = ORDERS[self.config.order]
-        rank = order.confidence
-        assert rank is not None
+    def _measure(self, row_N: Tensor, position_N: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The order's confidence [N], and whether the threshold, where there is one, is reached."""
+        order, threshold = ORDERS[self.config.order], self.config.confidence_threshold
+        assert order.confidence is not None
         seeds_N = self.canvas.seeds_B[row_N]
         u_N = uniforms(seeds_N, "token", self.step, position_N.unsqueeze(1)).squeeze(1) if order.needs_draw else None
-
-        def measure(p_NK: Tensor, drawn_N: Tensor | None) -> Tensor:
-            return torch.stack([rank(p_NK, drawn_N), p_NK.amax(dim=1)], dim=1)
-
-        return confidence(self.policy, self.config, measure, hidden_NH, u_N)
+        if threshold is None:
+            return confidence(self.policy, self.config, order.confidence, hidden_NH, u_N), None
+        measured_N, peak_N = confidence_and_peak(self.policy, self.config, order.confidence, hidden_NH, u_N)
+        return measured_N, peak_N >= threshold
 
 
 def _random_plan(canvas: Canvas, config: SamplerConfig, block: Block) -> Tensor | None:

@@ -34,7 +34,8 @@ class Completion:
         tokens: int32 [C], never cut.
         reveal_step: int16 [C], 0-based index of the schedule's step that revealed the token, empty steps counted; -1
             where none did (the filler behind an early stop).
-        entropy: float32 [C], nats, of the distribution each token was drawn from; NaN where none was (early stop).
+        entropy: float32 [C], nats, of the filtered distribution each token was drawn from, at temperature 0 of that at
+            temperature 1; NaN where no token was revealed (early stop).
         approximations: names of the declared approximations that were on.
     """
 

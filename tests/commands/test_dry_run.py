@@ -55,9 +55,21 @@ def test_any_hub_name_needs_its_config_alone(big, run_folder, monkeypatch):
 
 
 def test_an_offloaded_optimiser_is_told():
-    assert "offloaded optimiser 0.00 GB per learner rank" in describe(load(RunConfig, "diffucoder_7b.yaml"))
+    assert "offloaded optimiser 0.00 GB and float32 reference 30.46 GB per learner rank" in describe(
+        load(RunConfig, "diffucoder_7b.yaml")
+    )
     told = describe(load(RunConfig, "diffucoder_1gpu.yaml"))
-    assert "offloaded optimiser 137.08 GB per learner rank; a local Ray's object store 68.72 GB" in told
+    assert (
+        "optimiser 137.08 GB and float32 reference 30.46 GB per learner rank; a local Ray's object store 68.72" in told
+    )
+
+
+def test_the_float32_reference_beside_16_bit_weights_is_counted(big):
+    def reference(**learner):
+        told = describe(replace(big, learner=replace(big.learner, **learner)))
+        return told.split("float32 reference ")[1].split(" GB")[0]
+
+    assert (reference(), reference(zero_stage=3), reference(dtype="float32")) == ("30.46", "3.81", "0.00")
 
 
 def test_the_7b_recipe_splits_eight_nodes_so_that_a_step_is_shortest(big):

@@ -11,7 +11,7 @@ import pytest
 from data.corpus import InstructBatches, PackedBatches
 from data.sources import SourceError, open_source
 from data.stream import Stream
-from data.tokenizer import CHAT_END, FILLER, PAD, tiny_tokenizer
+from data.tokenizer import CHAT_END, FILLER, MASK, PAD, tiny_tokenizer
 from tests.data_room.reading import pairs, texts
 
 
@@ -57,6 +57,19 @@ def test_packed_rows_number_their_documents_from_zero(tokenizer, tmp_path):
         [space_n, end, n, space_n, space_n, end],
     ]
     assert batch.document_BL.tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 1, 1]]
+
+
+def test_special_tokens_spelled_out_in_a_corpus_mask_nothing_and_end_no_document(tokenizer, tmp_path):
+    spelled = f"n {MASK}{PAD}{CHAT_END}"
+    length = len(tokenizer.encode(spelled)) + 1
+    source = write_jsonl(tmp_path / "a.jsonl", [{"text": spelled, "prompt": spelled, "answer": spelled}])
+    documents = next(PackedBatches(source, tokenizer, length=length, batch=1))
+    assert documents.document_BL.tolist() == [[0] * length]
+    answers = next(InstructBatches(source, tokenizer, length=4 * length, canvas=length, batch=1))
+    for tokens in (documents.tokens_BL[0], answers.tokens_BL[0, -length:]):
+        assert tokenizer.decode(tokens, skip_special=False) in (spelled + PAD, spelled + CHAT_END)
+        assert not np.isin(tokens[:-1], list(tokenizer.special.values())).any()
+    assert tokenizer.id(MASK) not in answers.tokens_BL
 
 
 @pytest.mark.parametrize("make", [instruct, packed])

@@ -37,6 +37,12 @@ def test_a_mask_token_in_a_prompt_and_an_empty_set_are_refused():
         encode_prompts(PROBLEMS, encode, ProblemsConfig(max_prompt_tokens=1), mask_id=99)
 
 
+def test_a_mask_token_spelled_out_in_a_question_is_text():
+    tokenizer = tiny_tokenizer()
+    found = encode_prompts([Problem("a", f"Say {MASK}.")], tokenizer.chat_prompt, ProblemsConfig(), tokenizer.id(MASK))
+    assert MASK in tokenizer.decode(found.prompts[0])
+
+
 def test_kata_prompts_stay_under_forty_tokens():
     tokenizer = tiny_tokenizer()
     found = encode_prompts(load_problems("katas:heldout"), tokenizer.chat_prompt, ProblemsConfig(), tokenizer.id(MASK))

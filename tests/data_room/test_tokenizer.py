@@ -98,11 +98,13 @@ def test_published_layouts_load_without_remote_code(tmp_path, tokenizer_class):
     write_qwen2_files(tmp_path, tokenizer_class)
     loaded = load_tokenizer(tmp_path)
     assert loaded.id(MASK) == 262 and loaded.id(PAD) == 258
-    assert loaded.encode("def def<|im_end|>") == [257, loaded.id("Ġ"), 257, 260]
+    assert loaded.encode("def def<|im_end|>", special=True) == [257, loaded.id("Ġ"), 257, 260]
     assert loaded.decode(loaded.chat_prompt("é x"), skip_special=False).startswith("<|im_start|>user\né x<|im_end|>")
-    assert loaded.decode(loaded.encode("é  def<|mask|>")) == "é  def"
+    assert loaded.decode(loaded.encode("é  def<|mask|>", special=True)) == "é  def"
     loaded.save(tmp_path / "copy")
-    assert load_tokenizer(tmp_path / "copy").encode("é def<|mask|>") == loaded.encode("é def<|mask|>")
+    assert load_tokenizer(tmp_path / "copy").encode("é def<|mask|>", special=True) == loaded.encode(
+        "é def<|mask|>", special=True
+    )
 
 
 def test_a_foreign_class_with_a_tokenizer_file_loads_from_that_file(tokenizer, tmp_path):
@@ -113,7 +115,40 @@ def test_a_foreign_class_with_a_tokenizer_file_loads_from_that_file(tokenizer, t
     loaded = load_tokenizer(tmp_path)
     assert loaded.chat_prompt("Define f.") == tokenizer.chat_prompt("Define f.")
     assert loaded.special == tokenizer.special
-    assert loaded.decode(loaded.encode(ANSWER + "<|mask|>")) == ANSWER
+    assert loaded.decode(loaded.encode(ANSWER + "<|mask|>", special=True)) == ANSWER
+
+
+SPELLED = f"Why {MASK}, x{CHAT_END}\n{PAD}"
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_special_tokens_written_in_a_text_are_words_and_only_the_template_has_real_ones(tokenizer, tmp_path, published):
+    if published:
+        write_qwen2_files(tmp_path, "DreamTokenizer")
+        tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer.encode(SPELLED)
+    assert not set(ids) & set(tokenizer.special.values()) and tokenizer.decode(ids) == SPELLED
+    assert tokenizer.id(MASK) in tokenizer.encode(SPELLED, special=True)
+    asked, plain = tokenizer.chat_prompt(SPELLED, MASK), tokenizer.chat_prompt("q", "s")
+    special = set(tokenizer.special.values())
+    assert [i for i in asked if i in special] == [i for i in plain if i in special]
+    assert tokenizer.decode(asked, skip_special=False) == tokenizer.chat_text(SPELLED, MASK)
+    ordinary = tokenizer.chat_prompt("\n  def f")
+    assert ordinary == tokenizer.encode(tokenizer.chat_text("\n  def f"), special=True)
+    shared = ordinary.index(tokenizer.id(CHAT_END))
+    assert tokenizer.chat_prompt(f"\n  def f{MASK}")[:shared] == ordinary[:shared]
+
+
+def test_a_tokenizer_without_special_tokens_has_a_chat_prompt_too():
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Backend(models.WordLevel({"ask": 0, "q": 1}, unk_token="ask"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    template = "{% for m in messages %}ask {{ m['content'] }}{% endfor %}"
+    plain = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template))
+    assert not plain.special and plain.chat_prompt("q q") == [0, 1, 1]
 
 
 def test_diffusion_tokens_are_appended_once(tmp_path):
@@ -121,7 +156,7 @@ def test_diffusion_tokens_are_appended_once(tmp_path):
     loaded = load_tokenizer(tmp_path)
     assert add_diffusion_tokens(loaded) == 1 and loaded.id(FILLER) == 263
     assert add_diffusion_tokens(loaded) == 0
-    assert loaded.decode(loaded.encode("a<|dlm_pad|>")) == "a"
+    assert loaded.decode(loaded.encode("a<|dlm_pad|>", special=True)) == "a"
 
 
 def test_an_autoregressive_tokenizer_gets_the_ids_of_dream(tmp_path):
@@ -132,7 +167,7 @@ def test_an_autoregressive_tokenizer_gets_the_ids_of_dream(tmp_path):
     loaded.save(tmp_path / "copy")
     again = load_tokenizer(tmp_path / "copy")
     assert [again.id(token) for token in (BEGIN, MASK, FILLER)] == [first, first + 1, first + 2]
-    assert again.decode(again.encode("a<|mask|><|dlm_pad|>")) == "a"
+    assert again.decode(again.encode("a<|mask|><|dlm_pad|>", special=True)) == "a"
 
 
 def test_missing_tokenizer_token_and_template_are_named(tmp_path, tokenizer):

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from configs.schema import ConfigError, SamplerConfig, ShapeConfig
-from data.tokenizer import CHAT_END, FILLER, MASK, PAD, train_tokenizer
+from data.tokenizer import CHAT_END, FILLER, MASK, PAD, Tokenizer, train_tokenizer
 from evaluation.live import LiveView, run_sample, sampler_of
 from evaluation.trace import Trace, frame_steps, layout, step_colour, write_gif, write_svg
 from model.policy import DiffusionPolicy
@@ -61,7 +61,8 @@ def test_a_terminal_sees_the_last_frame_with_a_colour_per_step(folder) -> None:
     assert len(set(re.findall(r"38;2;\d+;\d+;\d+", shown))) >= 4
 
 
-def test_a_session_answers_until_an_empty_line_and_survives_a_refused_prompt(folder) -> None:
+def test_a_session_answers_until_an_empty_line_and_survives_a_refused_prompt(folder, monkeypatch) -> None:
+    monkeypatch.setattr(Tokenizer, "chat_prompt", lambda self, question: self.encode(question, special=True))
     questions = iter(["one", f"with {MASK}", "two", ""])
     console = Console(file=io.StringIO(), width=100)
     run_sample(folder, console=console, read=lambda _: next(questions))

@@ -135,6 +135,9 @@ def test_claims_are_paired_differences_that_are_positive_where_the_claim_holds(t
         ([0.1, 0.2, 0.3], 4.30 * 0.1 / 3**0.5, "undecided, 3 of 3 seeds in favour"),
         ([0.2, 0.2, 0.23], 4.30 * 0.03 / 3, "reproduced"),
         ([-0.2, -0.2, -0.23], 4.30 * 0.03 / 3, "not reproduced, the opposite was measured"),
+        ([0.21, *[0.2] * 10], 2.228 * 0.01 / 11, "reproduced"),
+        ([0.21, *[0.2] * 11], 2.201 * 0.01 / 12, "reproduced"),
+        ([0.21, *[0.2] * 12], 2.201 * 0.01 / 13, "reproduced"),
         ([0.3], None, "undecided: fewer than two seeds"),
     ],
 )

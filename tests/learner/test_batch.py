@@ -16,6 +16,12 @@ def test_groups_that_teach_nothing_are_counted_and_left_out():
     assert batch.metrics["quarantined_groups"] == 1 and batch.metrics["excluded_completions"] == 4
 
 
+@pytest.mark.parametrize("apart,silent", [(1.9e-6, True), (2.1e-6, False)])
+def test_a_group_is_silent_by_the_deviation_of_its_rewards(apart, silent):
+    """Of n = 4 equal rewards but one, the deviation is apart / 2."""
+    assert toy_group(1, (1.0, 1.0 + apart, 1.0, None, 1.0)).zero_signal == silent
+
+
 def test_zero_signal_keep_leaves_them_in_the_denominator():
     batch = step_batch(toy_groups(), ObjectiveConfig(zero_signal="keep"))
     assert len(batch.groups) == 4 and batch.metrics["zero_signal_share"] == 0.25

@@ -213,6 +213,44 @@ def test_the_reference_follows_every_so_many_updates_between_steps(policy):
     assert_same(weights_of(policy), now)
 
 
+def drifted(policy, drift):
+    """A learner of bfloat16 weights whose float32 ones then all move by `drift`, and the latter before and after."""
+    learner = toy_learner(policy, objective={"kl_weight": 0.1}, learner={"dtype": "bfloat16"})
+    names = [name for name, _ in policy.named_parameters()]
+    start = {name: exact.clone() for name, exact in zip(names, learner._engine.exact_shards(), strict=True)}
+    with torch.no_grad():
+        for exact in learner._engine.exact_shards():
+            exact.add_(drift)
+    learner._engine._publish_masters()
+    return learner, start, {name: exact + drift for name, exact in start.items()}
+
+
+def test_a_reference_beside_bfloat16_weights_follows_by_less_than_their_rounding(policy):
+    learner, start, end = drifted(policy, 1e-5)
+    now, reference = weights_of(policy), learner._reference
+    for step in (1, 2):
+        reference.follow(0.3)
+        expected = {name: end[name].lerp(start[name], 0.7**step) for name in start}
+        assert_same(reference.state(), expected, 5e-7)
+    rounded = {name: value.bfloat16() for name, value in reference.state().items()}
+    with reference.in_place():
+        assert_same(weights_of(policy), rounded)
+    assert_same(weights_of(policy), now)
+
+
+def test_a_reference_is_stored_to_the_bit_and_read_from_16_bit_files(policy):
+    learner, _, _ = drifted(policy, 1e-2)
+    rounded = weights_of(policy)
+    learner._reference.follow(0.6)
+    state = learner._reference.state()
+    other = toy_learner(toy_policy(seed=9), objective={"kl_weight": 0.1}, learner={"dtype": "bfloat16"})
+    other._reference.load_state(state)
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert_same(other._reference.state(), state)
+    other._reference.load_state(rounded)
+    assert_same(other._reference.state(), {name: value.float() for name, value in rounded.items()})
+
+
 def test_the_kl_starts_at_zero_and_is_felt(policy):
     learner = toy_learner(policy, objective={"kl_weight": 0.1, "inner_updates": 1})
     assert learner.learn(toy_groups(0))["kl_max"] == pytest.approx(0.0, abs=1e-9)

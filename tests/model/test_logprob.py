@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from model.logprob import chunked_logprob
+from model.logprob import chunked_logprob, head_logits
 
 
 def plain(hidden, weight, targets, temperature=1.0):
@@ -55,14 +55,40 @@ def test_no_rows_give_no_values_and_zero_gradients():
     assert logp.shape == (0,) and not weight.grad.any()
 
 
-def test_half_precision_inputs_give_a_float32_softmax():
-    hidden, weight, targets = case(6, dtype=torch.bfloat16)
-    logp = chunked_logprob(hidden, weight, targets, chunk_rows=4)
+def large_logits():
+    """bfloat16 inputs whose logits reach about 30, where bfloat16 knows eighths only."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(97, 64, generator=generator).bfloat16()
+    targets = torch.randint(0, 97, (40,), generator=generator)
+    hidden = (torch.randn(40, 64, generator=generator) + 0.3 * weight[targets].float()).bfloat16()
+    return hidden.requires_grad_(), weight.requires_grad_(), targets
+
+
+@pytest.mark.parametrize("widened", [2**22, 64 * 10])
+def test_16_bit_inputs_give_float32_values_and_their_gradients(monkeypatch, widened):
+    monkeypatch.setattr("model.logprob._WIDENED_ELEMENTS", widened)
+    hidden, weight, targets = large_logits()
+    exact = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    expected = plain(*exact, targets)
+    logp = chunked_logprob(hidden, weight, targets, chunk_rows=16)
     assert logp.dtype == torch.float32
-    logits = (hidden @ weight.t()).float()
-    torch.testing.assert_close(logp, plain(torch.eye(6), logits.t(), targets), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logp.double(), expected, rtol=0, atol=2e-5)
     logp.sum().backward()
-    assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
+    expected.sum().backward()
+    for mine, its in zip((hidden, weight), exact, strict=True):
+        assert mine.grad.dtype == torch.bfloat16
+        assert (mine.grad - its.grad).norm() < 2**-8 * its.grad.norm()
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_logits_of_16_bit_rows_are_not_rounded(grad):
+    hidden, weight, _ = large_logits()
+    with torch.set_grad_enabled(grad):
+        logits = head_logits(hidden.unflatten(0, (4, 10)), weight)
+    exact = hidden.double() @ weight.double().t()
+    assert logits.dtype == torch.float32 and logits.shape == (4, 10, 97) and logits.requires_grad == grad
+    torch.testing.assert_close(logits.flatten(0, 1).double(), exact, rtol=0, atol=2e-5)
+    assert head_logits(hidden[:0], weight).shape == (0, 97)
 
 
 def test_wrong_shapes_and_temperatures_are_refused():
@@ -77,7 +103,7 @@ def test_wrong_shapes_and_temperatures_are_refused():
 
 PEAK = """
 import resource, torch
-from model.logprob import chunked_logprob
+from model.logprob import chunked_logprob, head_logits
 torch.set_num_threads(1)
 hidden = torch.randn(ROWS, 16, requires_grad=True)
 weight = torch.randn(32768, 16, requires_grad=True)

@@ -117,6 +117,19 @@ def test_a_threshold_reveals_at_least_what_the_schedule_asks(policy: DiffusionPo
     assert steps[-1] < steps[0]
 
 
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 0.2}, {"temperature": 3.0, "top_p": 0.5}])
+def test_the_threshold_is_held_against_the_plain_distribution(policy: DiffusionPolicy, options: dict) -> None:
+    """After the first step, what is revealed is what reaches the threshold there, and what the schedule asks (nothing)."""
+    prompt = PROMPTS[0]
+    canvas = [*prompt, *[MASK] * config().completion_length]
+    z_CV = policy.logits(torch.tensor([canvas]))[0, len(prompt) :].detach()
+    z_CV[:, MASK] = -torch.inf
+    peak_C = torch.softmax(z_CV, dim=1).amax(dim=1)
+    threshold = float(peak_C.median()) + 1e-4
+    (done,) = sample(policy, [prompt], config(confidence_threshold=threshold, **options), SEEDS[:1])
+    assert ((done.reveal_step == 0) == (peak_C >= threshold).numpy()).all()
+
+
 @pytest.mark.parametrize("order", ORDER_NAMES)
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 @pytest.mark.parametrize("refresh", [None, 2])

@@ -7,6 +7,7 @@ import torch
 
 from configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
 from model.likelihood import group_logprobs
+from model.logprob import head_logits
 from model.policy import DiffusionPolicy
 from model.randomness import uniforms
 from model.tokens import TokenIds
@@ -57,6 +58,16 @@ def test_the_loop_does_not_wait_for_the_device(order: str, alg_temp: float | Non
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert not bool((canvas.completion_BC == IDS.mask).any())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_16_bit_rows_are_not_rounded(dtype: torch.dtype) -> None:
+    hidden, weight = torch.randn(40, 256, device="cuda").to(dtype), torch.randn(3000, 256, device="cuda").to(dtype)
+    with torch.inference_mode():
+        logits = head_logits(hidden, weight)
+        assert head_logits(hidden[:0], weight).shape == (0, 3000)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits.double(), hidden.double() @ weight.double().t(), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("order", ORDER_NAMES)
