@@ -22,6 +22,7 @@ from typing import Any
 from reward.sandbox.plain import BadReply, parse
 
 ONE_READ = 1 << 16  # bytes: below the size from which the C library maps memory for each buffer
+GRANT = 0.05  # seconds that a process which still waits for a core is given beyond its wall-clock limit, at a time
 STARVATION = 4.0  # a wall-clock limit grows at most by this multiple of itself while there is no core for the process
 
 
@@ -187,10 +188,21 @@ class Child:
             self.excuse(budgets)
         return all(each.wall > 0 for each in budgets)
 
+    def held_up(self) -> bool:
+        """Whether its main thread wants to run at this moment, or waits for the kernel (a disk, memory)."""
+        with contextlib.suppress(OSError, IndexError):
+            return Path(f"/proc/{self.known_as}/stat").read_text().rpartition(") ")[2][0] in "RD"
+        return False
+
     def excuse(self, budgets: Sequence[Budget]) -> None:
-        """Lengthen wall-clock limits by the time the process has had no core since this was last asked."""
+        """Lengthen wall-clock limits by the time the process has had no core since this was last asked.
+
+        The kernel counts a wait for a core when it is over, so one that has not ended is granted a little at a time.
+        """
         starved = max(self.starved_seconds() - self.excused, 0.0)
         self.excused += starved
+        if starved < GRANT and self.held_up():
+            starved = GRANT
         for each in budgets:
             excuse = min(starved, each.patience)
             each.patience -= excuse

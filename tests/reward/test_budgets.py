@@ -228,6 +228,23 @@ def test_the_limit_of_a_program_grows_where_no_core_is_free(monkeypatch):
             rival.wait()
 
 
+def test_a_wait_for_a_core_that_has_not_ended_is_excused_and_sleep_is_not(monkeypatch):
+    """The kernel counts such a wait when it is over: at the limit it may not have counted anything yet."""
+    monkeypatch.setattr(handle.Child, "starved_seconds", lambda child: 0.0)
+    zygote = process.ZygoteProcess("landlock", SandboxConfig())
+    try:
+        for body, granted in (("while True: pass", handle.GRANT), ("import time; time.sleep(60)", 0.0)):
+            load = handle.frame({"n": "load", "op": "load", "args": [body, ""]})
+            child = zygote.spawn("program", 30, load)
+            time.sleep(0.5)
+            budget = handle.Budget(cpu=1.0, wall=1.0)
+            child.excuse((budget,))
+            child.end()
+            assert budget.wall == 1.0 + granted and budget.patience == handle.STARVATION - granted
+    finally:
+        zygote.close()
+
+
 def recipes() -> list[str]:
     return [str(path) for path in sorted(RECIPES.rglob("*.yaml")) if "stages" not in read_recipe(path)]
 
