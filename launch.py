@@ -195,8 +195,8 @@ CALLS: tuple[Call, ...] = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command.
 
-    Returns 2 for a mistake of the user (or a package that is not installed), told in one line; 130 for Ctrl-C; 141 where the output's reader has gone. A
-    defect is raised, with its traceback (see `_is_mistake`).
+    Returns 2 for a mistake of the user (or a package that is not installed), told in one line; 130 for Ctrl-C; 141 where
+    the output's reader has gone. A defect is raised, with its traceback (see `_is_mistake`).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parse(arguments or ["train"], {call.__name__: call for call in CALLS}, __doc__ or "")

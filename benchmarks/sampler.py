@@ -1,8 +1,8 @@
 """The sampler against a plain Dream-style loop, interleaved in one process on one CPU thread.
 
-Seconds are CPU seconds. The plain loop is the published one in its essentials: every step runs (empty ones too), the head runs on every
-position, top-p sorts the whole vocabulary, and every masked position draws. It is batched by prompt length like ours,
-ranks in float32 and counts per row, so that both do the same work.
+Seconds are CPU seconds. The plain loop is the published one in its essentials: every step runs (empty ones too), the head
+runs on every position, top-p sorts the whole vocabulary, and every masked position draws. It is batched by prompt length
+like ours, ranks in float32 and counts per row, so that both do the same work.
 
 Left out: a GPU, a real checkpoint (weights are random, so a nucleus is wide), padding (the plain loop would pad prompts
 of mixed lengths), and the trunk of a large model, which both share: at 7B it dominates, and the ratio of the whole is

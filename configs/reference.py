@@ -39,7 +39,8 @@ python launch.py train my.yaml --dry-run                      # checks everythin
 ```
 
 **`base:`** A recipe may start from another one and state only what differs. The path is relative to the recipe itself;
-where no such file exists, the shipped recipe of that name counts. Sections are merged key by key, at every depth; a list is replaced as a whole. A base may have a base.
+where no such file exists, the shipped recipe of that name counts. Sections are merged key by key, at every depth; a list
+is replaced as a whole. A base may have a base.
 
 ```yaml
 base: tiny.yaml              # beside this recipe, else the shipped recipe of that name
