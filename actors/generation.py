@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from actors.replay_hub import IDLE_SECONDS, Hub, Worker
-from actors.waiting import WeightsDamaged, WeightsLate, WeightsLost, is_defect
+from actors.waiting import WeightsDamaged, WeightsLate, WeightsLost, is_defect, raised
 from data.trajectory import PromptGroup
 
 Weights = tuple[int, list[Any]]  # version, and the reference to (manifest, buckets) in a list
@@ -80,7 +80,7 @@ class Generation:
 
     async def _failed(self, worker: Worker, orders: list[tuple[int, int]], weights: Weights, error: Exception) -> None:
         """A call that carried `weights` failed: its orders are issued again."""
-        cause = _cause(error)
+        cause = raised(error)
         self.hub.lose(orders, counted=not isinstance(cause, (WeightsLost, WeightsLate)))
         self.hub.notify()
         if is_defect(error):
@@ -103,7 +103,7 @@ class Generation:
                 worker.version, _, info = await asyncio.wait_for(answer, self.hub.config.rollout.timeout)
                 return self.hub.answered(worker, info)
             except (RayError, TimeoutError) as error:
-                if not isinstance(_cause(error), WeightsLate):
+                if not isinstance(raised(error), WeightsLate):
                     return await self._failed(worker, [], weights, error)
 
     async def _push(self, worker: Worker, weights: Weights) -> None:
@@ -118,8 +118,3 @@ class Generation:
         except (RayError, TimeoutError) as error:
             if is_defect(error):
                 self.hub.fail(error)
-
-
-def _cause(error: Exception) -> BaseException | None:
-    """What the remote code raised, if it did."""
-    return error.cause if isinstance(error, RayTaskError) else None

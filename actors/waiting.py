@@ -43,6 +43,11 @@ def is_gone(error: BaseException) -> bool:
     return isinstance(error, DIED) and not isinstance(error, ActorUnavailableError)
 
 
+def raised(error: BaseException) -> BaseException | None:
+    """What the remote code raised, if it did."""
+    return error.cause if isinstance(error, RayTaskError) else None
+
+
 def original(error: BaseException) -> BaseException:
     """What the remote code raised, with the remote traceback as a note; `error` itself where that is not known."""
     if not isinstance(error, RayTaskError) or not isinstance(error.cause, Exception) or not is_defect(error):

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from actors.batch_metrics import workers_died
 from actors.bench import faulty
 from actors.replay_hub import ROLES
 from actors.reward_actor import RewardActor
 from actors.rollout_actor import RolloutActor
-from actors.waiting import DIED, WeightsLate, is_defect, is_gone, original
+from actors.waiting import DIED, WeightsLate, is_defect, is_gone, original, raised
 from configs.schema import ConfigError, RunConfig
 from data.problem import Problem
 from data.trajectory import PromptGroup, ScoredGroup
@@ -237,14 +237,13 @@ class WorkerPool:
             except (RayError, TimeoutError) as error:
                 if is_defect(error):
                     raise original(error) from None
-                late = isinstance(error, RayTaskError) and isinstance(error.cause, WeightsLate)
                 lost += 1
                 if lost == WEIGHTS_TRIES:
                     raise TimeoutError(
                         f"{role} actors lost the weights or the data of their call {lost} times in a row; the last: "
                         f"{_cause(error)}; free object-store memory (ray.object_store_mb) or raise weights.timeout"
                     ) from error
-                if not late:
+                if not isinstance(raised(error), WeightsLate):
                     self._republish()
                 again.append((job, killed))
                 continue

@@ -1,7 +1,7 @@
 """CPU time per program of five tests, against the usual ways of running one.
 
 All methods take turns in every round of one run, so that a busy machine disturbs them alike; the ratios are medians over
-rounds. CPU time is that of all processes involved, from a cgroup where one can be made. It takes some minutes. Results go
+rounds. CPU time is that of all processes involved, from a cgroup where one can be made. It takes half a minute. Results go
 to benchmarks/results/sandbox.json (`--out`). Exit status 1 where the ratios promised in docs/sandbox.md are missed.
 
 Left out: work the kernel does later on its own account (freeing namespaces), verdict caching, and planning of tests that

@@ -34,6 +34,12 @@ WARM = (
     "operator", "random", "re", "string", "time", "types", "typing",
 )
 # fmt: on
+REHEARSALS = 20  # as often as the interpreter must see code to have settled how it runs it
+PROGRAM = """
+def f(x):
+    return [x, {"a": (x, 1.5)}, f"{x}"]
+"""
+EXPRESSIONS = ("f(1)", "f(True)[0]", "{1, 2}", "'text'", "None", "f(1)[0] == 1", "missing")
 REAP_MILLISECONDS = 500  # between looks for ended children while nothing is asked
 CHANNEL = 3  # the zygote's control socket; in a child, whose own socket replaces it, the only one it has
 
@@ -183,14 +189,6 @@ def take_control() -> control.Wire:
     kernel.take(FRESH_STREAMS)
     kernel.close_from(CHANNEL + 1)
     return control.Wire(fileno=CHANNEL)
-
-
-REHEARSALS = 20  # as often as the interpreter must see code to have settled how it runs it
-PROGRAM = """
-def f(x):
-    return [x, {"a": (x, 1.5)}, f"{x}"]
-"""
-EXPRESSIONS = ("f(1)", "f(True)[0]", "{1, 2}", "'text'", "None", "f(1)[0] == 1", "missing")
 
 
 def rehearse(limit: int) -> None:
