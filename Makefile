@@ -8,7 +8,7 @@ STAMP = $(VENV)/.installed
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py couplet/__init__.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Couplet needs Python >= 3.11, found " + sys.version.split()[0] + "; name another with make PYTHON=python3.11")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -29,6 +29,7 @@ test-gpu: setup       ## the tests that need a CUDA device
 check: setup          ## formatter, linter, types, the import table
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	@mkdir -p .types && ln -sfn .. .types/couplet  # type checkers find the namespace here
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_import_table.py
 
@@ -39,7 +40,7 @@ golden: setup         ## regenerate tests/golden (explain a change in the commit
 	$(PY) -m tests.golden
 
 docs: setup           ## regenerate docs/configuration.md from configs/schema.py
-	$(PY) -m configs.reference
+	$(PY) -m couplet.configs.reference
 
 clean:
 	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache

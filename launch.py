@@ -31,16 +31,16 @@ def absent_package(error: ModuleNotFoundError) -> str | None:
 
 
 try:
-    from actors import PACKAGES
-    from actors.arguments import DEFAULT_RECIPE, Call, column_mapping, parse
-    from configs.load import load, resolve
-    from configs.schema import AdaptConfig, ConfigError, RunConfig
-    from data.acecode import NothingRated
-    from data.formats import RowError
-    from data.openai_client import EndpointError, Sampling
-    from data.problems_file import ProblemFileError
-    from data.sources import SourceError
-    from learner.checkpoint import CheckpointError
+    from couplet import PACKAGES
+    from couplet.actors.arguments import DEFAULT_RECIPE, Call, column_mapping, parse
+    from couplet.configs.load import load, resolve
+    from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
+    from couplet.data.acecode import NothingRated
+    from couplet.data.formats import RowError
+    from couplet.data.openai_client import EndpointError, Sampling
+    from couplet.data.problems_file import ProblemFileError
+    from couplet.data.sources import SourceError
+    from couplet.learner.checkpoint import CheckpointError
 except ModuleNotFoundError as missing:
     if __name__ != "__main__" or not (said := absent_package(missing)):
         raise
@@ -63,18 +63,18 @@ def train(args: argparse.Namespace) -> None:
         args.config, args.overrides = DEFAULT_RECIPE, [args.config, *args.overrides]
     config = load(RunConfig, args.config, args.overrides)
     if args.dry_run:
-        from actors.dry_run import describe
+        from couplet.actors.dry_run import describe
 
         return print(describe(config))
-    from actors.train import run_training
+    from couplet.actors.train import run_training
 
     run_training(config, resume=args.resume, local=args.local)
 
 
 def adapt(args: argparse.Namespace) -> None:
     """The supervised stages before reinforcement learning."""
-    from actors.adapt import run_adaptation
-    from actors.display import Display
+    from couplet.actors.adapt import run_adaptation
+    from couplet.actors.display import Display
 
     display = Display()
     policy = run_adaptation(load(AdaptConfig, args.config, args.overrides), display, resume=args.resume)
@@ -85,7 +85,7 @@ def prepare(args: argparse.Namespace) -> None:
     """Problem sets: published or own files as checked Parquet, and difficulty from a model's pass rates."""
     if args.set == "rate":
         return rate(args)
-    from data.prepare import prepare as prepare_set
+    from couplet.data.prepare import prepare as prepare_set
 
     summary = prepare_set(
         args.set, args.source, args.out, level=args.level, double=not args.no_double, split=args.split, seed=args.seed,
@@ -97,7 +97,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def rate(args: argparse.Namespace) -> None:
     """Pass rates of a model on a problem set."""
-    from actors.rate import Served, run_rating
+    from couplet.actors.rate import Served, run_rating
 
     served = None
     if args.policy is None:
@@ -114,9 +114,9 @@ def rate(args: argparse.Namespace) -> None:
 
 def score(args: argparse.Namespace) -> None:
     """Judge a file of samples: one verdict per sample, pass@k."""
-    from configs.load import to_dict
-    from evaluation.score_report import run_score
-    from reward.score_file import SCORING
+    from couplet.configs.load import to_dict
+    from couplet.evaluation.score_report import run_score
+    from couplet.reward.score_file import SCORING
 
     config = resolve(RunConfig, {"sandbox": to_dict(SCORING)}, args.overrides)
     run_score(args.problems, args.samples, args.out, args.workers, config.reward, config.sandbox, _console())
@@ -124,8 +124,8 @@ def score(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Sample and judge: pass@k of a policy, over temperatures and steps; resumable."""
-    from actors.evaluate import run_canonical_check, run_evaluation
-    from evaluation.benchmark import Plan
+    from couplet.actors.evaluate import run_canonical_check, run_evaluation
+    from couplet.evaluation.benchmark import Plan
 
     common = {"recipe": args.config, "overrides": args.overrides, "limit": args.limit, "local": args.local}
     if args.canonical:
@@ -138,7 +138,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def analyze(args: argparse.Namespace) -> None:
     """How a policy decodes: AR-ness, entropy sink, temperature and step sweeps, figures; two side by side."""
-    from actors.analyze import run_policy_analysis
+    from couplet.actors.analyze import run_policy_analysis
 
     run_policy_analysis(
         args.policy, args.problems, samples=args.samples, seed=args.seed, temperatures=args.temperatures,
@@ -149,8 +149,8 @@ def analyze(args: argparse.Namespace) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     """Type a prompt and watch it being denoised."""
-    from actors.evaluate import open_policy
-    from evaluation.live import run_sample
+    from couplet.actors.evaluate import open_policy
+    from couplet.evaluation.live import run_sample
 
     changes = {name: getattr(args, name) for name in ("order", "steps", "temperature", "top_p", "top_k")}
     changes["completion_length"] = args.length
@@ -160,14 +160,14 @@ def sample(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """One HTML page of a run: curves, staleness, idle shares, completions."""
-    from evaluation.report import write_report
+    from couplet.evaluation.report import write_report
 
     print(write_report(args.run, args.out))
 
 
 def export(args: argparse.Namespace) -> None:
     """A run's policy as a Hugging Face folder with decoding defaults and a model card."""
-    from actors.export import export_policy
+    from couplet.actors.export import export_policy
 
     out = export_policy(args.run, args.out, dtype=args.dtype, max_shard_gb=args.shard_gb, auto_map=args.auto_map)
     print(f"{out}: written and read back without a difference")
@@ -175,14 +175,14 @@ def export(args: argparse.Namespace) -> None:
 
 def status(args: argparse.Namespace) -> None:
     """Workers, ledger and rates of a running job."""
-    from actors.control import show_status
+    from couplet.actors.control import show_status
 
     show_status(args.run, args.address, as_json=args.json)
 
 
 def scale(args: argparse.Namespace) -> None:
     """Change the number of workers of a running job."""
-    from actors.control import scale_workers
+    from couplet.actors.control import scale_workers
 
     scale_workers(args.targets, args.run, args.address)
 

@@ -1,3 +1,1 @@
 """The training loop, its two wirings (one process, or Ray) and the thin actor shells around the plain classes."""
-
-PACKAGES = ("actors", "configs", "data", "evaluation", "learner", "model", "reward", "rollout")

@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from actors.display import Display
-from actors.run_folder import MEND, RunFolder, keep_policy
-from configs.schema import AdaptConfig, SamplerConfig, StageConfig
-from data.files import writing
-from learner.checkpoint import latest_checkpoint, save_checkpoint
+from couplet.actors.display import Display
+from couplet.actors.run_folder import MEND, RunFolder, keep_policy
+from couplet.configs.schema import AdaptConfig, SamplerConfig, StageConfig
+from couplet.data.files import writing
+from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
-    from actors.display import Bar
-    from learner.adapt import Row
+    from couplet.actors.display import Bar
+    from couplet.learner.adapt import Row
 
 UPDATES_PER_CALL = 20  # updates between two looks at the progress
 
@@ -64,10 +64,10 @@ def check_inputs(config: AdaptConfig) -> None:
     Raises:
         ConfigError, ValueError: the first thing that cannot work.
     """
-    from actors.start import find_policy
-    from data.stream import Stream
-    from data.tokenizer import load_tokenizer
-    from model.device import device_for
+    from couplet.actors.start import find_policy
+    from couplet.data.stream import Stream
+    from couplet.data.tokenizer import load_tokenizer
+    from couplet.model.device import device_for
 
     if config.start is not None:
         find_policy(config.start, "start")
@@ -130,14 +130,14 @@ def _resume(runner: Stage, index: int, folder: RunFolder) -> tuple[int, bool]:
 @contextmanager
 def _running(config: AdaptConfig, index: int, start: Path, folder: RunFolder) -> Iterator[Stage]:
     if _is_one_process(config):
-        from actors.stage import StageRunner
-        from learner.adapt import threads
+        from couplet.actors.stage import StageRunner
+        from couplet.learner.adapt import threads
 
         runner = StageRunner(config, index, str(start), alone=True)
         with threads(1):
             yield runner
         return
-    from actors.stage_group import StageGroup
+    from couplet.actors.stage_group import StageGroup
 
     group = StageGroup(config, index, str(start), folder.checkpoints)
     try:
@@ -148,10 +148,10 @@ def _running(config: AdaptConfig, index: int, start: Path, folder: RunFolder) ->
 
 def _prepare_start(config: AdaptConfig, target: Path) -> None:
     """The start policy with every token diffusion needs, or a random one of the configured shape; and its tokenizer."""
-    from actors.start import find_policy
-    from data.tokenizer import PAD, add_diffusion_tokens, load_tokenizer, tiny_tokenizer
-    from model.policy import DiffusionPolicy
-    from model.tokens import DEFAULT_END_TOKENS, resolve_token_ids
+    from couplet.actors.start import find_policy
+    from couplet.data.tokenizer import PAD, add_diffusion_tokens, load_tokenizer, tiny_tokenizer
+    from couplet.model.policy import DiffusionPolicy
+    from couplet.model.tokens import DEFAULT_END_TOKENS, resolve_token_ids
 
     aside = target.with_name("start.part")
     words = target.with_name("tokenizer")

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from actors.bench import Bench, Progress, open_bench
-from actors.evaluate import (
+from couplet.actors.bench import Bench, Progress, open_bench
+from couplet.actors.evaluate import (
     judging_facts,
     open_policy,
     problems_print,
@@ -19,9 +19,9 @@ from actors.evaluate import (
     set_name,
     weights_print,
 )
-from configs.schema import ConfigError, RunConfig, SamplerConfig
-from data.prompts import PromptSet
-from data.trajectory import ScoredGroup
+from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
+from couplet.data.prompts import PromptSet
+from couplet.data.trajectory import ScoredGroup
 
 
 def run_policy_analysis(
@@ -53,7 +53,7 @@ def run_policy_analysis(
     Raises:
         ConfigError, ValueError: something the user must mend, named.
     """
-    from evaluation.analyze import AnalysisPlan, claim_folder, run_analysis
+    from couplet.evaluation.analyze import AnalysisPlan, claim_folder, run_analysis
 
     plan = AnalysisPlan(samples=samples, seed=seed, steps=steps, pass_ks=(1, samples) if samples > 1 else (1,))
     if temperatures is not None:
@@ -99,10 +99,10 @@ def _shared_prompts(
 def _subject(label: str, folder: Path, config: RunConfig, bench: Bench) -> Any:
     import torch
 
-    from actors.parts import load_policy
-    from data.tokenizer import load_tokenizer
-    from evaluation.analyze import Subject
-    from model.policy import DiffusionPolicy
+    from couplet.actors.parts import load_policy
+    from couplet.data.tokenizer import load_tokenizer
+    from couplet.evaluation.analyze import Subject
+    from couplet.model.policy import DiffusionPolicy
 
     def evaluate(
         prompts: PromptSet, sampler: SamplerConfig, samples: int, seed: int, progress: Progress | None

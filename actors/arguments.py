@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from configs.schema import ConfigError, SamplerConfig
-from data.levels import LEVELS
-from data.prepare import DEFAULT_SOURCES, NGRAM, ROLES, SETS, USED_BY
+from couplet.configs.schema import ConfigError, SamplerConfig
+from couplet.data.levels import LEVELS
+from couplet.data.prepare import DEFAULT_SOURCES, NGRAM, ROLES, SETS, USED_BY
 
 Call = Callable[[argparse.Namespace], None]
 PROBLEMS = "problem file (HumanEval, MBPP, EvalPlus, AceCode, own Parquet; FILE@SPLIT for MBPP), or katas:SPLIT"

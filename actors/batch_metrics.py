@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from configs.schema import ConfigError
-from data.trajectory import ScoredGroup
-from data.verdict import Outcome, Verdict, format_rate
+from couplet.configs.schema import ConfigError
+from couplet.data.trajectory import ScoredGroup
+from couplet.data.verdict import Outcome, Verdict, format_rate
 
 STAGES = ("generate", "reward", "train")
 DEATHS = {role: f"its {role} workers died" for role in ("rollout", "reward")}

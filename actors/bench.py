@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from actors.batch_metrics import FaultGuard
-from actors.parts import build_reward_worker, build_rollout_worker, chunked
-from configs.schema import RunConfig, SamplerConfig
-from data.problem import Problem
-from data.prompts import PromptSet, evaluation_requests
-from data.trajectory import PromptGroup, ScoredGroup
-from data.verdict import Outcome, Verdict
+from couplet.actors.batch_metrics import FaultGuard
+from couplet.actors.parts import build_reward_worker, build_rollout_worker, chunked
+from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.data.problem import Problem
+from couplet.data.prompts import PromptSet, evaluation_requests
+from couplet.data.trajectory import PromptGroup, ScoredGroup
+from couplet.data.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
-    from reward.worker import RewardWorker
-    from rollout.worker import RolloutWorker
+    from couplet.reward.worker import RewardWorker
+    from couplet.rollout.worker import RolloutWorker
 
 Progress = Callable[[int, ScoredGroup], None]
 """Called with (index of a problem, its group) as each problem is done, in any order."""
@@ -66,7 +66,7 @@ def open_bench(config: RunConfig, *, local: bool) -> Iterator[Bench]:
     if local:
         bench = LocalBench(config)
     else:
-        from actors.ray_bench import RayBench
+        from couplet.actors.ray_bench import RayBench
 
         bench = RayBench(config)
     try:

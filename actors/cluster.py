@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from configs.schema import ObjectiveConfig, RunConfig, SamplerConfig
-from data.trajectory import ScoredGroup
-from rollout.record import State
+from couplet.configs.schema import ObjectiveConfig, RunConfig, SamplerConfig
+from couplet.data.trajectory import ScoredGroup
+from couplet.rollout.record import State
 
 if TYPE_CHECKING:
-    from actors.parts import OrderBook
-    from data.prompts import PromptSet
+    from couplet.actors.parts import OrderBook
+    from couplet.data.prompts import PromptSet
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ class Cluster(Protocol):
 
 def local(config: RunConfig, start: str, checkpoints: Path) -> Cluster:
     """One process, plain objects, no Ray."""
-    from actors.local_cluster import LocalCluster
+    from couplet.actors.local_cluster import LocalCluster
 
     return LocalCluster(config, start, checkpoints)
 
 
 def on_ray(config: RunConfig, start: str, checkpoints: Path) -> Cluster:
     """Actors on a Ray cluster; generation and judging go on between the calls."""
-    from actors.ray_cluster import RayCluster
+    from couplet.actors.ray_cluster import RayCluster
 
     return RayCluster(config, start, checkpoints)

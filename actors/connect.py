@@ -17,10 +17,9 @@ from typing import Any
 
 import ray
 
-from actors import PACKAGES
-from configs.schema import AdaptConfig, ConfigError, RayConfig, RunConfig, require
+from couplet import IS_CHECKOUT, PACKAGES, ROOT
+from couplet.configs.schema import AdaptConfig, ConfigError, RayConfig, RunConfig, require
 
-PROJECT = Path(__file__).parent.parent
 CODE_SUFFIXES = (".py", ".yaml")
 COUNTS = {"learner": "ranks", "rollout": "actors", "reward": "actors"}  # role -> setting of its number of actors
 SPARE_CPUS = 4  # of a local Ray, for what asks for none by itself
@@ -84,7 +83,7 @@ def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True,
         )
     require_listener(config)
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    packages = PACKAGES if (PROJECT / "pyproject.toml").is_file() else ()  # else installed, as on every node
+    packages = PACKAGES if IS_CHECKOUT else ()  # else installed, as on every node
     if inside_job or not local or not (packages or modules):
         return _init_within(config, address=address or "auto", **options)
     with _code_alone(packages, modules) as code:
@@ -111,21 +110,25 @@ def _address(config: RayConfig) -> str | None:
 def _code_alone(packages: Sequence[str] = PACKAGES, modules: Sequence[Path] = ()) -> Iterator[Path]:
     """A folder with the code and the recipes of the packages; models, corpora and runs beside them stay behind.
 
-    `modules`, files or package folders of the user's own, lie beside the packages.
+    `modules`, files or package folders of the user's own, lie beside the namespace.
     """
     with tempfile.TemporaryDirectory(prefix="couplet-code-") as folder:
-        for root in (*(PROJECT / package for package in packages), *modules):
+        code = Path(folder)
+        sources = [(Path(ROOT) / package, code / "couplet") for package in packages]
+        if packages:
+            sources.append((Path(ROOT) / "couplet" / "__init__.py", code / "couplet"))
+        for root, target in (*sources, *((module, code) for module in modules)):
             for path in (root, *root.rglob("*")):
                 if path.suffix in CODE_SUFFIXES and path.is_file():
-                    copy = Path(folder) / path.relative_to(root.parent)
+                    copy = target / path.relative_to(root.parent)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, copy)
-        yield Path(folder)
+        yield code
 
 
 def _own_modules(functions: Iterable[str]) -> list[Path]:
     """Files and package folders of reward functions (``module:function``) that lie in the current folder."""
-    names = {name.partition(":")[0].partition(".")[0] for name in functions if ":" in name} - {*PACKAGES}
+    names = {name.partition(":")[0].partition(".")[0] for name in functions if ":" in name} - {"couplet"}
     places = (place for name in sorted(names) for place in (Path.cwd() / name, Path.cwd() / f"{name}.py"))
     return [place for place in places if (place.suffix == ".py" and place.is_file()) or place.is_dir()]
 

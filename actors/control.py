@@ -12,11 +12,11 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from actors.connect import NoCluster, attach
-from actors.replay_hub import ROLES
-from actors.waiting import DIED, fetch
-from actors.workers import NAMESPACE, replay_name
-from configs.schema import ConfigError, RayConfig
+from couplet.actors.connect import NoCluster, attach
+from couplet.actors.replay_hub import ROLES
+from couplet.actors.waiting import DIED, fetch
+from couplet.actors.workers import NAMESPACE, replay_name
+from couplet.configs.schema import ConfigError, RayConfig
 
 CALL_SECONDS = 30.0
 SCALE_SECONDS = 120.0  # a new worker has to start a process and probe its sandbox

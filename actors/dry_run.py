@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.start import check_settings, may_be_policy
-from configs.schema import ConfigError, RunConfig
-from data.benchmarks import split_source
+from couplet.actors.start import check_settings, may_be_policy
+from couplet.configs.schema import ConfigError, RunConfig
+from couplet.data.benchmarks import split_source
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 GB = 1e9
@@ -113,8 +113,8 @@ def _bound(config: RunConfig, generate: float, train: float) -> str:
 
 def _shape(config: RunConfig) -> Shape:
     if config.model.recipe is not None:
-        from configs.load import load
-        from configs.schema import AdaptConfig
+        from couplet.configs.load import load
+        from couplet.configs.schema import AdaptConfig
 
         recipe = load(AdaptConfig, config.model.recipe)
         if recipe.start is None:

@@ -11,19 +11,19 @@ from typing import Any
 
 from rich.console import Console
 
-from actors.bench import Progress, open_bench
-from actors.display import Bar, Display
-from actors.parts import load_prompts
-from actors.start import find_policy
-from configs.schema import RunConfig
-from data.benchmarks import load_problems
-from data.problem import Problem
-from data.prompts import PromptSet
-from data.trajectory import ScoredGroup
-from data.verdict import Verdict
-from evaluation.benchmark import Plan, run_benchmark, run_canonical
-from evaluation.policy_settings import config_for
-from reward.score_file import SCORING
+from couplet.actors.bench import Progress, open_bench
+from couplet.actors.display import Bar, Display
+from couplet.actors.parts import load_prompts
+from couplet.actors.start import find_policy
+from couplet.configs.schema import RunConfig
+from couplet.data.benchmarks import load_problems
+from couplet.data.problem import Problem
+from couplet.data.prompts import PromptSet
+from couplet.data.trajectory import ScoredGroup
+from couplet.data.verdict import Verdict
+from couplet.evaluation.benchmark import Plan, run_benchmark, run_canonical
+from couplet.evaluation.policy_settings import config_for
+from couplet.reward.score_file import SCORING
 
 NO_LIMIT = 2**31 - 1
 # Settings of reward and sandbox that say how fast verdicts come, not what they are.
@@ -129,8 +129,8 @@ def open_policy(policy: str, recipe: str | None, overrides: Sequence[str]) -> tu
     kept = Path(policy) / "policy"
     folder = Path(find_policy(str(kept) if (kept / "config.json").is_file() else policy, "policy"))
     config = config_for(folder, recipe, overrides)
-    from model.folder import read_config, weight_files
-    from model.tokens import read_token_names, resolve_token_ids
+    from couplet.model.folder import read_config, weight_files
+    from couplet.model.tokens import read_token_names, resolve_token_ids
 
     resolve_token_ids(read_config(folder), read_token_names(folder), config.model.end_tokens, str(folder))
     weight_files(folder)

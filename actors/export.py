@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from actors.model_card import model_card
-from configs.load import read_recipe
-from configs.schema import ConfigError, require
-from data.files import writing
-from evaluation.policy_settings import config_for, write_decoding
-from learner.checkpoint import latest_checkpoint
+from couplet.actors.model_card import model_card
+from couplet.configs.load import read_recipe
+from couplet.configs.schema import ConfigError, require
+from couplet.data.files import writing
+from couplet.evaluation.policy_settings import config_for, write_decoding
+from couplet.learner.checkpoint import latest_checkpoint
 
 CURVE = "reward.png"
 ORIGINAL_CLASSES = {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"}
@@ -39,7 +39,7 @@ def export_policy(
         ConfigError: no policy there, `out` exists or cannot be written.
         ValueError: a folder that is no diffusion policy, or a copy that differs from what was read.
     """
-    from model.policy import DiffusionPolicy
+    from couplet.model.policy import DiffusionPolicy
 
     run, out = Path(run), Path(out)
     require(max_shard_gb > 0, "--shard-gb", max_shard_gb, "must be greater than 0")
@@ -98,7 +98,7 @@ def check_copy(policy: Any, folder: Path) -> None:
     """Read the written tensors back, one at a time. `ValueError` where one differs by a single bit."""
     import torch
 
-    from model.folder import read_weights
+    from couplet.model.folder import read_weights
 
     mine = dict(policy.named_parameters())
     shapes = {name: parameter.shape for name, parameter in mine.items()}
@@ -112,7 +112,7 @@ def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
 
     Only the files of Qwen2's tokenizer, `vocab.json` and `merges.txt`, can be read by that code.
     """
-    from data.tokenizer import load_tokenizer, settle_settings
+    from couplet.data.tokenizer import load_tokenizer, settle_settings
 
     path = folder / "tokenizer_config.json"
     if not path.is_file():

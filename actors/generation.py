@@ -9,9 +9,9 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from actors.replay_hub import IDLE_SECONDS, Hub, Worker
-from actors.waiting import WeightsDamaged, WeightsLate, WeightsLost, is_defect, raised
-from data.trajectory import PromptGroup
+from couplet.actors.replay_hub import IDLE_SECONDS, Hub, Worker
+from couplet.actors.waiting import WeightsDamaged, WeightsLate, WeightsLost, is_defect, raised
+from couplet.data.trajectory import PromptGroup
 
 Weights = tuple[int, list[Any]]  # version, and the reference to (manifest, buckets) in a list
 

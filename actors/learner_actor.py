@@ -8,11 +8,11 @@ from typing import Any
 
 import ray
 
-from actors.metrics import Exporter
-from actors.parts import build_learner
-from actors.rendezvous import free_port, join_environment
-from configs.schema import RunConfig
-from data.trajectory import ScoredGroup
+from couplet.actors.metrics import Exporter
+from couplet.actors.parts import build_learner
+from couplet.actors.rendezvous import free_port, join_environment
+from couplet.configs.schema import RunConfig
+from couplet.data.trajectory import ScoredGroup
 
 
 class LearnerActor:

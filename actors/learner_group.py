@@ -12,10 +12,10 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.learner_actor import LearnerActor
-from actors.waiting import DIED, fetch_all, is_defect
-from configs.schema import ConfigError, RunConfig
-from data.trajectory import ScoredGroup
+from couplet.actors.learner_actor import LearnerActor
+from couplet.actors.waiting import DIED, fetch_all, is_defect
+from couplet.configs.schema import ConfigError, RunConfig
+from couplet.data.trajectory import ScoredGroup
 
 MAX_REBUILDS = 5  # in a row, without a finished call between
 LEANER = (

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from actors.batch_metrics import FaultGuard, StageTimes, batch_metrics
-from actors.bench import judge_again, sample_and_judge
-from actors.cluster import Batch
-from actors.parts import (
+from couplet.actors.batch_metrics import FaultGuard, StageTimes, batch_metrics
+from couplet.actors.bench import judge_again, sample_and_judge
+from couplet.actors.cluster import Batch
+from couplet.actors.parts import (
     OrderBook,
     build_learner,
     build_reward_worker,
@@ -18,14 +18,14 @@ from actors.parts import (
     for_rollouts,
     load_prompts,
 )
-from actors.telemetry import Telemetry, ledger_metrics
-from configs.schema import RunConfig, SamplerConfig
-from data.problem import Problem
-from data.prompts import PromptSet
-from data.trajectory import PromptGroup, ScoredGroup
-from learner.checkpoint import latest_checkpoint, save_checkpoint
-from rollout.ledger import Ledger
-from rollout.record import Record, State
+from couplet.actors.telemetry import Telemetry, ledger_metrics
+from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.data.problem import Problem
+from couplet.data.prompts import PromptSet
+from couplet.data.trajectory import PromptGroup, ScoredGroup
+from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
+from couplet.rollout.ledger import Ledger
+from couplet.rollout.record import Record, State
 
 
 class LocalCluster:

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from configs.schema import SamplerConfig
-from evaluation.policy_settings import generation_fields
-from evaluation.suite import metric_name
+from couplet.configs.schema import SamplerConfig
+from couplet.evaluation.policy_settings import generation_fields
+from couplet.evaluation.suite import metric_name
 
 # The settings that say most about a run, section by section.
 TELLING = {

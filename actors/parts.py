@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.schema import RunConfig
-from data.benchmarks import load_problems
-from data.problem import Problem
-from data.prompts import PromptSet, encode_prompts, rollout_request
-from data.seeds import derive_seed
-from data.tokenizer import load_tokenizer
-from data.trajectory import RolloutRequest
-from rollout.record import IssueOrder
+from couplet.configs.schema import RunConfig
+from couplet.data.benchmarks import load_problems
+from couplet.data.problem import Problem
+from couplet.data.prompts import PromptSet, encode_prompts, rollout_request
+from couplet.data.seeds import derive_seed
+from couplet.data.tokenizer import load_tokenizer
+from couplet.data.trajectory import RolloutRequest
+from couplet.rollout.record import IssueOrder
 
 if TYPE_CHECKING:
-    from learner.learner import Learner
-    from reward.worker import RewardWorker
-    from rollout.worker import RolloutWorker
+    from couplet.learner.learner import Learner
+    from couplet.reward.worker import RewardWorker
+    from couplet.rollout.worker import RolloutWorker
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def load_prompts(config: RunConfig, start: str, source: str, limit: int | None =
 
 def _mask_id(config: RunConfig, start: Path) -> int:
     """The id of the mask token, whatever its name, as the policy in folder `start` will have it."""
-    from model.tokens import read_token_names, resolve_token_ids
+    from couplet.model.tokens import read_token_names, resolve_token_ids
 
     fields = json.loads((start / "config.json").read_text(encoding="utf-8"))
     return resolve_token_ids(fields, read_token_names(start), config.model.end_tokens, str(start)).mask
@@ -69,9 +69,9 @@ def build_rollout_worker(config: RunConfig, start: str) -> RolloutWorker:
     """A rollout worker with the weights of folder `start`."""
     import torch
 
-    from model.device import device_for
-    from model.policy import DiffusionPolicy
-    from rollout.worker import RolloutWorker
+    from couplet.model.device import device_for
+    from couplet.model.policy import DiffusionPolicy
+    from couplet.rollout.worker import RolloutWorker
 
     device = device_for(config.rollout.gpus, "rollout.gpus")
     if device == "cpu":
@@ -94,10 +94,10 @@ def build_learner(config: RunConfig, start: str, rank: int = 0, ranks: int = 1) 
     """Rank `rank` of the learner with the weights of folder `start`."""
     import torch
 
-    from learner.engine import build_engine
-    from learner.learner import Learner
-    from model.device import device_for
-    from model.policy import DiffusionPolicy
+    from couplet.learner.engine import build_engine
+    from couplet.learner.learner import Learner
+    from couplet.model.device import device_for
+    from couplet.model.policy import DiffusionPolicy
 
     device = device_for(config.learner.gpus, "learner.gpus")
     if device == "cpu":
@@ -123,7 +123,7 @@ def load_policy(kind, config: RunConfig, start: str, device: str):  # type: igno
 
 def build_reward_worker(config: RunConfig) -> RewardWorker:
     """A reward worker with its sandbox."""
-    from reward.worker import RewardWorker
+    from couplet.reward.worker import RewardWorker
 
     return RewardWorker(config.reward, config.sandbox)
 

@@ -14,24 +14,31 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from actors.bench import Bench, open_bench
-from actors.evaluate import judging_facts, open_policy, problems_print, prompts_of, weights_print, with_scoring_limits
-from configs.load import read_recipe, resolve
-from configs.schema import ConfigError, RunConfig, SamplerConfig
-from data.benchmarks import load_problems
-from data.files import write_json
-from data.formats import ANSWER_PREFIX
-from data.levels import Level
-from data.openai_client import Client, Sampling
-from data.prepare import require_parquet
-from data.problem import Problem
-from data.problems_file import write_parquet
-from data.prompts import PromptSet
-from data.rate import Judge, Rating, Sample, rate, select_level
-from data.seeds import derive_seed
-from data.verdict import Verdict
-from evaluation.pass_at_k import estimate
-from evaluation.records import check_run, same_run
+from couplet.actors.bench import Bench, open_bench
+from couplet.actors.evaluate import (
+    judging_facts,
+    open_policy,
+    problems_print,
+    prompts_of,
+    weights_print,
+    with_scoring_limits,
+)
+from couplet.configs.load import read_recipe, resolve
+from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
+from couplet.data.benchmarks import load_problems
+from couplet.data.files import write_json
+from couplet.data.formats import ANSWER_PREFIX
+from couplet.data.levels import Level
+from couplet.data.openai_client import Client, Sampling
+from couplet.data.prepare import require_parquet
+from couplet.data.problem import Problem
+from couplet.data.problems_file import write_parquet
+from couplet.data.prompts import PromptSet
+from couplet.data.rate import Judge, Rating, Sample, rate, select_level
+from couplet.data.seeds import derive_seed
+from couplet.data.verdict import Verdict
+from couplet.evaluation.pass_at_k import estimate
+from couplet.evaluation.records import check_run, same_run
 
 # Where a base model that continues HumanEval's prompt has gone past the function, and past a fenced answer.
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")
@@ -214,7 +221,7 @@ class ServedRater:
 
 def program_judge(bench: Bench) -> Judge:
     """Judges the program in each text: a fenced block, a whole program, or a continuation of the prompt."""
-    from reward.code_format import program_of_sample
+    from couplet.reward.code_format import program_of_sample
 
     def judge(problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[float | None]]:
         programs = [[program_of_sample(text, p) for text in texts] for p, texts in zip(problems, completions)]
@@ -248,7 +255,7 @@ def _endpoint(served: Served) -> Client:
 def _serving(served: Served, local: bool) -> Iterator[tuple[str, str]]:
     assert served.vllm is not None
     if not local:
-        from actors.vllm_actor import serving_on_ray
+        from couplet.actors.vllm_actor import serving_on_ray
 
         with serving_on_ray(
             served.vllm,
@@ -259,7 +266,7 @@ def _serving(served: Served, local: bool) -> Iterator[tuple[str, str]]:
         ) as found:
             yield found
         return
-    from actors.vllm_server import VllmServer
+    from couplet.actors.vllm_server import VllmServer
 
     server = VllmServer(served.vllm, python=served.python, options=served.options)
     try:

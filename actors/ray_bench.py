@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.batch_metrics import FaultGuard, workers_died
-from actors.bench import Progress
-from actors.connect import alive_nodes, connect
-from actors.parts import chunked
-from actors.storage import require_shared
-from actors.tiers import accepted
-from actors.workers import WorkerPool
-from configs.schema import RunConfig, SamplerConfig
-from data.problem import Problem
-from data.prompts import PromptSet, evaluation_requests
-from data.trajectory import ScoredGroup
-from data.verdict import Outcome, Verdict
+from couplet.actors.batch_metrics import FaultGuard, workers_died
+from couplet.actors.bench import Progress
+from couplet.actors.connect import alive_nodes, connect
+from couplet.actors.parts import chunked
+from couplet.actors.storage import require_shared
+from couplet.actors.tiers import accepted
+from couplet.actors.workers import WorkerPool
+from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.data.problem import Problem
+from couplet.data.prompts import PromptSet, evaluation_requests
+from couplet.data.trajectory import ScoredGroup
+from couplet.data.verdict import Outcome, Verdict
 
 OWN_WEIGHTS = (0, [None])  # version 0 is what a rollout actor has loaded from its folder
 

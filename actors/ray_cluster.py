@@ -13,23 +13,23 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.batch_metrics import FaultGuard, StageTimes, batch_metrics
-from actors.cluster import Batch
-from actors.connect import alive_nodes, connect
-from actors.learner_group import LearnerGroup
-from actors.metrics import Exporter
-from actors.parts import OrderBook, for_rollouts, load_prompts
-from actors.ray_bench import sample_and_judge_on
-from actors.replay_actor import Memory, ReplayActor
-from actors.storage import require_shared
-from actors.tiers import accepted
-from actors.waiting import DIED, fetch, fetch_all
-from actors.workers import NAMESPACE, WorkerPool, replay_name
-from configs.schema import ConfigError, RunConfig, SamplerConfig
-from data.prompts import PromptSet
-from data.trajectory import ScoredGroup
-from learner.checkpoint import latest_checkpoint, save_checkpoint
-from rollout.record import Record
+from couplet.actors.batch_metrics import FaultGuard, StageTimes, batch_metrics
+from couplet.actors.cluster import Batch
+from couplet.actors.connect import alive_nodes, connect
+from couplet.actors.learner_group import LearnerGroup
+from couplet.actors.metrics import Exporter
+from couplet.actors.parts import OrderBook, for_rollouts, load_prompts
+from couplet.actors.ray_bench import sample_and_judge_on
+from couplet.actors.replay_actor import Memory, ReplayActor
+from couplet.actors.storage import require_shared
+from couplet.actors.tiers import accepted
+from couplet.actors.waiting import DIED, fetch, fetch_all
+from couplet.actors.workers import NAMESPACE, WorkerPool, replay_name
+from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
+from couplet.data.prompts import PromptSet
+from couplet.data.trajectory import ScoredGroup
+from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
+from couplet.rollout.record import Record
 
 TICK = 1.0  # seconds between two looks at the roster while the driver waits
 NAME_SECONDS = 30.0  # the actors of a driver that was killed end within this time

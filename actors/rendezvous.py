@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from configs.schema import LearnerConfig
+from couplet.configs.schema import LearnerConfig
 
 
 def free_port() -> int:

@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.generation import Generation
-from actors.judging import Judging
-from actors.metrics import Exporter
-from actors.parts import OrderBook
-from actors.replay_hub import ROLES, Hub, Worker
-from actors.telemetry import ledger_metrics
-from configs.schema import RunConfig
-from rollout.ledger import Ledger
-from rollout.record import Record, State
+from couplet.actors.generation import Generation
+from couplet.actors.judging import Judging
+from couplet.actors.metrics import Exporter
+from couplet.actors.parts import OrderBook
+from couplet.actors.replay_hub import ROLES, Hub, Worker
+from couplet.actors.telemetry import ledger_metrics
+from couplet.configs.schema import RunConfig
+from couplet.rollout.ledger import Ledger
+from couplet.rollout.record import Record, State
 
 EXPORT_SECONDS = 2.0  # between two exports of the queue's depths and rates
 

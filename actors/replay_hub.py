@@ -11,14 +11,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.batch_metrics import FaultGuard, workers_died
-from actors.parts import OrderBook
-from actors.telemetry import Telemetry
-from actors.waiting import is_gone, original
-from configs.schema import ConfigError, RunConfig
-from data.verdict import Verdict
-from rollout.ledger import Ledger
-from rollout.record import State
+from couplet.actors.batch_metrics import FaultGuard, workers_died
+from couplet.actors.parts import OrderBook
+from couplet.actors.telemetry import Telemetry
+from couplet.actors.waiting import is_gone, original
+from couplet.configs.schema import ConfigError, RunConfig
+from couplet.data.verdict import Verdict
+from couplet.rollout.ledger import Ledger
+from couplet.rollout.record import State
 
 ROLES = ("rollout", "reward")
 IDLE_SECONDS = 5.0  # a task looks around at least this often

@@ -9,14 +9,14 @@ from typing import Any
 
 import ray
 
-from actors.bench import judge_texts
-from actors.metrics import Exporter
-from actors.tiers import refuse
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.trajectory import PromptGroup
-from data.verdict import Verdict
-from reward.worker import RewardWorker
+from couplet.actors.bench import judge_texts
+from couplet.actors.metrics import Exporter
+from couplet.actors.tiers import refuse
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.trajectory import PromptGroup
+from couplet.data.verdict import Verdict
+from couplet.reward.worker import RewardWorker
 
 
 class RewardActor:

@@ -11,11 +11,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from actors.metrics import Exporter
-from actors.parts import build_rollout_worker
-from actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
-from configs.schema import RunConfig, SamplerConfig
-from data.trajectory import PromptGroup, RolloutRequest
+from couplet.actors.metrics import Exporter
+from couplet.actors.parts import build_rollout_worker
+from couplet.actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
+from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.data.trajectory import PromptGroup, RolloutRequest
 
 
 class RolloutActor:
@@ -49,7 +49,7 @@ class RolloutActor:
             WeightsLost: they are nowhere any more.
             WeightsDamaged: their checksum is wrong; weights and version stay what they were.
         """
-        from model.weights import DamagedWeights  # torch, which whoever only starts this actor does without
+        from couplet.model.weights import DamagedWeights  # torch, which whoever only starts this actor does without
 
         started = time.monotonic()
         version, holder = weights

@@ -16,14 +16,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from actors.trackers import Tracker
-from configs.load import dump, read_recipe, to_dict
-from configs.schema import ConfigError, SamplerConfig
-from data import files
-from data.trajectory import ScoredGroup
-from data.trajectory_file import trajectory_table
-from evaluation.policy_settings import write_decoding
-from learner.checkpoint import latest_checkpoint
+from couplet.actors.trackers import Tracker
+from couplet.configs.load import dump, read_recipe, to_dict
+from couplet.configs.schema import ConfigError, SamplerConfig
+from couplet.data import files
+from couplet.data.trajectory import ScoredGroup
+from couplet.data.trajectory_file import trajectory_table
+from couplet.evaluation.policy_settings import write_decoding
+from couplet.learner.checkpoint import latest_checkpoint
 
 MEND = {"mend": "check the run folder", "again": "resume"}  # where it cannot be written
 MINIMUM_FREE_BYTES = 64 * 2**20

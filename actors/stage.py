@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from configs.schema import AdaptConfig, ConfigError, StageConfig
-from data.corpus import InstructBatches, PackedBatches
-from data.seeds import derive_seed
-from data.stream import Part
-from data.tokenizer import load_tokenizer
-from learner.adapt import Row, SupervisedLearner, fastest_threads, run_rows
-from learner.engine import build_engine
-from model.device import device_for
-from model.policy import DiffusionPolicy
+from couplet.configs.schema import AdaptConfig, ConfigError, StageConfig
+from couplet.data.corpus import InstructBatches, PackedBatches
+from couplet.data.seeds import derive_seed
+from couplet.data.stream import Part
+from couplet.data.tokenizer import load_tokenizer
+from couplet.learner.adapt import Row, SupervisedLearner, fastest_threads, run_rows
+from couplet.learner.engine import build_engine
+from couplet.model.device import device_for
+from couplet.model.policy import DiffusionPolicy
 
 Batches = InstructBatches | PackedBatches
 

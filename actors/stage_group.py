@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.connect import connect
-from actors.rendezvous import free_port, join_environment
-from actors.storage import require_shared
-from actors.waiting import fetch, fetch_all
-from configs.schema import AdaptConfig, ConfigError
+from couplet.actors.connect import connect
+from couplet.actors.rendezvous import free_port, join_environment
+from couplet.actors.storage import require_shared
+from couplet.actors.waiting import fetch, fetch_all
+from couplet.configs.schema import AdaptConfig, ConfigError
 
 if TYPE_CHECKING:
-    from learner.adapt import Row
+    from couplet.learner.adapt import Row
 
 
 class StageActor:
@@ -31,7 +31,7 @@ class StageActor:
         """Join the other ranks and load corpus and engine. Collective."""
         import torch
 
-        from actors.stage import StageRunner
+        from couplet.actors.stage import StageRunner
 
         config, index, start, rank = self.arguments
         if config.learner.gpus == 0:

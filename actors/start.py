@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from actors.display import Display
-from configs.load import load, to_dict
-from configs.schema import AdaptConfig, ConfigError, RunConfig, require
-from learner.checkpoint import latest_checkpoint
-from reward.score import chosen
+from couplet.actors.display import Display
+from couplet.configs.load import load, to_dict
+from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, require
+from couplet.learner.checkpoint import latest_checkpoint
+from couplet.reward.score import chosen
 
 
 def resolve_start(config: RunConfig, display: Display) -> str:
@@ -45,7 +45,7 @@ def check_start(config: RunConfig) -> None:
     elif path is not None and not may_be_policy(path):
         raise ConfigError(f"model.path = {path!r}: no such model folder (a folder with config.json is expected)")
     elif path is not None and Path(path).is_dir():
-        from model.tokens import read_token_names, resolve_token_ids
+        from couplet.model.tokens import read_token_names, resolve_token_ids
 
         fields = json.loads((Path(path) / "config.json").read_text())
         resolve_token_ids(fields, read_token_names(Path(path)), config.model.end_tokens, f"model.path = {path!r}")
@@ -116,7 +116,7 @@ def cached_start(recipe: AdaptConfig, display: Display) -> Path:
 
     Of several processes that need it at once one trains and the others wait; a training that was killed goes on.
     """
-    from actors.adapt import run_adaptation
+    from couplet.actors.adapt import run_adaptation
 
     folder = cache_folder() / f"{recipe.name}-{_fingerprint(recipe)}"
     policy, unfinished = folder / "policy", folder.with_name(f"{folder.name}.part")
@@ -160,9 +160,9 @@ def cache_folder() -> Path:
 
 def _fingerprint(recipe: AdaptConfig) -> str:
     """Changes with every setting that changes the result, and with the code that makes it."""
-    from data import corpus, kata_compositions, kata_corpus, katas, stream, tokenizer
-    from learner import adapt, engine, schedule, supervised
-    from model import dream, logprob, policy, randomness
+    from couplet.data import corpus, kata_compositions, kata_corpus, katas, stream, tokenizer
+    from couplet.learner import adapt, engine, schedule, supervised
+    from couplet.model import dream, logprob, policy, randomness
 
     tree = {k: v for k, v in to_dict(recipe).items() if k not in ("name", "runs_dir", "ray", "checkpoint")}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())

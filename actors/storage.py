@@ -9,9 +9,9 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.connect import alive_nodes
-from actors.waiting import fetch_all
-from configs.schema import ConfigError
+from couplet.actors.connect import alive_nodes
+from couplet.actors.waiting import fetch_all
+from couplet.configs.schema import ConfigError
 
 SECONDS = 120.0  # a node may first have to unpack the code
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from data.trajectory import PromptGroup
-from data.verdict import Outcome, Verdict
-from rollout.ledger import Ledger
+from couplet.data.trajectory import PromptGroup
+from couplet.data.verdict import Outcome, Verdict
+from couplet.rollout.ledger import Ledger
 
 WINDOW = 60.0  # seconds over which rates are taken
 FAULTS = ("spawn", "zygote")  # classes of sandbox faults that are reported even while there are none

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from data.verdict import Outcome, Verdict
+from couplet.data.verdict import Outcome, Verdict
 
 STRENGTH = ("namespace", "landlock", "seccomp", "rlimits")  # strongest first
 

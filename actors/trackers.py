@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from configs.schema import ConfigError
+from couplet.configs.schema import ConfigError
 
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
 

@@ -9,21 +9,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from actors import cluster as clusters
-from actors.batch_metrics import STAGES, overlap
-from actors.cluster import Batch, Cluster
-from actors.display import Display, percent, step_note
-from actors.loop import train
-from actors.parts import load_prompts
-from actors.run_folder import RunFolder
-from actors.start import check_settings, resolve_start
-from actors.trackers import open_tracker
-from configs.load import to_dict
-from configs.schema import RunConfig, require
-from data.benchmarks import load_problems
-from data.prompts import PromptSet
-from evaluation.figures import reward_curve
-from evaluation.suite import run_suite
+from couplet.actors import cluster as clusters
+from couplet.actors.batch_metrics import STAGES, overlap
+from couplet.actors.cluster import Batch, Cluster
+from couplet.actors.display import Display, percent, step_note
+from couplet.actors.loop import train
+from couplet.actors.parts import load_prompts
+from couplet.actors.run_folder import RunFolder
+from couplet.actors.start import check_settings, resolve_start
+from couplet.actors.trackers import open_tracker
+from couplet.configs.load import to_dict
+from couplet.configs.schema import RunConfig, require
+from couplet.data.benchmarks import load_problems
+from couplet.data.prompts import PromptSet
+from couplet.evaluation.figures import reward_curve
+from couplet.evaluation.suite import run_suite
 
 
 def run_training(config: RunConfig, *, resume: bool = False, local: bool = False) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def check_inputs(config: RunConfig, *, local: bool) -> None:
     for source in (config.problems.train, config.problems.evaluate):
         load_problems(source, seed=config.problems.seed)
     if not local:
-        from actors.connect import require_listener
+        from couplet.actors.connect import require_listener
 
         require_listener(config.ray)
 

@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from actors.vllm_server import VllmServer
-from configs.schema import ConfigError
+from couplet.actors.vllm_server import VllmServer
+from couplet.configs.schema import ConfigError
 
 START_SECONDS = 60.0  # for the actor itself
 CLOSE_SECONDS = 60.0

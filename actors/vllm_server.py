@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.rendezvous import free_port
-from configs.schema import ConfigError
-from data.openai_client import Client, EndpointError
+from couplet.actors.rendezvous import free_port
+from couplet.configs.schema import ConfigError
+from couplet.data.openai_client import Client, EndpointError
 
 KEEPER = Path(__file__).with_name("vllm_keeper.py")
 LOG_LINES = 15  # of the server's log that an error shows

@@ -10,16 +10,16 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.batch_metrics import workers_died
-from actors.bench import faulty
-from actors.replay_hub import ROLES
-from actors.reward_actor import RewardActor
-from actors.rollout_actor import RolloutActor
-from actors.waiting import DIED, WeightsLate, is_defect, is_gone, original, raised
-from configs.schema import ConfigError, RunConfig
-from data.problem import Problem
-from data.trajectory import PromptGroup, ScoredGroup
-from data.verdict import Verdict
+from couplet.actors.batch_metrics import workers_died
+from couplet.actors.bench import faulty
+from couplet.actors.replay_hub import ROLES
+from couplet.actors.reward_actor import RewardActor
+from couplet.actors.rollout_actor import RolloutActor
+from couplet.actors.waiting import DIED, WeightsLate, is_defect, is_gone, original, raised
+from couplet.configs.schema import ConfigError, RunConfig
+from couplet.data.problem import Problem
+from couplet.data.trajectory import PromptGroup, ScoredGroup
+from couplet.data.verdict import Verdict
 
 NAMESPACE = "couplet"
 IN_FLIGHT = 2  # evaluation calls per worker, so that it never waits for the driver

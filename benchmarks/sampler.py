@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.schema import SamplerConfig, ShapeConfig
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
-from rollout.orders import ORDERS
-from rollout.sampler import sample
+from couplet.configs.schema import SamplerConfig, ShapeConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
+from couplet.rollout.orders import ORDERS
+from couplet.rollout.sampler import sample
 
 CASES = {
     # name: (vocabulary, prompts, completions of each, prompt tokens, sampler)

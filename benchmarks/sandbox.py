@@ -27,12 +27,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.kernel import kernel_version
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.verdict import Outcome
-from reward.sandbox.faults import TierUnavailable
-from reward.sandbox.process import base_interpreter
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
+from couplet.reward.sandbox.faults import TierUnavailable
+from couplet.reward.sandbox.process import base_interpreter
+from couplet.reward.worker import RewardWorker
 
 RESULT = Path(__file__).parent / "results" / "sandbox.json"
 TESTS = tuple(f"assert double({x}) == {2 * x}" for x in range(5))

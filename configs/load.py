@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from configs.schema import AdaptConfig, ConfigError, RunConfig
+from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
 
 Config = TypeVar("Config")
 

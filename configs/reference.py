@@ -1,6 +1,6 @@
 """docs/configuration.md: every key of the configuration with its type, default and meaning, read from configs/schema.py.
 
-`python -m configs.reference` writes the page; `--check` only says whether it is up to date.
+`python -m couplet.configs.reference` writes the page; `--check` only says whether it is up to date.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 import yaml
 
-from configs.load import to_dict
-from configs.schema import AdaptConfig, RunConfig, StageConfig
+from couplet.configs.load import to_dict
+from couplet.configs.schema import AdaptConfig, RunConfig, StageConfig
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 HEAD = """# Configuration
 
-Made by `make docs` (`python -m configs.reference`) from `configs/schema.py`: change it there.
+Made by `make docs` (`python -m couplet.configs.reference`) from `configs/schema.py`: change it there.
 
 A run is described by one tree: a YAML recipe, then `key=value` overrides from the command line. Keys of a section are
 written `section.key`. What neither names has the default below. An unknown key, a wrong type or a value that cannot work
@@ -169,7 +169,7 @@ def _comments(kind: type) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page; with --check only compare, 1 where it is out of date."""
-    parser = argparse.ArgumentParser(prog="python -m configs.reference", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m couplet.configs.reference", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the page is out of date")
     if parser.parse_args(argv).check:
         current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()

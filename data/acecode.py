@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from data.columns import Row, RowError, identifier, items, number, text, texts
-from data.formats import SYSTEM
-from data.levels import Level, choose
-from data.problem import Problem
+from couplet.data.columns import Row, RowError, identifier, items, number, text, texts
+from couplet.data.formats import SYSTEM
+from couplet.data.levels import Level, choose
+from couplet.data.problem import Problem
 
 # fmt: off
 STANDARD = (

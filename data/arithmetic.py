@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data.problem import Problem
-from data.seeds import derive_seed
+from couplet.data.problem import Problem
+from couplet.data.seeds import derive_seed
 
 SPLIT_SIZES = {"tune": 1600, "rl": 250, "heldout": 120}
 NAMES = ("Tom", "Ada", "Sam", "Eva", "Max", "Ida")

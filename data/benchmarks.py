@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import acecode, arithmetic, formats, katas
-from data.columns import Row, RowError
-from data.problem import Problem
-from data.problems_file import ProblemFileError
-from data.sources import SourceError, read_hub, read_records
+from couplet.data import acecode, arithmetic, formats, katas
+from couplet.data.columns import Row, RowError
+from couplet.data.problem import Problem
+from couplet.data.problems_file import ProblemFileError
+from couplet.data.sources import SourceError, read_hub, read_records
 
 # Recognised by a column that only this format has; the first match counts.
 FORMATS: tuple[tuple[str, Callable[[Row], Problem] | None], ...] = (

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from data.sources import SourceError
-from data.stream import Part, Stream
-from data.tokenizer import CHAT_END, FILLER, PAD, Tokenizer
+from couplet.data.sources import SourceError
+from couplet.data.stream import Part, Stream
+from couplet.data.tokenizer import CHAT_END, FILLER, PAD, Tokenizer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError
+from couplet.configs.schema import ConfigError
 
 
 @contextmanager

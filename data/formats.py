@@ -11,9 +11,9 @@ import ast
 import builtins
 from typing import Any
 
-from data.columns import Row, RowError, identifier, items, number, parsed, text, texts, unexpected
-from data.problem import Problem
-from data.problems_file import problem_from_row
+from couplet.data.columns import Row, RowError, identifier, items, number, parsed, text, texts, unexpected
+from couplet.data.problem import Problem
+from couplet.data.problems_file import problem_from_row
 
 SYSTEM = "You are a helpful assistant."
 ANSWER_PREFIX = "Here is the code to solve this problem:\n```python\n"

@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from data import katas
-from data.kata_compositions import buggy_variants, compositions
-from data.seeds import derive_seed
+from couplet.data import katas
+from couplet.data.kata_compositions import buggy_variants, compositions
+from couplet.data.seeds import derive_seed
 
 FENCE, WRONG_FENCE, CLOSE = "```python\n", "```py\n", "\n```"
 WRONG_FENCE_SHARE, BUG_SHARE = 0.7, 0.3

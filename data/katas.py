@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from data.kata_compositions import KINDS, buggy_variants, compositions
-from data.problem import Problem
-from data.seeds import derive_seed
+from couplet.data.kata_compositions import KINDS, buggy_variants, compositions
+from couplet.data.problem import Problem
+from couplet.data.seeds import derive_seed
 
 SPLITS = ("tune", "rl", "heldout", "unused")
 SPLIT_SIZES = {"lists": (407, 125, 60), "strings": (121, 37, 18), "numbers": (288, 88, 42)}

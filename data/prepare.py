@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from configs.schema import ConfigError
-from data.benchmarks import (
+from couplet.configs.schema import ConfigError
+from couplet.data.benchmarks import (
     at_place,
     check_problems,
     load_problems,
@@ -20,12 +20,12 @@ from data.benchmarks import (
     read_rows,
     split_source,
 )
-from data.columns import Row, RowError, identifier, parsed, statements, text
-from data.decontaminate import Overlap, find_overlaps
-from data.files import require_other, write_json
-from data.levels import Level
-from data.problem import Problem
-from data.problems_file import ProblemFileError, write_parquet
+from couplet.data.columns import Row, RowError, identifier, parsed, statements, text
+from couplet.data.decontaminate import Overlap, find_overlaps
+from couplet.data.files import require_other, write_json
+from couplet.data.levels import Level
+from couplet.data.problem import Problem
+from couplet.data.problems_file import ProblemFileError, write_parquet
 
 SETS = ("acecode", "mbpp", "humaneval", "humaneval+", "mbpp+", "katas", "columns")
 DEFAULT_SOURCES = {"acecode": "hub:TIGER-Lab/AceCode-87K", "katas": "katas:rl"}

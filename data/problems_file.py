@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.files import replacing
-from data.problem import Problem
+from couplet.data.files import replacing
+from couplet.data.problem import Problem
 
 MARK = b"couplet.problems"  # key in the schema's metadata; its value is the version of the layout
 VERSION = b"1"

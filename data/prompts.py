@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import ProblemsConfig
-from data.problem import Problem
-from data.seeds import derive_seed
-from data.trajectory import GroupId, RolloutRequest
+from couplet.configs.schema import ProblemsConfig
+from couplet.data.problem import Problem
+from couplet.data.seeds import derive_seed
+from couplet.data.trajectory import GroupId, RolloutRequest
 
 
 @dataclass(frozen=True)

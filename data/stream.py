@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator
 from typing import Literal
 
-from data.seeds import derive_seed
-from data.sources import Row, SourceError, open_source
+from couplet.data.seeds import derive_seed
+from couplet.data.sources import Row, SourceError, open_source
 
 Part = Literal["all", "train", "validation"]
 

@@ -247,8 +247,8 @@ def train_tokenizer(texts: Iterable[str], size: int = TINY_SIZE) -> Tokenizer:
 @cache
 def tiny_tokenizer() -> Tokenizer:
     """The tokenizer of the tiny recipes, trained on the tuning katas (clean and messy) and the word problems."""
-    from data.arithmetic import corpus_pairs as arithmetic_pairs
-    from data.kata_corpus import corpus_pairs
+    from couplet.data.arithmetic import corpus_pairs as arithmetic_pairs
+    from couplet.data.kata_corpus import corpus_pairs
 
     sources = (corpus_pairs("tune"), corpus_pairs("tune-messy"), arithmetic_pairs("tune"))
     texts = [text for source in sources for pair in source for text in pair]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.verdict import Verdict
+from couplet.data.verdict import Verdict
 
 ZERO_SIGNAL = 1e-6  # standard deviation of a group's rewards below which they teach nothing
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.trajectory import ScoredGroup
+from couplet.data.trajectory import ScoredGroup
 
 TRAJECTORY_SCHEMA = pa.schema(
     [

@@ -1,6 +1,6 @@
 """Recipes against each other over seeds: every recipe of a folder trained from one start, one table, one figure.
 
-`python -m evaluation.ablations --start POLICY` trains in one process per run (`launch.py train --local`, plain torch,
+`python -m couplet.evaluation.ablations --start POLICY` trains in one process per run (`launch.py train --local`, plain torch,
 staleness 0) and writes ablations.md. A killed study goes on; the run that was not finished starts again.
 """
 
@@ -22,10 +22,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from configs.load import load, to_dict
-from configs.schema import ConfigError, RunConfig
-from data.files import writing
-from evaluation.ablations_report import write_ablations
+from couplet.configs.load import load, to_dict
+from couplet.configs.schema import ConfigError, RunConfig
+from couplet.data.files import writing
+from couplet.evaluation.ablations_report import write_ablations
 
 ROOT = Path(__file__).parent.parent
 
@@ -125,7 +125,9 @@ def _command(facts: dict[str, Any], names: Sequence[str] | None) -> str:
     """The command that carries this study out."""
     seeds = ",".join(map(str, facts["seeds"]))
     chosen = f" --names {','.join(names)}" if names is not None else ""
-    return " ".join([f"python -m evaluation.ablations --start POLICY --seeds {seeds}{chosen}", *facts["overrides"]])
+    return " ".join(
+        [f"python -m couplet.evaluation.ablations --start POLICY --seeds {seeds}{chosen}", *facts["overrides"]]
+    )
 
 
 def jobs_config(jobs: Sequence[Job], recipe: str) -> dict[str, Any]:
@@ -213,8 +215,8 @@ def _result(job: Job) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of `python -m evaluation.ablations`."""
-    options = argparse.ArgumentParser(prog="python -m evaluation.ablations", description=__doc__)
+    """The options of `python -m couplet.evaluation.ablations`."""
+    options = argparse.ArgumentParser(prog="python -m couplet.evaluation.ablations", description=__doc__)
     options.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, e.g. evaluation.limit=60")
     options.add_argument("--start", required=True, metavar="POLICY", help="policy folder that every run starts from")
     options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from data.files import write_json, writing
-from evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean, write_both
-from evaluation.pass_at_k import t_quantile
-from evaluation.records import write_page
+from couplet.data.files import write_json, writing
+from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean, write_both
+from couplet.evaluation.pass_at_k import t_quantile
+from couplet.evaluation.records import write_page
 
 BASELINE = "coupled"
 GROUPS = {

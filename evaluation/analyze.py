@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from configs.schema import SamplerConfig, require
-from data.files import write_json, write_text, writing
-from data.prompts import PromptSet
-from evaluation.benchmark import Evaluate
-from evaluation.decoding import (
+from couplet.configs.schema import SamplerConfig, require
+from couplet.data.files import write_json, write_text, writing
+from couplet.data.prompts import PromptSet
+from couplet.evaluation.benchmark import Evaluate
+from couplet.evaluation.decoding import (
     Decoded,
     Keep,
     at,
@@ -25,10 +25,10 @@ from evaluation.decoding import (
     first_forward_confidence,
     measures,
 )
-from evaluation.decoding_figures import domain_figure, entropy_sink_figure, step_figure, temperature_figure
-from evaluation.figures import write_both
-from evaluation.records import Records, same_run
-from model.policy import DiffusionPolicy
+from couplet.evaluation.decoding_figures import domain_figure, entropy_sink_figure, step_figure, temperature_figure
+from couplet.evaluation.figures import write_both
+from couplet.evaluation.records import Records, same_run
+from couplet.model.policy import DiffusionPolicy
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from configs.schema import ConfigError, SamplerConfig, require
-from data.files import write_json, write_text
-from data.problem import Problem
-from data.prompts import PromptSet
-from data.trajectory import ScoredGroup
-from data.verdict import Outcome, Verdict
-from evaluation.pass_at_k import estimate
-from evaluation.records import Records, same_run
-from reward.code_format import program_of_sample, read_answer
-from reward.samples import evalplus_id
+from couplet.configs.schema import ConfigError, SamplerConfig, require
+from couplet.data.files import write_json, write_text
+from couplet.data.problem import Problem
+from couplet.data.prompts import PromptSet
+from couplet.data.trajectory import ScoredGroup
+from couplet.data.verdict import Outcome, Verdict
+from couplet.evaluation.pass_at_k import estimate
+from couplet.evaluation.records import Records, same_run
+from couplet.reward.code_format import program_of_sample, read_answer
+from couplet.reward.samples import evalplus_id
 
 Evaluate = Callable[[PromptSet, SamplerConfig, int, int, Callable[[int, ScoredGroup], None] | None], list[ScoredGroup]]
 """`Cluster.evaluate`: (prompts, sampler, samples, seed, progress) -> scored groups in prompt order."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from evaluation.figures import COLOURS, STYLE, legend_below, new_figure
+from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from model.policy import DiffusionPolicy
-from model.randomness import seed_tensor, uniforms
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.randomness import seed_tensor, uniforms
 
 
 @torch.inference_mode()

@@ -15,19 +15,19 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
 
-from configs.load import from_dict
-from configs.schema import SamplerConfig
-from data.files import writing
-from data.problem import Problem
-from data.seeds import derive_seed
-from data.tokenizer import Tokenizer, completion_text, load_tokenizer
-from evaluation.policy_settings import settings_tree
-from evaluation.trace import MASKED, Trace, step_colour, write_gif, write_svg
-from model.device import check_device
-from model.policy import DiffusionPolicy
-from reward.code_format import ANY_FENCE, program_of_sample
-from rollout.ar_ness import answer_length
-from rollout.sampler import Completion, sample
+from couplet.configs.load import from_dict
+from couplet.configs.schema import SamplerConfig
+from couplet.data.files import writing
+from couplet.data.problem import Problem
+from couplet.data.seeds import derive_seed
+from couplet.data.tokenizer import Tokenizer, completion_text, load_tokenizer
+from couplet.evaluation.policy_settings import settings_tree
+from couplet.evaluation.trace import MASKED, Trace, step_colour, write_gif, write_svg
+from couplet.model.device import check_device
+from couplet.model.policy import DiffusionPolicy
+from couplet.reward.code_format import ANY_FENCE, program_of_sample
+from couplet.rollout.ar_ness import answer_length
+from couplet.rollout.sampler import Completion, sample
 
 FRAME_SECONDS = 0.04  # between two frames in a terminal, so that a small model can be followed
 QUIT = ("exit", "quit", ":q")

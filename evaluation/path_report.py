@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from data.files import write_json, writing
-from evaluation.ablations_report import ONE_PROCESS
-from evaluation.figures import COLOURS, STYLE, legend_below, new_figure, write_both
-from evaluation.pass_at_k import t_quantile
-from evaluation.records import write_page
+from couplet.data.files import write_json, writing
+from couplet.evaluation.ablations_report import ONE_PROCESS
+from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure, write_both
+from couplet.evaluation.pass_at_k import t_quantile
+from couplet.evaluation.records import write_page
 
 Rows = Sequence[Mapping[str, Any]]
 RL_STAGE = "rl"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.load import read_recipe, resolve
-from configs.schema import RunConfig, SamplerConfig
+from couplet.configs.load import read_recipe, resolve
+from couplet.configs.schema import RunConfig, SamplerConfig
 
 GENERATION_FILE = "generation_config.json"
 TOKEN_FIELDS = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id")

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError
-from data.files import write_json, write_text, writing
+from couplet.configs.schema import ConfigError
+from couplet.data.files import write_json, write_text, writing
 
 
 class Records:

@@ -12,12 +12,12 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from data.verdict import Outcome
-from evaluation.report_charts import number, percent
-from evaluation.report_run import Run
-from evaluation.trace import step_colour
-from reward.code_format import ANY_FENCE
-from rollout.ar_ness import answer_length
+from couplet.data.verdict import Outcome
+from couplet.evaluation.report_charts import number, percent
+from couplet.evaluation.report_run import Run
+from couplet.evaluation.trace import step_colour
+from couplet.reward.code_format import ANY_FENCE
+from couplet.rollout.ar_ness import answer_length
 
 SHOWN = 4  # of the best, and of the worst
 MOST_CHARACTERS = 6000  # of one text

@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from evaluation.figures import trailing_mean
+from couplet.evaluation.figures import trailing_mean
 
 WIDTH, HEIGHT = 520, 216
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26

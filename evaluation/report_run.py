@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from configs.schema import ConfigError
-from data.tokenizer import Tokenizer, load_tokenizer
+from couplet.configs.schema import ConfigError
+from couplet.data.tokenizer import Tokenizer, load_tokenizer
 
 COLUMNS = (
     "step", "problem_id", "completion", "version", "prompt_tokens", "tokens", "reveal_step", "text", "outcome",

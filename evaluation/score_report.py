@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.schema import RewardConfig, SandboxConfig
-from evaluation.pass_at_k import estimate
-from reward.score_file import FileScore, score_file
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.evaluation.pass_at_k import estimate
+from couplet.reward.score_file import FileScore, score_file
 
 KS = (1, 2, 5, 10, 20, 50, 100)
 

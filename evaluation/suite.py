@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import EvaluationConfig, SamplerConfig
-from data.prompts import PromptSet
-from data.trajectory import ScoredGroup
-from data.verdict import Outcome, format_rate
-from evaluation.pass_at_k import pass_at_k
+from couplet.configs.schema import EvaluationConfig, SamplerConfig
+from couplet.data.prompts import PromptSet
+from couplet.data.trajectory import ScoredGroup
+from couplet.data.verdict import Outcome, format_rate
+from couplet.evaluation.pass_at_k import pass_at_k
 
 Evaluate = Callable[..., list[ScoredGroup]]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.figures import FAINT, INK, new_figure
+from couplet.evaluation.figures import FAINT, INK, new_figure
 
 MASKED = "░"
 FIRST_HUE, LAST_HUE = 0.60, 1.08  # from blue over purple and red to orange: readable on light and dark ground

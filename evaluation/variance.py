@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import EstimatorConfig, SamplerConfig
-from data.seeds import derive_seed
-from model.likelihood import ESTIMATORS
-from rollout.ar_ness import answer_length
-from rollout.sampler import sample
+from couplet.configs.schema import EstimatorConfig, SamplerConfig
+from couplet.data.seeds import derive_seed
+from couplet.model.likelihood import ESTIMATORS
+from couplet.rollout.ar_ness import answer_length
+from couplet.rollout.sampler import sample
 
 WEIGHTINGS = ("inverse_t", "half_inverse_t", "none")
 TARGETS = ("inverse_t", "half_inverse_t", "elbo")

@@ -1,6 +1,6 @@
 """The variance study on a policy folder.
 
-`python -m evaluation.variance_study --policy POLICY` writes variance.md. One that is killed begins anew.
+`python -m couplet.evaluation.variance_study --policy POLICY` writes variance.md. One that is killed begins anew.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 
 from rich.console import Console
 
-from configs.load import load
-from configs.schema import ConfigError, RunConfig
-from data.benchmarks import load_problems
-from data.prompts import encode_prompts
-from data.tokenizer import load_tokenizer
-from evaluation.ablations import numbers
-from evaluation.variance import Budget, cases_by_sampling
-from evaluation.variance_report import run_variance_study
-from model.policy import DiffusionPolicy
+from couplet.configs.load import load
+from couplet.configs.schema import ConfigError, RunConfig
+from couplet.data.benchmarks import load_problems
+from couplet.data.prompts import encode_prompts
+from couplet.data.tokenizer import load_tokenizer
+from couplet.evaluation.ablations import numbers
+from couplet.evaluation.variance import Budget, cases_by_sampling
+from couplet.evaluation.variance_report import run_variance_study
+from couplet.model.policy import DiffusionPolicy
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of `python -m evaluation.variance_study`."""
-    options = argparse.ArgumentParser(prog="python -m evaluation.variance_study", description=__doc__)
+    """The options of `python -m couplet.evaluation.variance_study`."""
+    options = argparse.ArgumentParser(prog="python -m couplet.evaluation.variance_study", description=__doc__)
     options.add_argument("--policy", required=True, help="policy folder whose estimates are studied")
     options.add_argument("--recipe", default="tiny.yaml", help="decoder and range of t (default: tiny.yaml)")
     options.add_argument("--problems", default="katas:heldout", help="one completion of each and seed is scored")
@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     spoken = [
         f"{name} {value}" for name, value in (("--limit", args.limit), ("--draws", args.draws), ("--seeds", seeds))
     ]
-    command = f"python -m evaluation.variance_study --policy POLICY --problems {args.problems} {' '.join(spoken)}"
+    command = (
+        f"python -m couplet.evaluation.variance_study --policy POLICY --problems {args.problems} {' '.join(spoken)}"
+    )
     try:
         study_policy(args, command, Console())
     except (ConfigError, ValueError) as error:

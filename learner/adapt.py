@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from configs.schema import StageConfig
-from data.seeds import derive_seed
-from learner.cost import training_flops
-from learner.engine import Engine
-from learner.supervised import OBJECTIVES, Supervised
+from couplet.configs.schema import StageConfig
+from couplet.data.seeds import derive_seed
+from couplet.learner.cost import training_flops
+from couplet.learner.engine import Engine
+from couplet.learner.supervised import OBJECTIVES, Supervised
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with (updates done, metrics) after every update."""

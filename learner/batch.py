@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import ObjectiveConfig
-from data.seeds import mask_seed
-from data.trajectory import ScoredGroup
-from learner.advantages import ADVANTAGES, group_std, scale_by_std
-from learner.loss import token_weights
-from model.likelihood import GroupTokens
+from couplet.configs.schema import ObjectiveConfig
+from couplet.data.seeds import mask_seed
+from couplet.data.trajectory import ScoredGroup
+from couplet.learner.advantages import ADVANTAGES, group_std, scale_by_std
+from couplet.learner.loss import token_weights
+from couplet.model.likelihood import GroupTokens
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from deepspeed.checkpoint.ds_to_universal import main as convert_to_universal
 from deepspeed.utils import logger, safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
 
-from configs.schema import LearnerConfig, OptimizerConfig
-from learner.engine import DTYPES, adamw, check_norm, decay_groups, own_settings
-from learner.process_group import gather_rows, join
-from learner.schedule import learning_rate
+from couplet.configs.schema import LearnerConfig, OptimizerConfig
+from couplet.learner.engine import DTYPES, adamw, check_norm, decay_groups, own_settings
+from couplet.learner.process_group import gather_rows, join
+from couplet.learner.schedule import learning_rate
 
 # torch renames collectives faster than DeepSpeed follows; one line per call would bury a run's log.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from configs.schema import ConfigError, LearnerConfig, OptimizerConfig
-from learner.process_group import gather_rows, join, sum_over_ranks
-from learner.schedule import learning_rate
+from couplet.configs.schema import ConfigError, LearnerConfig, OptimizerConfig
+from couplet.learner.process_group import gather_rows, join, sum_over_ranks
+from couplet.learner.schedule import learning_rate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -100,7 +100,7 @@ def build_engine(
     if next(policy.parameters()).device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported
     try:
-        from learner.deepspeed_engine import DeepSpeedEngine
+        from couplet.learner.deepspeed_engine import DeepSpeedEngine
     except ModuleNotFoundError as error:
         raise ValueError(
             f"learner.engine = 'deepspeed' needs the package {error.name}: install it, or choose engine: torch"

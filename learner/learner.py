@@ -20,14 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from configs.schema import EstimatorConfig, ObjectiveConfig
-from data.trajectory import ScoredGroup
-from learner.batch import MicroBatch, StepBatch, shard, step_batch
-from learner.engine import Engine
-from learner.loss import TokenLoss, grpo_loss, proximal_weight
-from learner.reference import Reference
-from model.likelihood import batch_logprobs
-from model.weights import Manifest, pack
+from couplet.configs.schema import EstimatorConfig, ObjectiveConfig
+from couplet.data.trajectory import ScoredGroup
+from couplet.learner.batch import MicroBatch, StepBatch, shard, step_batch
+from couplet.learner.engine import Engine
+from couplet.learner.loss import TokenLoss, grpo_loss, proximal_weight
+from couplet.learner.reference import Reference
+from couplet.model.likelihood import batch_logprobs
+from couplet.model.weights import Manifest, pack
 
 
 class Learner:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from learner.engine import Engine
+from couplet.learner.engine import Engine
 
 
 class Reference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from configs.schema import OptimizerConfig
+from couplet.configs.schema import OptimizerConfig
 
 
 def warmup_updates(config: OptimizerConfig, total: int) -> int:

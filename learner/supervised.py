@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import StageConfig
-from data.seeds import derive_seed
-from model.randomness import seed_tensor, uniforms
+from couplet.configs.schema import StageConfig
+from couplet.data.seeds import derive_seed
+from couplet.model.randomness import seed_tensor, uniforms
 
 
 @dataclass(frozen=True)

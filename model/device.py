@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from configs.schema import ConfigError
+from couplet.configs.schema import ConfigError
 
 
 def device_for(gpus: float, where: str) -> str:

@@ -19,7 +19,7 @@ from transformers import AutoConfig, Qwen2Config, Qwen2Model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding, eager_attention_forward, rotate_half
 
-from model.logprob import chunked_logprob, head_logits
+from couplet.model.logprob import chunked_logprob, head_logits
 
 MODEL_TYPE = "Dream"
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.dream import MODEL_TYPE, DreamConfig
-from model.tokens import TOKENIZER_FILES, TokenIds, add_to_tokenizer
+from couplet.model.dream import MODEL_TYPE, DreamConfig
+from couplet.model.tokens import TOKENIZER_FILES, TokenIds, add_to_tokenizer
 
 SINGLE_FILE = "model.safetensors"
 HEAD = "lm_head.weight"

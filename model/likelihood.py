@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import EstimatorConfig
-from model.masking import coupled_masks, decoupled_masks, mask_ratios
+from couplet.configs.schema import EstimatorConfig
+from couplet.model.masking import coupled_masks, decoupled_masks, mask_ratios
 
 Policy = Any
 """A `DiffusionPolicy`, or anything that wraps one and forwards its attributes (a DeepSpeed engine)."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.randomness import seed_tensor, uniforms
+from couplet.model.randomness import seed_tensor, uniforms
 
 
 def mask_ratios(seeds: Sequence[int], t_min: float, t_max: float, pair: int = 0) -> Tensor:

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from configs.schema import ShapeConfig
-from model.dream import DreamConfig, DreamModel, Head, RotaryTable, check_attention, shift_source
-from model.folder import model_config, read_config, read_weights, write_folder
-from model.tokens import (
+from couplet.configs.schema import ShapeConfig
+from couplet.model.dream import DreamConfig, DreamModel, Head, RotaryTable, check_attention, shift_source
+from couplet.model.folder import model_config, read_config, read_weights, write_folder
+from couplet.model.tokens import (
     DEFAULT_END_TOKENS,
     MASK_NAME,
     TokenIds,

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from configs.schema import SandboxConfig
-from data.problem import Problem
-from data.verdict import TestResult
+from couplet.configs.schema import SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import TestResult
 
 Results = tuple[TestResult, ...]
 

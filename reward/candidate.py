@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from configs.schema import SandboxConfig
-from reward.sandbox.faults import SandboxFault
-from reward.sandbox.handle import Budget, Child, ChildGone, Meter, frame
-from reward.sandbox.plain import BadReply, decode
+from couplet.configs.schema import SandboxConfig
+from couplet.reward.sandbox.faults import SandboxFault
+from couplet.reward.sandbox.handle import Budget, Child, ChildGone, Meter, frame
+from couplet.reward.sandbox.plain import BadReply, decode
 
 ANSWERS = ("v", "x", "o", "big", "quit")
 ONE_WRITE = 1 << 16  # bytes that a socket takes at once, whether or not the other side reads

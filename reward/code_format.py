@@ -12,7 +12,7 @@ import re
 import warnings
 from typing import NamedTuple
 
-from data.problem import Problem
+from couplet.data.problem import Problem
 
 _NO_FENCE = r"(?:(?!```)[\s\S])*"
 FORMAT = re.compile(rf"{_NO_FENCE}```python\n({_NO_FENCE})```\s*")

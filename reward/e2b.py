@@ -17,18 +17,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import SandboxConfig
-from data.problem import Problem
-from data.verdict import TestResult
-from reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
-from reward.e2b_pool import LONGEST_RUN, Pool, Unrelated
-from reward.runner import ATTEMPTS, Quarantined
-from reward.sandbox.faults import SandboxFault
-from reward.sandbox.handle import Child, ChildGone
-from reward.sandbox.local import LocalSandbox
-from reward.sandbox.plain import BadReply, parse
-from reward.testcases import Case
-from reward.verdicts import Expectations, ProgramRun, known_questions
+from couplet.configs.schema import SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import TestResult
+from couplet.reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
+from couplet.reward.e2b_pool import LONGEST_RUN, Pool, Unrelated
+from couplet.reward.runner import ATTEMPTS, Quarantined
+from couplet.reward.sandbox.faults import SandboxFault
+from couplet.reward.sandbox.handle import Child, ChildGone
+from couplet.reward.sandbox.local import LocalSandbox
+from couplet.reward.sandbox.plain import BadReply, parse
+from couplet.reward.testcases import Case
+from couplet.reward.verdicts import Expectations, ProgramRun, known_questions
 
 SHIPPED = ("plain", "child", "kernel", "syscalls", "seccomp", "landlock", "namespaces", "driver")
 FOLDER = "/tmp/couplet-runner"
@@ -41,8 +41,8 @@ DEADLY = ("sandbox_died", "driver")  # faults that a program may have caused
 def setup_code() -> str:
     """Python that writes the runner's files into a cloud sandbox."""
     here = Path(__file__).parent / "sandbox"
-    files = {f"reward/sandbox/{name}.py": (here / f"{name}.py").read_text() for name in SHIPPED}
-    files |= {"reward/__init__.py": "", "reward/sandbox/__init__.py": ""}
+    files = {f"couplet/reward/sandbox/{name}.py": (here / f"{name}.py").read_text() for name in SHIPPED}
+    files |= {f"{package}/__init__.py": "" for package in ("couplet", "couplet/reward", "couplet/reward/sandbox")}
     return (
         "import os\n"
         f"for _name, _text in {files!r}.items():\n"
@@ -56,7 +56,7 @@ def setup_code() -> str:
 def job_code(job: dict[str, Any], mark: str) -> str:
     """Python that runs one job and prints its outcomes behind `mark`."""
     return (
-        f"import json, sys\nif {FOLDER!r} not in sys.path:\n    sys.path.insert(0, {FOLDER!r})\nfrom reward.sandbox import driver\n"
+        f"import json, sys\nif {FOLDER!r} not in sys.path:\n    sys.path.insert(0, {FOLDER!r})\nfrom couplet.reward.sandbox import driver\n"
         f"print({mark!r} + json.dumps(driver.run({FOLDER!r}, json.loads({json.dumps(job)!r}))))\n"
     )
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from configs.schema import ConfigError, SandboxConfig
-from reward.sandbox.faults import SandboxFault
+from couplet.configs.schema import ConfigError, SandboxConfig
+from couplet.reward.sandbox.faults import SandboxFault
 
 CREATE_ATTEMPTS = 6
 CREATE_BACK_OFF = 1.0  # seconds; creation is limited to one or five a second, by plan

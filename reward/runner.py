@@ -6,14 +6,14 @@ import time
 from collections import Counter
 from typing import Protocol
 
-from configs.schema import SandboxConfig
-from data.problem import Problem
-from data.verdict import TestResult
-from reward.candidate import Candidate
-from reward.sandbox.faults import SandboxFault
-from reward.sandbox.local import LocalSandbox
-from reward.testcases import Case
-from reward.verdicts import Expectations, ProgramRun
+from couplet.configs.schema import SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import TestResult
+from couplet.reward.candidate import Candidate
+from couplet.reward.sandbox.faults import SandboxFault
+from couplet.reward.sandbox.local import LocalSandbox
+from couplet.reward.testcases import Case
+from couplet.reward.verdicts import Expectations, ProgramRun
 
 ATTEMPTS = 3
 BACK_OFF = 0.05  # seconds before the second attempt; doubled before each later one

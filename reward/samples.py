@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.problem import Problem
-from reward.code_format import fenced_code, program_of_sample, whole_program
+from couplet.data.problem import Problem
+from couplet.reward.code_format import fenced_code, program_of_sample, whole_program
 
 
 class SampleFileError(ValueError):

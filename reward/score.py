@@ -18,9 +18,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from configs.schema import ConfigError
-from data.problem import Problem
-from data.verdict import TestResult
+from couplet.configs.schema import ConfigError
+from couplet.data.problem import Problem
+from couplet.data.verdict import TestResult
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, RewardConfig, SandboxConfig
-from data.benchmarks import load_problems, split_source
-from data.files import require_other, write_text, writing
-from data.problem import Problem
-from data.verdict import Outcome, Verdict
-from reward.samples import Sample, read_samples
-from reward.testcases import plan
-from reward.worker import RewardWorker
+from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
+from couplet.data.benchmarks import load_problems, split_source
+from couplet.data.files import require_other, write_text, writing
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome, Verdict
+from couplet.reward.samples import Sample, read_samples
+from couplet.reward.testcases import plan
+from couplet.reward.worker import RewardWorker
 
 # Published solutions may be slow: the limits are wider than in training.
 SCORING = SandboxConfig(cpu_seconds=10.0, memory_mb=1024)

@@ -21,8 +21,8 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from data.problem import Problem
-from reward.names import (
+from couplet.data.problem import Problem
+from couplet.reward.names import (
     BUILTINS,
     CONVERSIONS,
     Shape,

@@ -11,16 +11,16 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
-from configs.schema import SandboxConfig
-from data.problem import Problem
-from data.verdict import TestResult
-from reward.candidate import Asked, Candidate, Question, Reply, Sandbox, TestFailed, read_reply
-from reward.names import import_line
-from reward.oracles import EXISTENCE_TASKS, agrees
-from reward.sandbox.faults import SandboxFault
-from reward.sandbox.handle import Budget, Child, ChildGone, frame
-from reward.sandbox.plain import Encoder, NotPlain, TooLarge
-from reward.testcases import Case, ProblemDefect
+from couplet.configs.schema import SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import TestResult
+from couplet.reward.candidate import Asked, Candidate, Question, Reply, Sandbox, TestFailed, read_reply
+from couplet.reward.names import import_line
+from couplet.reward.oracles import EXISTENCE_TASKS, agrees
+from couplet.reward.sandbox.faults import SandboxFault
+from couplet.reward.sandbox.handle import Budget, Child, ChildGone, frame
+from couplet.reward.sandbox.plain import Encoder, NotPlain, TooLarge
+from couplet.reward.testcases import Case, ProblemDefect
 
 JUDGE_REPLY = 32 << 20
 MOST_ANNOUNCED = 64  # questions told to a program at a time

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.seeds import derive_seed
-from data.verdict import Outcome, TestResult, Verdict
-from reward.cache import VerdictCache, limits_fingerprint, problem_fingerprint, program_key
-from reward.code_format import read_answer
-from reward.runner import LocalRunner, Quarantined, Runner
-from reward.sandbox.faults import SandboxFault
-from reward.score import Judged, chosen, pay
-from reward.testcases import Case, ProblemDefect, plan
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.seeds import derive_seed
+from couplet.data.verdict import Outcome, TestResult, Verdict
+from couplet.reward.cache import VerdictCache, limits_fingerprint, problem_fingerprint, program_key
+from couplet.reward.code_format import read_answer
+from couplet.reward.runner import LocalRunner, Quarantined, Runner
+from couplet.reward.sandbox.faults import SandboxFault
+from couplet.reward.score import Judged, chosen, pay
+from couplet.reward.testcases import Case, ProblemDefect, plan
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ Work = tuple[str, Problem, str, Plan]  # cache key, problem, program, its tests
 def open_runner(config: SandboxConfig) -> Runner:
     """The runner of the configured tier. The cloud is used only where `sandbox.tier` names it."""
     if config.tier == "e2b":
-        from reward.e2b import E2BRunner
+        from couplet.reward.e2b import E2BRunner
 
         return E2BRunner(config)
     return LocalRunner(config)

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.schema import SamplerConfig
-from model.dream import shift_source
-from model.policy import DiffusionPolicy
-from model.randomness import seed_tensor, uniforms
-from rollout.canvas import Canvas, Revealed
-from rollout.orders import ORDERS, most_confident
-from rollout.schedule import random_reveal_steps, reveal_counts
-from rollout.scoring import confidence, confidence_and_peak
+from couplet.configs.schema import SamplerConfig
+from couplet.model.dream import shift_source
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.randomness import seed_tensor, uniforms
+from couplet.rollout.canvas import Canvas, Revealed
+from couplet.rollout.orders import ORDERS, most_confident
+from couplet.rollout.schedule import random_reveal_steps, reveal_counts
+from couplet.rollout.scoring import confidence, confidence_and_peak
 
 
 @dataclass(frozen=True)

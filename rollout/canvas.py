@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.policy import DiffusionPolicy
-from model.randomness import seed_tensor
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.randomness import seed_tensor
 
 
 @dataclass

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import SamplerConfig
-from model.policy import DiffusionPolicy
-from model.randomness import seed_tensor, uniforms
-from rollout.approximate import approximate_steps
-from rollout.canvas import Canvas, Revealed
-from rollout.orders import ORDERS, most_confident
-from rollout.schedule import random_reveal_steps, reveal_counts
-from rollout.scoring import confidence, draw_tokens
+from couplet.configs.schema import SamplerConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.randomness import seed_tensor, uniforms
+from couplet.rollout.approximate import approximate_steps
+from couplet.rollout.canvas import Canvas, Revealed
+from couplet.rollout.orders import ORDERS, most_confident
+from couplet.rollout.schedule import random_reveal_steps, reveal_counts
+from couplet.rollout.scoring import confidence, draw_tokens
 
 
 def denoise(

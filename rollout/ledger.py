@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.schema import ReplayConfig
-from rollout.record import FINAL, Record, State
+from couplet.configs.schema import ReplayConfig
+from couplet.rollout.record import FINAL, Record, State
 
 
 @dataclass

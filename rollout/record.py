@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from data.seeds import derive_seed
-from data.trajectory import GroupId
+from couplet.data.seeds import derive_seed
+from couplet.data.trajectory import GroupId
 
 
 class State(StrEnum):

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from configs.schema import SamplerConfig
-from model.policy import DiffusionPolicy
-from rollout.canvas import Canvas
-from rollout.denoise import denoise
+from couplet.configs.schema import SamplerConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.rollout.canvas import Canvas
+from couplet.rollout.denoise import denoise
 
 Trace = Callable[[int, Sequence[int], np.ndarray], None]
 """Called after each step that revealed something: (step, indices of the prompts, tokens [rows, C] with MASK left)."""

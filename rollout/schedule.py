@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model.randomness import uniforms
+from couplet.model.randomness import uniforms
 
 
 @lru_cache(maxsize=256)

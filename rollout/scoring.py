@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from configs.schema import SamplerConfig
-from model.policy import DiffusionPolicy
-from rollout.nucleus import draw, entropy, keep_nucleus, scaled_logits
+from couplet.configs.schema import SamplerConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.rollout.nucleus import draw, entropy, keep_nucleus, scaled_logits
 
 Rank = Callable[[Tensor, Tensor | None], Tensor]
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from configs.schema import EstimatorConfig, SamplerConfig
-from data.seeds import mask_seed
-from data.trajectory import PromptGroup, RolloutRequest
-from model.likelihood import inner_logprobs
-from model.policy import DiffusionPolicy
-from model.weights import Manifest, unpack_into
-from rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, order_entropy, reveal_order
-from rollout.sampler import Completion, approximations, sample
+from couplet.configs.schema import EstimatorConfig, SamplerConfig
+from couplet.data.seeds import mask_seed
+from couplet.data.trajectory import PromptGroup, RolloutRequest
+from couplet.model.likelihood import inner_logprobs
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.weights import Manifest, unpack_into
+from couplet.rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, order_entropy, reveal_order
+from couplet.rollout.sampler import Completion, approximations, sample
 
 
 class RolloutWorker:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from couplet import PACKAGES
+
 ROOT = Path(__file__).parent.parent
-ROOMS = ("actors", "configs", "data", "evaluation", "learner", "model", "reward", "rollout")
+ROOMS = PACKAGES
 MAY_IMPORT = {
     "configs": set(),
     "model": {"configs"},
@@ -44,7 +46,8 @@ def imported(path, top_level_only=False):
 
 
 def tops(names):
-    return {name.partition(".")[0] for name in names}
+    """First parts of the names, within the namespace `couplet`."""
+    return {name.removeprefix("couplet.").partition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -83,25 +86,29 @@ def loaded_modules(statement):
 
 
 def test_the_reward_actor_never_loads_torch():
-    assert loaded_modules("import actors.reward_actor") == {"ray"}
+    assert loaded_modules("import couplet.actors.reward_actor") == {"ray"}
 
 
 def test_the_replay_actor_never_loads_torch():
-    assert loaded_modules("import actors.replay_actor") == {"ray"}
+    assert loaded_modules("import couplet.actors.replay_actor") == {"ray"}
 
 
 def test_the_local_wiring_never_loads_ray_or_deepspeed():
-    assert loaded_modules("import actors.train, actors.local_cluster, learner.learner, rollout.worker") <= {"torch"}
+    assert loaded_modules(
+        "import couplet.actors.train, couplet.actors.local_cluster, couplet.learner.learner, couplet.rollout.worker"
+    ) <= {"torch"}
 
 
 def test_the_drivers_of_the_commands_never_load_ray_or_deepspeed():
     drivers = ("analyze", "arguments", "evaluate", "export", "rate", "vllm_server")
-    assert loaded_modules("import " + ", ".join(f"actors.{name}" for name in drivers)) <= {"torch"}
+    assert loaded_modules("import " + ", ".join(f"couplet.actors.{name}" for name in drivers)) <= {"torch"}
 
 
 def test_the_plain_classes_need_torch_and_transformers_only():
     code = "import sys; sys.modules |= dict.fromkeys(('ray', 'deepspeed', 'pyarrow', 'tensorboard', 'matplotlib')); "
-    subprocess.run([sys.executable, "-c", f"{code}import rollout.worker, learner.learner"], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", f"{code}import couplet.rollout.worker, couplet.learner.learner"], cwd=ROOT, check=True
+    )
 
 
 def test_the_command_line_loads_nothing_heavy():

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import SandboxConfig
-from reward.sandbox.faults import TierUnavailable
-from reward.sandbox.handle import Budget, ChildGone, frame
-from reward.sandbox.namespaces import SYSTEM_LIBRARIES, package_folders
-from reward.sandbox.process import ZygoteProcess
+from couplet.configs.schema import SandboxConfig
+from couplet.reward.sandbox.faults import TierUnavailable
+from couplet.reward.sandbox.handle import Budget, ChildGone, frame
+from couplet.reward.sandbox.namespaces import SYSTEM_LIBRARIES, package_folders
+from couplet.reward.sandbox.process import ZygoteProcess
 
 PROGRAM = """
 import ctypes, os, resource, socket

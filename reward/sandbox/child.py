@@ -13,7 +13,7 @@ import json
 import sys
 import types
 
-from reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
+from couplet.reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
 VIEWS = ("dict_items", "dict_keys", "dict_values")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-STARTER = "import sys; sys.path.insert(0, {root!r}); from reward.sandbox.driver import child; child({job!r})"
+STARTER = "import sys; sys.path.insert(0, {root!r}); from couplet.reward.sandbox.driver import child; child({job!r})"
 START_SECONDS = 20.0
 END_SECONDS = 5.0
 CPU_POLL = 0.05  # seconds between looks at the CPU clock
@@ -204,7 +204,7 @@ def child(settings):
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    from reward.sandbox.child import Channel, Program, serve
+    from couplet.reward.sandbox.child import Channel, Program, serve
 
     for name, value in [*job["limits"], ["RLIMIT_CPU", job["cpu"]]]:
         with contextlib.suppress(ValueError, OSError):
@@ -217,7 +217,7 @@ def child(settings):
 
 def confine(root):
     """Landlock and the system-call filter where this kernel has them; the cloud's own wall stands in any case."""
-    from reward.sandbox import kernel, landlock, namespaces, seccomp
+    from couplet.reward.sandbox import kernel, landlock, namespaces, seccomp
 
     with contextlib.suppress(OSError):
         landlock.confine([*namespaces.library_paths(()), root], namespaces.DEVICES)

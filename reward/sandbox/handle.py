@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reward.sandbox.plain import BadReply, parse
+from couplet.reward.sandbox.plain import BadReply, parse
 
 ONE_READ = 1 << 16  # bytes: below the size from which the C library maps memory for each buffer
 GRANT = 0.05  # seconds that a process which still waits for a core is given beyond its wall-clock limit, at a time

@@ -10,8 +10,8 @@ import importlib
 import sys
 import types
 
-from reward.sandbox.child import PLAIN, answer
-from reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
+from couplet.reward.sandbox.child import PLAIN, answer
+from couplet.reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
 
 LIMIT = 16 << 20
 MUTABLE = (list, dict, set, bytearray)

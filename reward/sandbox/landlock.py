@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import FileFinder
 
-from reward.sandbox.kernel import call, libc, no_new_privileges, take
-from reward.sandbox.namespaces import package_folders
+from couplet.reward.sandbox.kernel import call, libc, no_new_privileges, take
+from couplet.reward.sandbox.namespaces import package_folders
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same numbers on x86-64 and aarch64
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8

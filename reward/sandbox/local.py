@@ -6,11 +6,11 @@ import importlib.util
 import logging
 import os
 
-from configs.schema import ConfigError, SandboxConfig
-from reward.sandbox import canaries
-from reward.sandbox.faults import SandboxFault, TierUnavailable
-from reward.sandbox.handle import Child, Meter
-from reward.sandbox.process import ZygoteProcess
+from couplet.configs.schema import ConfigError, SandboxConfig
+from couplet.reward.sandbox import canaries
+from couplet.reward.sandbox.faults import SandboxFault, TierUnavailable
+from couplet.reward.sandbox.handle import Child, Meter
+from couplet.reward.sandbox.process import ZygoteProcess
 
 AUTOMATIC = ("namespace", "landlock", "seccomp")
 MENDS = {

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from reward.sandbox import kernel
+from couplet.reward.sandbox import kernel
 
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")

@@ -8,19 +8,19 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-from configs.schema import SandboxConfig
-from reward.sandbox import control
-from reward.sandbox.faults import SandboxFault, TierUnavailable
-from reward.sandbox.handle import Budget, Child, ChildGone
+from couplet import ROOT
+from couplet.configs.schema import SandboxConfig
+from couplet.reward.sandbox import control
+from couplet.reward.sandbox.faults import SandboxFault, TierUnavailable
+from couplet.reward.sandbox.handle import Budget, Child, ChildGone
 
-PROJECT = str(Path(__file__).resolve().parents[2])
+PROJECT = os.path.realpath(ROOT)
 START_SECONDS = 60.0  # to start a zygote, imports included
 SPAWN_SECONDS = 30.0  # to fork a child: generous, since a busy node must not look like a fault
 SCRATCH_MB = 16
-STARTER = "import sys; sys.path.insert(0, {root!r}); from reward.sandbox.zygote import main; main()"
+STARTER = "import sys; sys.path.insert(0, {root!r}); from couplet.reward.sandbox.zygote import main; main()"
 
 
 def base_interpreter() -> str:

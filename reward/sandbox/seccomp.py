@@ -11,8 +11,8 @@ import ctypes
 import errno
 import struct
 
-from reward.sandbox.kernel import MACHINE, Step, libc, no_new_privileges
-from reward.sandbox.syscalls import ALWAYS, CHECKED, SCRATCH
+from couplet.reward.sandbox.kernel import MACHINE, Step, libc, no_new_privileges
+from couplet.reward.sandbox.syscalls import ALWAYS, CHECKED, SCRATCH
 
 ALLOW, KILL = 0x7FFF0000, 0x80000000
 REFUSE = 0x00050000 | errno.EPERM

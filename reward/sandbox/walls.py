@@ -8,7 +8,7 @@ import resource
 import signal
 from typing import Any
 
-from reward.sandbox import kernel, landlock, namespaces, seccomp
+from couplet.reward.sandbox import kernel, landlock, namespaces, seccomp
 
 FRESH_STREAMS: list[kernel.Step] = [
     # Standard streams of this process alone: flags and locks on what others have opened too would outlive it.

@@ -21,10 +21,10 @@ import select
 import signal
 import sys
 
-from reward.sandbox import control, kernel, landlock, namespaces
-from reward.sandbox.child import Channel, Program, serve
-from reward.sandbox.judge_child import serve_judge
-from reward.sandbox.walls import FRESH_STREAMS, Walls, lower_limit
+from couplet.reward.sandbox import control, kernel, landlock, namespaces
+from couplet.reward.sandbox.child import Channel, Program, serve
+from couplet.reward.sandbox.judge_child import serve_judge
+from couplet.reward.sandbox.walls import FRESH_STREAMS, Walls, lower_limit
 
 # What programs commonly use, imported once. Every further module makes every fork dearer, so rarer ones are imported by
 # the programs that want them.

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from configs.schema import AdaptConfig, LearnerConfig, OptimizerConfig, ShapeConfig, StageConfig
+from couplet.configs.schema import AdaptConfig, LearnerConfig, OptimizerConfig, ShapeConfig, StageConfig
 from tests.actors.runs import History, run_config
 
 
@@ -15,8 +15,8 @@ def start(tmp_path_factory):
     import torch
     from rich.console import Console
 
-    from actors.adapt import run_adaptation
-    from actors.display import Display
+    from couplet.actors.adapt import run_adaptation
+    from couplet.actors.display import Display
 
     optimizer = OptimizerConfig(
         lr=5e-3, betas=(0.9, 0.98), weight_decay=0.0, grad_norm=1.0, warmup_ratio=0.05, schedule="linear",
@@ -31,7 +31,9 @@ def start(tmp_path_factory):
     )
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("actors.stage.fastest_threads", lambda *_: 1)  # the sums, and so the policy, are always the same
+        patch.setattr(
+            "couplet.actors.stage.fastest_threads", lambda *_: 1
+        )  # the sums, and so the policy, are always the same
         policy = run_adaptation(config, Display(Console(file=StringIO())))
     torch.set_num_threads(threads)
     return policy
@@ -40,7 +42,7 @@ def start(tmp_path_factory):
 @pytest.fixture
 def open_cluster(ray_cluster, start, tmp_path):
     """`open_cluster(name, **changes)` gives a running, published `RayCluster`; all are closed at the end."""
-    from actors.ray_cluster import RayCluster
+    from couplet.actors.ray_cluster import RayCluster
 
     with ExitStack() as opened:
 
@@ -61,7 +63,7 @@ def shared_run(ray_cluster, start, tmp_path_factory):
 
     Its `cluster`, its `history`, and the `start` it began from.
     """
-    from actors.ray_cluster import RayCluster
+    from couplet.actors.ray_cluster import RayCluster
 
     config = run_config(start, "shared", steps=100_000, rollout={"actors": 2}, reward={"actors": 2})
     cluster = RayCluster(config, str(start), tmp_path_factory.mktemp("shared"))
@@ -77,11 +79,11 @@ def shared_run(ray_cluster, start, tmp_path_factory):
 @pytest.fixture
 def scripted(open_cluster, monkeypatch):
     """`scripted(name, *fakes, **changes)`: a cluster of scripted actors; `fakes` name others of tests/actors/fakes.py."""
-    from actors.reward_actor import RewardActor
+    from couplet.actors.reward_actor import RewardActor
     from tests.actors import fakes
 
-    places = {"Rollout": "actors.workers.RolloutActor", "Reward": "actors.workers.RewardActor"}
-    places["Learner"] = "actors.learner_group.LearnerActor"
+    places = {"Rollout": "couplet.actors.workers.RolloutActor", "Reward": "couplet.actors.workers.RewardActor"}
+    places["Learner"] = "couplet.actors.learner_group.LearnerActor"
 
     def open_one(name, *chosen, **changes):
         for role, place in places.items():

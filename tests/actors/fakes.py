@@ -8,11 +8,11 @@ import time
 import numpy as np
 import ray
 
-from actors.reward_actor import RewardActor
-from actors.waiting import WeightsLost
-from data.trajectory import PromptGroup
-from data.verdict import Outcome, Verdict
-from reward.sandbox.faults import TierUnavailable
+from couplet.actors.reward_actor import RewardActor
+from couplet.actors.waiting import WeightsLost
+from couplet.data.trajectory import PromptGroup
+from couplet.data.verdict import Outcome, Verdict
+from couplet.reward.sandbox.faults import TierUnavailable
 
 CANVAS = 4
 SLEEPER = "```python\nimport time\ntime.sleep({seconds})\ndef f(xs):\n    return {marker}\n```"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import ray
 
-from actors.cluster import Batch
-from configs.load import from_dict
-from configs.schema import RunConfig
+from couplet.actors.cluster import Batch
+from couplet.configs.load import from_dict
+from couplet.configs.schema import RunConfig
 
 P, G = 2, 4
 PATIENCE = 300.0  # seconds that end a hang; tests about limits set their own

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors import PACKAGES, connect, stage_group, storage
-from actors.adapt import run_adaptation
-from actors.display import Display
-from actors.stage_group import StageGroup
-from actors.train import check_inputs
-from configs.load import from_dict
-from configs.schema import AdaptConfig, ConfigError, RayConfig
+from couplet import PACKAGES
+from couplet.actors import connect, stage_group, storage
+from couplet.actors.adapt import run_adaptation
+from couplet.actors.display import Display
+from couplet.actors.stage_group import StageGroup
+from couplet.actors.train import check_inputs
+from couplet.configs.load import from_dict
+from couplet.configs.schema import AdaptConfig, ConfigError, RayConfig
 from tests.actors.runs import run_config
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,7 +41,7 @@ def test_only_an_address_of_a_socket_is_looked_at(address):
 
 def test_a_listener_is_found_and_its_end_is_noticed_by_either_protocol(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("actors.train.check_settings", lambda config: None)
+    monkeypatch.setattr("couplet.actors.train.check_settings", lambda config: None)
     for family, host, written in ((socket.AF_INET, "127.0.0.1", "127.0.0.1"), (socket.AF_INET6, "::1", "[::1]")):
         try:
             listener = socket.create_server((host, 0), family=family)
@@ -66,17 +67,18 @@ def test_only_code_and_recipes_travel(tmp_path, monkeypatch):
     for name in kept | left:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    monkeypatch.setattr(connect, "PROJECT", tmp_path)
+    kept |= {"__init__.py"}
+    (tmp_path / "couplet").mkdir()
+    (tmp_path / "couplet" / "__init__.py").write_text("")
+    monkeypatch.setattr(connect, "ROOT", str(tmp_path))
     with connect._code_alone() as code:
-        assert {str(p.relative_to(code)) for p in code.rglob("*") if p.is_file()} == kept
+        assert {str(p.relative_to(code / "couplet")) for p in code.rglob("*") if p.is_file()} == kept
     assert not code.exists()
 
 
-def test_every_package_travels():
-    import tomllib
-
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert {name.partition(".")[0] for name in declared} == set(PACKAGES)
+def test_every_package_with_code_travels():
+    with_code = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert with_code - {"benchmarks", "couplet", "tests"} == set(PACKAGES)
 
 
 def test_a_slow_upload_is_no_missing_cluster(monkeypatch):
@@ -106,9 +108,9 @@ import json, sys
 from pathlib import Path
 import ray
 from ray.exceptions import RuntimeEnvSetupError
-from actors import connect
-from configs.load import from_dict
-from configs.schema import ConfigError, RayConfig, RunConfig
+from couplet.actors import connect
+from couplet.configs.load import from_dict
+from couplet.configs.schema import ConfigError, RayConfig, RunConfig
 address, said = sys.argv[1], {}
 upload = ray._private.worker.upload_working_dir_if_needed
 
@@ -116,8 +118,8 @@ def full(*arguments, **options):
     raise RuntimeEnvSetupError("Failed to upload working_dir: the disk is full")
 
 def look():
-    import rollout.sampler
-    return [str(Path.cwd()), sorted(p.name for p in Path.cwd().iterdir()), rollout.sampler.__file__]
+    from couplet.rollout import sampler
+    return [str(Path.cwd()), sorted(p.name for p in Path.cwd().iterdir()), sampler.__file__]
 
 ray._private.worker.upload_working_dir_if_needed = full
 try:
@@ -149,7 +151,7 @@ def test_a_driver_brings_its_code_names_a_failed_upload_and_leaves_when_it_is_re
     said = json.loads(done.stdout.splitlines()[-1])
     assert "the cluster answers, but" in said["full"] and "the disk is full" in said["full"]
     where, names, module = said["seen"]
-    assert set(names) == set(PACKAGES) and where != str(ROOT) and module.startswith(where)
+    assert names == ["couplet"] and where != str(ROOT) and module.startswith(where)
     assert "rollout.cpus = 640.0: the largest node has" in said["refused"] and said["left"]
 
 

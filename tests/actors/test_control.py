@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors import control
-from actors.connect import NoCluster
-from configs.schema import ConfigError
+from couplet.actors import control
+from couplet.actors.connect import NoCluster
+from couplet.configs.schema import ConfigError
 from tests.actors.runs import assert_identity, assert_trained_once, wait_for
 
 pytestmark = pytest.mark.ray
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAUSE = 0.3  # seconds between two steps, in which the other process gets a core
 LAUNCH = """
 import functools, sys, launch
-from actors import control
+from couplet.actors import control
 control.CALL_SECONDS = control.SCALE_SECONDS = 600.0
 control.RayConfig = functools.partial(control.RayConfig, connect_timeout=300.0)
 sys.exit(launch.main())

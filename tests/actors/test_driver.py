@@ -6,18 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.batch_metrics import StageTimes
-from actors.ray_cluster import RayCluster
-from actors.replay_actor import Memory, ReplayActor
-from rollout.record import State
+from couplet.actors.batch_metrics import StageTimes
+from couplet.actors.ray_cluster import RayCluster
+from couplet.actors.replay_actor import Memory, ReplayActor
+from couplet.rollout.record import State
 from tests.actors.runs import P, run_config
 
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
     """What `RayCluster.take` needs of a driver; its queue answers at once."""
-    monkeypatch.setattr("actors.ray_cluster.batch_metrics", lambda *_: {})
-    monkeypatch.setattr("actors.ray_cluster.ScoredGroup", lambda *_: SimpleNamespace(zero_signal=False))
+    monkeypatch.setattr("couplet.actors.ray_cluster.batch_metrics", lambda *_: {})
+    monkeypatch.setattr("couplet.actors.ray_cluster.ScoredGroup", lambda *_: SimpleNamespace(zero_signal=False))
     memory = Memory()
     driver = SimpleNamespace(
         config=run_config(tmp_path, "driver"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.parts import load_prompts
-from configs.schema import ConfigError
+from couplet.actors.parts import load_prompts
+from couplet.configs.schema import ConfigError
 from tests.actors.runs import PATIENCE, History, status, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,8 +24,8 @@ def run_python(code, timeout=400):
 def test_an_address_where_no_ray_answers_is_named_without_a_hang():
     code = """
 import time
-from actors.connect import attach
-from configs.schema import RayConfig
+from couplet.actors.connect import attach
+from couplet.configs.schema import RayConfig
 began = time.monotonic()
 try:
     attach(RayConfig(address="127.0.0.1:9", connect_timeout=5.0))
@@ -57,7 +57,9 @@ def test_resources_that_are_busy_are_waited_for_and_then_named(scripted, monkeyp
         def ready(self):
             return True
 
-    monkeypatch.setattr("actors.learner_group.LearnerGroup.start", lambda self: None)  # it might be late as well
+    monkeypatch.setattr(
+        "couplet.actors.learner_group.LearnerGroup.start", lambda self: None
+    )  # it might be late as well
     holder = Holder.remote()
     ray.get(holder.ready.remote(), timeout=PATIENCE)
     try:
@@ -91,7 +93,7 @@ def test_a_worker_in_a_weaker_sandbox_tier_than_the_runs_judges_nothing(scripted
 
 
 def test_two_runs_of_one_name_do_not_mix(scripted, monkeypatch):
-    monkeypatch.setattr("actors.ray_cluster.NAME_SECONDS", 0.5)
+    monkeypatch.setattr("couplet.actors.ray_cluster.NAME_SECONDS", 0.5)
     scripted("twins")
     with pytest.raises(ConfigError, match="name = 'twins': a run of that name is going on on this cluster"):
         scripted("twins")

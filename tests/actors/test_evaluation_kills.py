@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
-from actors.judging import Job, Judging
-from actors.loop import train
-from actors.parts import load_prompts
-from actors.ray_cluster import RayCluster
-from actors.replay_actor import Memory, ReplayActor
-from actors.replay_hub import Worker
-from actors.waiting import DIED, is_gone
-from data.verdict import Outcome
-from rollout.record import Record, State
+from couplet.actors.judging import Job, Judging
+from couplet.actors.loop import train
+from couplet.actors.parts import load_prompts
+from couplet.actors.ray_cluster import RayCluster
+from couplet.actors.replay_actor import Memory, ReplayActor
+from couplet.actors.replay_hub import Worker
+from couplet.actors.waiting import DIED, is_gone
+from couplet.data.verdict import Outcome
+from couplet.rollout.record import Record, State
 from tests.actors.fakes import PoisonRollout, ScriptedLearner, ScriptedReward, ScriptedRollout
 from tests.actors.runs import P, alive, kill_process, run_config, status, wait_for
 
@@ -51,9 +51,9 @@ def evaluating(open_cluster, start, monkeypatch):
     """`evaluating(name, (rollout fake, reward fake), problems, **changes)`: a cluster whose queue rests, and its prompts."""
 
     def open_one(name, fakes, problems, **changes):
-        monkeypatch.setattr("actors.workers.RolloutActor", fakes[0])
-        monkeypatch.setattr("actors.workers.RewardActor", fakes[1])
-        monkeypatch.setattr("actors.learner_group.LearnerActor", ScriptedLearner)
+        monkeypatch.setattr("couplet.actors.workers.RolloutActor", fakes[0])
+        monkeypatch.setattr("couplet.actors.workers.RewardActor", fakes[1])
+        monkeypatch.setattr("couplet.actors.learner_group.LearnerActor", ScriptedLearner)
         cluster = open_cluster(name, **changes)
         return cluster, load_prompts(cluster.config, str(start), "katas:heldout-lists", problems)
 

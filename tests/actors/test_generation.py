@@ -8,14 +8,14 @@ import pytest
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
-from actors.generation import Generation
-from actors.replay_actor import Memory, ReplayActor
-from actors.replay_hub import Worker
-from actors.rollout_actor import RolloutActor
-from actors.telemetry import Telemetry
-from actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
-from actors.workers import Member, WorkerPool
-from model.weights import DamagedWeights
+from couplet.actors.generation import Generation
+from couplet.actors.replay_actor import Memory, ReplayActor
+from couplet.actors.replay_hub import Worker
+from couplet.actors.rollout_actor import RolloutActor
+from couplet.actors.telemetry import Telemetry
+from couplet.actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
+from couplet.actors.workers import Member, WorkerPool
+from couplet.model.weights import DamagedWeights
 from tests.actors.runs import run_config
 
 
@@ -151,7 +151,7 @@ def test_an_evaluation_has_lost_weights_published_again_and_waits_for_late_ones(
             raise end
         return end
 
-    monkeypatch.setattr("actors.workers.ray", SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=get))
+    monkeypatch.setattr("couplet.actors.workers.ray", SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=get))
     config = run_config(tmp_path, "evaluation")
     pool = WorkerPool(config, "", tend=lambda: None, republish=lambda: published.append(True))
     pool.members["rollout"][0] = Member(None, None, {})

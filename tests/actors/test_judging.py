@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.judging import Judging
-from actors.replay_hub import Worker
-from actors.workers import Member, WorkerPool
+from couplet.actors.judging import Judging
+from couplet.actors.replay_hub import Worker
+from couplet.actors.workers import Member, WorkerPool
 from tests.actors.runs import run_config
 
 

@@ -12,8 +12,8 @@ import pytest
 import ray
 import yaml
 
-from actors.local_cluster import LocalCluster
-from actors.ray_cluster import RayCluster
+from couplet.actors.local_cluster import LocalCluster
+from couplet.actors.ray_cluster import RayCluster
 from tests.actors.runs import PATIENCE, History, assert_trained_once, run_config, settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -87,7 +87,7 @@ def test_n_steps_a_kill_and_m_steps_are_n_plus_m_steps(uninterrupted, open_clust
     torn = folder / f"step-{N + M:08d}"
     shutil.copytree(folder / f"step-{N:08d}", torn)
     (torn / "COMPLETE").unlink()
-    with caplog.at_level(logging.WARNING, logger="learner.checkpoint"):
+    with caplog.at_level(logging.WARNING, logger="couplet.learner.checkpoint"):
         assert cluster.restore() == N
     assert f"{torn} is passed over: it was not marked complete" in caplog.text
     cluster.publish()

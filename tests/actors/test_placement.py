@@ -11,11 +11,11 @@ import pytest
 import ray
 from ray.exceptions import OutOfMemoryError
 
-from actors import connect, control
-from actors.bench import open_bench
-from actors.learner_group import LearnerGroup
-from configs.schema import ConfigError
-from learner.checkpoint import latest_checkpoint
+from couplet.actors import connect, control
+from couplet.actors.bench import open_bench
+from couplet.actors.learner_group import LearnerGroup
+from couplet.configs.schema import ConfigError
+from couplet.learner.checkpoint import latest_checkpoint
 from tests.actors.fakes import RefusedReward, ScriptedLearner, ScriptedReward, ScriptedRollout
 from tests.actors.runs import History, kill_process, run_config, wait_for
 
@@ -57,9 +57,9 @@ def with_learner(open_cluster, monkeypatch):
     """`with_learner(name, Fake, **changes)`: a cluster of scripted workers and this learner."""
 
     def open_one(name, fake, **changes):
-        monkeypatch.setattr("actors.workers.RolloutActor", ScriptedRollout)
-        monkeypatch.setattr("actors.workers.RewardActor", ScriptedReward)
-        monkeypatch.setattr("actors.learner_group.LearnerActor", fake)
+        monkeypatch.setattr("couplet.actors.workers.RolloutActor", ScriptedRollout)
+        monkeypatch.setattr("couplet.actors.workers.RewardActor", ScriptedReward)
+        monkeypatch.setattr("couplet.actors.learner_group.LearnerActor", fake)
         return open_cluster(name, **changes)
 
     return open_one
@@ -114,7 +114,7 @@ def test_each_rank_has_a_room_of_what_it_asks_for(tmp_path, monkeypatch, learner
         def wait(self, seconds):
             return True
 
-    monkeypatch.setattr("actors.learner_group.placement_group", Room)
+    monkeypatch.setattr("couplet.actors.learner_group.placement_group", Room)
     LearnerGroup(run_config(tmp_path, "room", learner={"ranks": 2, **learner}), "").reserve()
     assert asked == ([(bundles, "PACK")] if bundles else [])
 
@@ -186,7 +186,7 @@ def test_what_fails_beside_the_ranks_is_no_loss_of_theirs(tmp_path, monkeypatch,
 
     group, stopped = LearnerGroup(run_config(tmp_path, "beside"), "", meanwhile), []
     group.ranks = [SimpleNamespace(save=SimpleNamespace(remote=lambda folder: None))]
-    monkeypatch.setattr("actors.learner_group.fetch_all", lambda refs, what, seconds, meanwhile: meanwhile())
+    monkeypatch.setattr("couplet.actors.learner_group.fetch_all", lambda refs, what, seconds, meanwhile: meanwhile())
     monkeypatch.setattr(group, "_stop_ranks", lambda: stopped.append(True))
     with pytest.raises(type(error), match=str(error)):
         group.save(tmp_path)
@@ -195,7 +195,7 @@ def test_what_fails_beside_the_ranks_is_no_loss_of_theirs(tmp_path, monkeypatch,
 
 @pytest.mark.slow
 def test_without_checkpoints_a_rebuilt_rank_repeats_the_kept_steps_only(with_learner, monkeypatch):
-    monkeypatch.setattr("actors.ray_cluster.KEPT_STEPS", 3)
+    monkeypatch.setattr("couplet.actors.ray_cluster.KEPT_STEPS", 3)
     cluster, history = with_learner("recovery", CountingLearner, checkpoint={"every": 0}), History()
     history.steps(cluster, 6)
     assert sorted(cluster.learner.payloads) == [4, 5]
@@ -211,10 +211,10 @@ def test_without_checkpoints_a_rebuilt_rank_repeats_the_kept_steps_only(with_lea
 
 def test_a_bench_that_cannot_start_gives_back_its_actors_and_its_ray(ray_cluster, tmp_path, monkeypatch):
     left = []
-    monkeypatch.setattr("actors.workers.RewardActor", RefusedReward)
-    monkeypatch.setattr("actors.ray_bench.connect", lambda config: connect.Connection(None, owned=True))
+    monkeypatch.setattr("couplet.actors.workers.RewardActor", RefusedReward)
+    monkeypatch.setattr("couplet.actors.ray_bench.connect", lambda config: connect.Connection(None, owned=True))
     monkeypatch.setattr("ray.shutdown", lambda: left.append("ray"))
-    monkeypatch.setattr("actors.workers.WorkerPool.stop", lambda pool: left.append("actors"))
+    monkeypatch.setattr("couplet.actors.workers.WorkerPool.stop", lambda pool: left.append("actors"))
     config = run_config(tmp_path, "refused")
     with pytest.raises(ConfigError, match="reward actor 0 could not start"), open_bench(config, local=False):
         pass

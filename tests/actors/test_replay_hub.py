@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from actors.replay_actor import Memory, ReplayActor
+from couplet.actors.replay_actor import Memory, ReplayActor
 from tests.actors.runs import P, run_config
 
 

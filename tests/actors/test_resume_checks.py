@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.run_folder import RunFolder
-from configs.load import from_dict, load
-from configs.schema import AdaptConfig, ConfigError, RunConfig
+from couplet.actors.run_folder import RunFolder
+from couplet.configs.load import from_dict, load
+from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
 from tests.actors.runs import run_config
 
 ROOT = Path(__file__).parent.parent.parent
@@ -102,9 +102,9 @@ def test_an_adaptation_goes_on_from_its_own_start(tmp_path):
 
 HOLDER = """
 import sys, time
-from actors.run_folder import RunFolder
-from configs.load import load
-from configs.schema import RunConfig
+from couplet.actors.run_folder import RunFolder
+from couplet.configs.load import load
+from couplet.configs.schema import RunConfig
 folder = getattr(RunFolder, sys.argv[1])(load(RunConfig, sys.argv[2]))
 print(folder.root, flush=True)
 sys.stdin.read()

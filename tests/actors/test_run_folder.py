@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
-from actors.run_folder import RunFolder
-from configs.load import load
-from configs.schema import ConfigError, RunConfig
+from couplet.actors.run_folder import RunFolder
+from couplet.configs.load import load
+from couplet.configs.schema import ConfigError, RunConfig
 from tests.actors.runs import run_config
 from tests.learner.toys import toy_group
 

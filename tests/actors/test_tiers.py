@@ -2,7 +2,7 @@
 
 import pytest
 
-from actors.tiers import accepted, refuse
+from couplet.actors.tiers import accepted, refuse
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import types
 
 import pytest
 
-from actors.run_folder import RunFolder
-from actors.trackers import open_tracker
-from configs.schema import ConfigError
+from couplet.actors.run_folder import RunFolder
+from couplet.actors.trackers import open_tracker
+from couplet.configs.schema import ConfigError
 
 
 def test_none_tracks_nothing(tmp_path):

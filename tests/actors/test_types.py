@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from actors.local_cluster import LocalCluster
-from configs.schema import LearnerConfig
-from model.policy import DiffusionPolicy
+from couplet.actors.local_cluster import LocalCluster
+from couplet.configs.schema import LearnerConfig
+from couplet.model.policy import DiffusionPolicy
 from tests.actors.runs import History, run_config
 
 

@@ -29,7 +29,7 @@ def blind_away_from_home(probe: str | None, config: str) -> tuple[bool, str | No
 
 
 def use_fakes() -> None:
-    from actors import learner_group, workers
+    from couplet.actors import learner_group, workers
     from tests.actors import fakes
 
     workers.RolloutActor, workers.RewardActor = fakes.ScriptedRollout, fakes.ScriptedReward
@@ -40,8 +40,8 @@ def refusal(folder: Path, policy: str) -> str:
     """The message where the second node does not see the run folder."""
     import ray
 
-    from actors import storage
-    from configs.schema import ConfigError
+    from couplet.actors import storage
+    from couplet.configs.schema import ConfigError
 
     (folder / "home").write_text(ray.get_runtime_context().get_node_id())
     look, storage._look = storage._look, blind_away_from_home
@@ -62,8 +62,8 @@ def main(policy: str, folder: str, parts: str) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    from actors.connect import alive_nodes
-    from actors.ray_cluster import RayCluster
+    from couplet.actors.connect import alive_nodes
+    from couplet.actors.ray_cluster import RayCluster
     from tests.actors.runs import History, run_config, status, wait_for
 
     if parts == "scripted":

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import launch
-from configs.schema import ShapeConfig
-from data.tokenizer import CHAT_END, FILLER, MASK, PAD, train_tokenizer
+from couplet.configs.schema import ShapeConfig
+from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, train_tokenizer
 
 SAMPLER = "sampler: {steps: 4, completion_length: 8, temperature: 1.0}\nsandbox: {memory_mb: 256}\n"
 TEXTS = ["```python\ndef f(x):\n    return x + 1\n```", "Write a function f that returns x plus one."] * 10
@@ -22,8 +22,8 @@ TEXTS = ["```python\ndef f(x):\n    return x + 1\n```", "Write a function f that
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory) -> Path:
     """What `train` leaves behind: config, metrics, summary, curve and a policy."""
-    from model.policy import DiffusionPolicy
-    from model.tokens import TokenIds
+    from couplet.model.policy import DiffusionPolicy
+    from couplet.model.tokens import TokenIds
 
     root = tmp_path_factory.mktemp("runs") / "toy"
     tokenizer = train_tokenizer(TEXTS, size=160)

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from configs.schema import SamplerConfig
-from evaluation.policy_settings import config_for
-from model.tokens import resolve_token_ids
+from couplet.configs.schema import SamplerConfig
+from couplet.evaluation.policy_settings import config_for
+from couplet.model.tokens import resolve_token_ids
 
 STAGE = {"steps": 1, "batch": 2, "length": 64, "canvas": 24, "corpus": "katas:tune"}
 SHAPE = {"hidden": 8, "layers": 1, "heads": 1, "kv_heads": 1, "ffn": 8}

@@ -8,12 +8,12 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from actors.adapt import run_adaptation
-from actors.display import Display
-from configs.load import from_dict
-from configs.schema import AdaptConfig
-from data.tokenizer import BEGIN, CHAT_END, CHAT_START, CHAT_TEMPLATE, FILLER, MASK, PAD, load_tokenizer
-from model.policy import DiffusionPolicy
+from couplet.actors.adapt import run_adaptation
+from couplet.actors.display import Display
+from couplet.configs.load import from_dict
+from couplet.configs.schema import AdaptConfig
+from couplet.data.tokenizer import BEGIN, CHAT_END, CHAT_START, CHAT_TEMPLATE, FILLER, MASK, PAD, load_tokenizer
+from couplet.model.policy import DiffusionPolicy
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import evaluation.decoding as decoding
+from couplet.evaluation import decoding
 
 
 def test_the_policys_subject_has_the_rows_of_its_recipe(run_folder, tmp_path, command, monkeypatch):
@@ -14,7 +14,7 @@ def test_the_policys_subject_has_the_rows_of_its_recipe(run_folder, tmp_path, co
         return original(policy, prompts, config, seeds, microbatch_rows=microbatch_rows)
 
     monkeypatch.setattr(decoding, "sample", sample)
-    monkeypatch.setattr("evaluation.analyze._write", lambda *_: None)  # figures are slow
+    monkeypatch.setattr("couplet.evaluation.analyze._write", lambda *_: None)  # figures are slow
     words = ("--samples", 2, "--limit", 2, "--temperatures", 1, "--steps", 4, "--local", "rollout.microbatch_rows=3")
     code, _, error = command("analyze", run_folder, "katas:heldout", *words, "--out", tmp_path / "out")
     assert code == 0 and set(seen) == {3}, error
@@ -23,7 +23,7 @@ def test_the_policys_subject_has_the_rows_of_its_recipe(run_folder, tmp_path, co
 def test_an_out_that_cannot_be_written_is_found_before_anything_is_sampled(
     run_folder, problem_file, tmp_path, command, monkeypatch
 ):
-    monkeypatch.setattr("actors.analyze.open_bench", None)
+    monkeypatch.setattr("couplet.actors.analyze.open_bench", None)
     (tmp_path / "file").write_text("")
     words = ("--samples", 1, "--words", "none", "--local", "--out")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from actors import adapt
-from actors.display import Display
-from actors.start import cached_start
-from configs.load import from_dict
-from configs.schema import AdaptConfig
-from data.tokenizer import load_tokenizer
+from couplet.actors import adapt
+from couplet.actors.display import Display
+from couplet.actors.start import cached_start
+from couplet.configs.load import from_dict
+from couplet.configs.schema import AdaptConfig
+from couplet.data.tokenizer import load_tokenizer
 
 STAGE = {"objective": "instruct", "corpus": "katas:tune", "steps": 3, "batch": 2, "length": 64, "canvas": 32}
 SHAPE = {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 2, "ffn": 24}

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors import train as trainer
-from actors.run_folder import RunFolder
-from configs.schema import ConfigError
-from data.acecode import NothingRated
-from data.formats import RowError
-from data.openai_client import EndpointError
-from data.problems_file import ProblemFileError
-from data.sources import SourceError
-from learner.checkpoint import CheckpointError
-from model.folder import read_config
-from model.policy import DiffusionPolicy
+from couplet.actors import train as trainer
+from couplet.actors.run_folder import RunFolder
+from couplet.configs.schema import ConfigError
+from couplet.data.acecode import NothingRated
+from couplet.data.formats import RowError
+from couplet.data.openai_client import EndpointError
+from couplet.data.problems_file import ProblemFileError
+from couplet.data.sources import SourceError
+from couplet.learner.checkpoint import CheckpointError
+from couplet.model.folder import read_config
+from couplet.model.policy import DiffusionPolicy
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,7 +102,7 @@ def test_an_error_with_the_traceback_of_a_worker_keeps_it(trained, tmp_path):
 
 @pytest.mark.ray
 def test_a_worker_s_defect_comes_with_its_traceback_and_a_worker_s_mistake_in_one_line(ray_cluster, trained):
-    from actors.waiting import fetch
+    from couplet.actors.waiting import fetch
 
     def defect():
         import numpy
@@ -110,7 +110,7 @@ def test_a_worker_s_defect_comes_with_its_traceback_and_a_worker_s_mistake_in_on
         return numpy.zeros(3) + numpy.zeros(4)
 
     def mistake():
-        from data.sources import SourceError
+        from couplet.data.sources import SourceError
 
         raise SourceError("corpus.jsonl: no such file")
 
@@ -128,7 +128,7 @@ def test_a_pipe_that_breaks_elsewhere_is_no_reader_gone(output):
     """To a worker, say: standard output is still read."""
     script = (
         "import errno, sys, launch\n"
-        "from actors import train\n"
+        "from couplet.actors import train\n"
         "def broken(config, **options):\n"
         "    raise BrokenPipeError(errno.EPIPE, 'Broken pipe')\n"
         "train.run_training = broken\n"

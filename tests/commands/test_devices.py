@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from configs.schema import ConfigError
-from model.device import check_device, device_for
+from couplet.configs.schema import ConfigError
+from couplet.model.device import check_device, device_for
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 STAGE = "{name: a, steps: 1, batch: 2, length: 64, canvas: 32, objective: instruct, corpus: 'katas:tune'}"

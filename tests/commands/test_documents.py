@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 
 import launch
-from actors.arguments import parse
-from configs.load import load
-from configs.schema import AdaptConfig, RunConfig
-from evaluation import ablations, path, variance_study
+from couplet.actors.arguments import parse
+from couplet.configs.load import load
+from couplet.configs.schema import AdaptConfig, RunConfig
+from couplet.evaluation import ablations, path, variance_study
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 CALLS = {call.__name__: call for call in launch.CALLS}
-STUDIES = {"evaluation.ablations": ablations, "evaluation.path": path, "evaluation.variance_study": variance_study}
+STUDIES = {
+    "couplet.evaluation.ablations": ablations,
+    "couplet.evaluation.path": path,
+    "couplet.evaluation.variance_study": variance_study,
+}
 EXAMPLES = ("my.yaml", "my_stages.yaml", "adapt.yaml", "CONFIG", "RECIPE")  # recipes a reader would write
 
 
@@ -28,7 +32,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M):
             lines = block.replace("\\\n", " ").splitlines() if language in ("", "sh") else []
             for line in lines:
-                found = re.search(r"(?:^|\s)python (launch\.py|-m (?:evaluation|benchmarks)\.\w+)(.*)", line)
+                found = re.search(r"(?:^|\s)python (launch\.py|-m (?:couplet\.evaluation|benchmarks)\.\w+)(.*)", line)
                 if found and "[" not in line:
                     yield page.name, shlex.split(found[1] + found[2], comments=True)
 
@@ -70,7 +74,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_dry_run_says_what_the_readme_quotes():
-    from actors.dry_run import describe
+    from couplet.actors.dry_run import describe
 
     said = describe(load(RunConfig, "diffucoder_7b.yaml"))
     quoted = re.findall(r"^(?:memory per|generation [0-9]).*$", PAGES[0].read_text(), re.M)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from actors.dry_run import KNOWN, _flops, describe
-from configs.load import load
-from configs.schema import ConfigError, RunConfig
+from couplet.actors.dry_run import KNOWN, _flops, describe
+from couplet.configs.load import load
+from couplet.configs.schema import ConfigError, RunConfig
 
 
 @pytest.fixture

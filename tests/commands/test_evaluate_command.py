@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.bench import open_bench
-from actors.evaluate import open_policy, prompts_of, results_folder, set_name, weights_print
-from data.prompts import PromptSet, evaluation_requests
+from couplet.actors.bench import open_bench
+from couplet.actors.evaluate import open_policy, prompts_of, results_folder, set_name, weights_print
+from couplet.data.prompts import PromptSet, evaluation_requests
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +63,7 @@ def test_canonical_solutions_pass_through_the_same_path(run_folder, problem_file
 
 KILLED_AFTER_TWO = """
 import os, signal, sys, launch
-from evaluation.records import Records
+from couplet.evaluation.records import Records
 append = Records.append
 def fatal(self, row):
     append(self, row)
@@ -105,7 +105,7 @@ def test_a_problem_gets_the_same_completions_whichever_others_are_asked(run_fold
 
 
 def test_results_of_other_weights_are_never_mixed_in(run_folder, problem_file, tmp_path, command):
-    from model.policy import DiffusionPolicy
+    from couplet.model.policy import DiffusionPolicy
 
     words = ("--samples", 1, "--limit", 1, "--local", "--out", tmp_path / "out")
     folder = tmp_path / "run" / "policy"

@@ -8,11 +8,11 @@ import shutil
 import torch
 import yaml
 
-from actors.export import find_policy_of
-from data.tokenizer import load_tokenizer
-from evaluation.policy_settings import config_for
-from learner.checkpoint import save_checkpoint
-from model.policy import DiffusionPolicy
+from couplet.actors.export import find_policy_of
+from couplet.data.tokenizer import load_tokenizer
+from couplet.evaluation.policy_settings import config_for
+from couplet.learner.checkpoint import save_checkpoint
+from couplet.model.policy import DiffusionPolicy
 
 TOKENS = torch.tensor([[9, 8, 7, 4, 4, 20, 30, 4]])
 # What DreamConfig of the published folders takes; read from its signature.

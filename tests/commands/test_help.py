@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from actors import train
 from benchmarks import kernel
+from couplet.actors import train
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
@@ -17,10 +17,10 @@ MODULES = (
     "benchmarks.runs",
     "benchmarks.sampler",
     "benchmarks.sandbox",
-    "configs.reference",
+    "couplet.configs.reference",
     "tests.golden",
 )
-STUDIES = ("evaluation.ablations", "evaluation.path", "evaluation.variance_study")
+STUDIES = ("couplet.evaluation.ablations", "couplet.evaluation.path", "couplet.evaluation.variance_study")
 
 
 def test_every_module_that_is_started_is_known():
@@ -30,7 +30,7 @@ def test_every_module_that_is_started_is_known():
         for path in (ROOT / folder).rglob("*.py")
         if "__main__" in path.name or '__name__ == "__main__"' in path.read_text()
     }
-    internal = {"actors.vllm_keeper"}
+    internal = {"couplet.actors.vllm_keeper"}
     assert started - internal == {*MODULES, *STUDIES} - {"tests.golden"}
 
 
@@ -76,7 +76,7 @@ def test_a_set_shows_only_the_options_it_takes(command):
 def test_every_option_has_a_help_text():
     import argparse
 
-    from actors.arguments import OPTIONS
+    from couplet.actors.arguments import OPTIONS
 
     def without(parser):
         for action in parser._actions:

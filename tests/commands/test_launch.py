@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import launch
-from actors import train as trainer
-from data.problems_file import read_parquet
+from couplet.actors import train as trainer
+from couplet.data.problems_file import read_parquet
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
     """`launch.py train --dry-run | head -1`"""
     script = (
         "import sys, launch\n"
-        "from actors import dry_run\n"
+        "from couplet.actors import dry_run\n"
         "dry_run.describe = lambda config: 'a line\\n' * 100000\n"
         "sys.exit(launch.main(['train', 'configs/tiny.yaml', '--dry-run']))"
     )

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from configs.load import load
-from configs.schema import RunConfig
-from evaluation import variance_study
-from evaluation.path_measure import Decoding, measure_policy
+from couplet.configs.load import load
+from couplet.configs.schema import RunConfig
+from couplet.evaluation import variance_study
+from couplet.evaluation.path_measure import Decoding, measure_policy
 
 
 @pytest.fixture(scope="module")

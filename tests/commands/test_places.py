@@ -10,7 +10,7 @@ pytestmark = pytest.mark.ray
 def test_a_relative_interpreter_and_model_are_found_from_another_folder(
     ray_cluster, vllm_python, tmp_path, monkeypatch
 ):
-    from actors.vllm_actor import VllmActor, serving_on_ray
+    from couplet.actors.vllm_actor import VllmActor, serving_on_ray
 
     asked = []
     start = VllmActor.start

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ConfigError
-from data.openai_client import Client
-from data.rate import read_ratings
-from evaluation.records import same_run
+from couplet.configs.schema import ConfigError
+from couplet.data.openai_client import Client
+from couplet.data.rate import read_ratings
+from couplet.evaluation.records import same_run
 
 
 def nothing_there(client, path, body):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.bench import open_bench
-from actors.evaluate import open_policy, prompts_of
-from configs.schema import ConfigError
-from data.verdict import Outcome
+from couplet.actors.bench import open_bench
+from couplet.actors.evaluate import open_policy, prompts_of
+from couplet.configs.schema import ConfigError
+from couplet.data.verdict import Outcome
 
 pytestmark = pytest.mark.ray
 
@@ -54,7 +54,7 @@ def test_the_bench_on_ray_equals_the_local_one(ray_cluster, run_folder, problem_
 
 
 def test_a_server_dies_with_its_actor(ray_cluster, vllm_python, tmp_path):
-    from actors.vllm_actor import VllmActor, serving_on_ray
+    from couplet.actors.vllm_actor import VllmActor, serving_on_ray
 
     pids = tmp_path / "pids"
     options = ["--engine-file", str(pids)]
@@ -76,7 +76,7 @@ def test_a_server_dies_with_its_actor(ray_cluster, vllm_python, tmp_path):
 
 
 def test_a_server_that_does_not_come_up_says_so_on_the_driver(ray_cluster, vllm_python):
-    from actors.vllm_actor import serving_on_ray
+    from couplet.actors.vllm_actor import serving_on_ray
 
     with (
         pytest.raises(ConfigError, match=r"vllm serve ended with code 3(.|\n)*no kernel for this device"),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import from_dict
-from configs.schema import AdaptConfig, ConfigError, RunConfig
-from data.sources import SourceError, read_hub
+from couplet.configs.load import from_dict
+from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
+from couplet.data.sources import SourceError, read_hub
 
 ROOT = Path(__file__).parents[2]
 

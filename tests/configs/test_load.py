@@ -2,8 +2,8 @@
 
 import pytest
 
-from configs.load import dump, from_dict, load, read_recipe, to_dict
-from configs.schema import AdaptConfig, ConfigError, RunConfig, SamplerConfig
+from couplet.configs.load import dump, from_dict, load, read_recipe, to_dict
+from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, SamplerConfig
 
 
 def write(folder, text, name="recipe.yaml"):
@@ -19,7 +19,7 @@ def test_the_resolved_config_reads_back_as_itself(tmp_path):
 
 
 def test_every_shipped_recipe_is_valid():
-    from configs.load import RECIPES
+    from couplet.configs.load import RECIPES
 
     for path in sorted(RECIPES.rglob("*.yaml")):
         kind = AdaptConfig if "stages" in read_recipe(path) else RunConfig

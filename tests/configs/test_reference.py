@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from configs import reference
-from configs.schema import AdaptConfig, RunConfig
+from couplet.configs import reference
+from couplet.configs.schema import AdaptConfig, RunConfig
 
 
 def test_the_page_is_up_to_date():

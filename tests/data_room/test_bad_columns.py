@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from data.benchmarks import load_problems
-from data.columns import RowError, identifier, number, statements, text, texts
-from data.prepare import prepare
-from data.problems_file import ProblemFileError
+from couplet.data.benchmarks import load_problems
+from couplet.data.columns import RowError, identifier, number, statements, text, texts
+from couplet.data.prepare import prepare
+from couplet.data.problems_file import ProblemFileError
 
 MBPP = {"task_id": 12, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": ["assert add(1, 2) == 3"]}
 HUMANEVAL = {

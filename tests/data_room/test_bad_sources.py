@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data import sources
-from data.benchmarks import load_problems
-from data.openai_client import Client, EndpointError
-from data.prepare import prepare
-from data.problems_file import ProblemFileError
-from data.sources import TEXTS_PER_SHARD, SourceError, open_source
-from data.stream import Stream
+from couplet.data import sources
+from couplet.data.benchmarks import load_problems
+from couplet.data.openai_client import Client, EndpointError
+from couplet.data.prepare import prepare
+from couplet.data.problems_file import ProblemFileError
+from couplet.data.sources import TEXTS_PER_SHARD, SourceError, open_source
+from couplet.data.stream import Stream
 from tests.data_room.reading import pairs, texts
 
 MBPP = {"task_id": 12, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": ["assert add(1, 2) == 3"]}

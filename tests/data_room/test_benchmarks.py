@@ -7,10 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.schema import ConfigError
-from data.benchmarks import load_problems
-from data.problem import Problem
-from data.problems_file import ProblemFileError, decode_value, encode_value, problem_to_row, read_parquet, write_parquet
+from couplet.configs.schema import ConfigError
+from couplet.data.benchmarks import load_problems
+from couplet.data.problem import Problem
+from couplet.data.problems_file import (
+    ProblemFileError,
+    decode_value,
+    encode_value,
+    problem_to_row,
+    read_parquet,
+    write_parquet,
+)
 
 HUMANEVAL_ROW = {
     "task_id": "HumanEval/7",

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from data.decontaminate import FRAME_PROBLEMS, find_overlaps
-from data.formats import called_function
-from data.prepare import prepare
-from data.problem import Problem
+from couplet.data.decontaminate import FRAME_PROBLEMS, find_overlaps
+from couplet.data.formats import called_function
+from couplet.data.prepare import prepare
+from couplet.data.problem import Problem
 
 LEAK = "Write a function to find the shared elements from the given two lists of whole numbers."
 TESTS = ["assert similar_elements((3, 4), (5, 4)) == (4,)"]

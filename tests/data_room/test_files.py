@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from configs.schema import ConfigError
-from data.files import replacing, write_json, write_text, writing
+from couplet.configs.schema import ConfigError
+from couplet.data.files import replacing, write_json, write_text, writing
 
 
 def test_a_file_replaces_the_old_one_when_it_is_whole(tmp_path):

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from data import kata_corpus, katas
-from data.kata_compositions import KINDS, buggy_variants, compositions
-from data.tokenizer import tiny_tokenizer
+from couplet.data import kata_corpus, katas
+from couplet.data.kata_compositions import KINDS, buggy_variants, compositions
+from couplet.data.tokenizer import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import pytest
 
-from configs.schema import ProblemsConfig
-from data.benchmarks import load_problems
-from data.problem import Problem
-from data.prompts import encode_prompts
-from data.tokenizer import MASK, tiny_tokenizer
+from couplet.configs.schema import ProblemsConfig
+from couplet.data.benchmarks import load_problems
+from couplet.data.problem import Problem
+from couplet.data.prompts import encode_prompts
+from couplet.data.tokenizer import MASK, tiny_tokenizer
 
 
 def encode(question, system=None):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data.tokenizer import (
+from couplet.data.tokenizer import (
     BEGIN,
     CHAT_END,
     FILLER,

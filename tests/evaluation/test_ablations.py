@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from configs.load import dump, load
-from configs.schema import ConfigError, RunConfig
-from evaluation.ablations import RECIPES, Job, run_ablations, train_in_process
-from evaluation.ablations_report import changes, judge_claim
+from couplet.configs.load import dump, load
+from couplet.configs.schema import ConfigError, RunConfig
+from couplet.evaluation.ablations import RECIPES, Job, run_ablations, train_in_process
+from couplet.evaluation.ablations_report import changes, judge_claim
 
 SCORE = {"coupled": 0.6, "full_mask": 0.4, "lambda2": 0.61, "group_mean": 0.6, "decoupled": 0.5}
 
@@ -58,7 +58,7 @@ def test_every_recipe_loads_and_differs_from_the_baseline_only_where_its_name_sa
         "mu4": {"objective.inner_updates"},
         "coupled": set(),
     }
-    from configs.load import to_dict
+    from couplet.configs.load import to_dict
 
     assert {p.stem for p in RECIPES.glob("*.yaml")} == set(expected)
     for name, changed in expected.items():

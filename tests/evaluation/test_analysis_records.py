@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import evaluation.decoding as decoding
-from configs.schema import ConfigError
-from data.prompts import PromptSet
-from evaluation.analyze import AnalysisPlan, Subject, run_analysis
-from evaluation.decoding import Decoded, decode_judged, decode_word_problems, measures
+from couplet.configs.schema import ConfigError
+from couplet.data.prompts import PromptSet
+from couplet.evaluation import decoding
+from couplet.evaluation.analyze import AnalysisPlan, Subject, run_analysis
+from couplet.evaluation.decoding import Decoded, decode_judged, decode_word_problems, measures
 from tests.evaluation.test_decoding import SAMPLER, Evaluator, code_prompts, spell, tiny_policy, word_prompts
 
 PLAN = AnalysisPlan(temperatures=(0.2, 1.2), steps=(8, 4), samples=2, ar_ness_ks=(1,), pass_ks=(1,))
@@ -22,7 +22,7 @@ FACTS = {"policy": "toy"}
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Figures are slow, and not what is asked here."""
-    monkeypatch.setattr("evaluation.analyze._write", lambda *_: None)
+    monkeypatch.setattr("couplet.evaluation.analyze._write", lambda *_: None)
 
 
 class Killed(Exception):

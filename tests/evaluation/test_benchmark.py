@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from configs.schema import ConfigError, SamplerConfig
-from data.problem import Problem
-from data.prompts import PromptSet
-from data.seeds import derive_seed
-from data.trajectory import GroupId, PromptGroup, ScoredGroup
-from data.verdict import Outcome, TestResult, Verdict
-from evaluation.benchmark import Plan, run_benchmark, run_canonical
-from evaluation.records import Records
+from couplet.configs.schema import ConfigError, SamplerConfig
+from couplet.data.problem import Problem
+from couplet.data.prompts import PromptSet
+from couplet.data.seeds import derive_seed
+from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
+from couplet.data.verdict import Outcome, TestResult, Verdict
+from couplet.evaluation.benchmark import Plan, run_benchmark, run_canonical
+from couplet.evaluation.records import Records
 
 SAMPLER = SamplerConfig(steps=4, completion_length=4)
 FACTS = {"policy": "toy", "problems": "six"}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from configs.schema import RewardConfig, SandboxConfig
-from data.katas import generate
-from evaluation.benchmark import run_canonical
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.katas import generate
+from couplet.evaluation.benchmark import run_canonical
+from couplet.reward.worker import RewardWorker
 
 
 def test_canonical_solutions_of_the_katas_give_all() -> None:

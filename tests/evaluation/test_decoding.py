@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from configs.schema import ConfigError, EstimatorConfig, SamplerConfig, ShapeConfig
-from data.problem import Problem
-from data.prompts import PromptSet
-from data.seeds import derive_seed
-from data.trajectory import GroupId, RolloutRequest, ScoredGroup
-from data.verdict import Outcome, Verdict
-from evaluation.analyze import AnalysisPlan, Subject, run_analysis
-from evaluation.decoding import (
+from couplet.configs.schema import ConfigError, EstimatorConfig, SamplerConfig, ShapeConfig
+from couplet.data.problem import Problem
+from couplet.data.prompts import PromptSet
+from couplet.data.seeds import derive_seed
+from couplet.data.trajectory import GroupId, RolloutRequest, ScoredGroup
+from couplet.data.verdict import Outcome, Verdict
+from couplet.evaluation.analyze import AnalysisPlan, Subject, run_analysis
+from couplet.evaluation.decoding import (
     Decoded,
     decode_judged,
     decode_word_problems,
@@ -25,9 +25,9 @@ from evaluation.decoding import (
     measures,
     order_diversity,
 )
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
-from rollout.worker import RolloutWorker
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
+from couplet.rollout.worker import RolloutWorker
 
 IDS = TokenIds(mask=1, pad=0, bos=0, eos=0, filler=0, end=(2,))
 SHAPE = ShapeConfig(hidden=16, layers=1, heads=2, kv_heads=2, ffn=32, max_positions=64, embedding_std=0.5)

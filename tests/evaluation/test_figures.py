@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.figures import column, reward_curve, trailing_mean
+from couplet.evaluation.figures import column, reward_curve, trailing_mean
 
 
 def test_trailing_mean_of_two_steps() -> None:

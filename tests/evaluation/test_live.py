@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from configs.schema import ConfigError, SamplerConfig, ShapeConfig
-from data.tokenizer import CHAT_END, FILLER, MASK, PAD, Tokenizer, train_tokenizer
-from evaluation.live import LiveView, run_sample, sampler_of
-from evaluation.trace import Trace, frame_steps, layout, step_colour, write_gif, write_svg
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
+from couplet.configs.schema import ConfigError, SamplerConfig, ShapeConfig
+from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, Tokenizer, train_tokenizer
+from couplet.evaluation.live import LiveView, run_sample, sampler_of
+from couplet.evaluation.trace import Trace, frame_steps, layout, step_colour, write_gif, write_svg
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_missing_folder_is_one_clear_error(tmp_path) -> None:
 
 
 def test_a_token_keeps_the_step_that_revealed_it(folder) -> None:
-    from data.tokenizer import load_tokenizer
+    from couplet.data.tokenizer import load_tokenizer
 
     policy = DiffusionPolicy.from_pretrained(folder)
     config = SamplerConfig(steps=3, completion_length=3)

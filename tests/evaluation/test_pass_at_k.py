@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.pass_at_k import bootstrap, estimate, pass_at_k
+from couplet.evaluation.pass_at_k import bootstrap, estimate, pass_at_k
 
 
 def test_literal_values() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ConfigError
-from evaluation.path import RL, Plan, launch_process, main, run_path
-from evaluation.path_measure import Form
-from evaluation.path_report import claims, interval, value
-from evaluation.records import write_page
+from couplet.configs.schema import ConfigError
+from couplet.evaluation.path import RL, Plan, launch_process, main, run_path
+from couplet.evaluation.path_measure import Form
+from couplet.evaluation.path_report import claims, interval, value
+from couplet.evaluation.records import write_page
 
 STAGES = ["autoregressive", "adapt", "mid", "instruct", "messy"]
 
@@ -91,12 +91,14 @@ def test_every_seed_runs_its_stages_then_reinforcement_from_the_last_one_and_all
 
 def test_the_page_names_the_command_that_makes_it(tmp_path) -> None:
     usual = study(tmp_path, FakeLaunch(), FakeMeasure(), seeds=(0, 3))
-    assert usual["command"] == "python -m evaluation.path --seeds 0,3 --problems 40"
+    assert usual["command"] == "python -m couplet.evaluation.path --seeds 0,3 --problems 40"
     other = Plan(train_recipe=Path("configs/tiny.yaml"), train_overrides=("steps=7",))
     page = run_path(
         tmp_path / "more", tmp_path / "others", other, seeds=(0,), launch=FakeLaunch(), measure=FakeMeasure()
     )
-    assert page["command"] == "python -m evaluation.path --seeds 0 --problems 40 --train configs/tiny.yaml steps=7"
+    assert (
+        page["command"] == "python -m couplet.evaluation.path --seeds 0 --problems 40 --train configs/tiny.yaml steps=7"
+    )
 
 
 def test_a_killed_study_resumes_its_run_and_repeats_nothing_that_is_finished(tmp_path) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from configs.load import dump
-from configs.schema import ConfigError, RunConfig
-from data.trajectory import GroupId, PromptGroup, ScoredGroup
-from data.trajectory_file import trajectory_table
-from data.verdict import Outcome, TestResult, Verdict
-from evaluation.report import write_report
-from evaluation.report_answers import choose, highlighted
-from evaluation.report_charts import Chart, Series, line_chart, number, ticks
+from couplet.configs.load import dump
+from couplet.configs.schema import ConfigError, RunConfig
+from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
+from couplet.data.trajectory_file import trajectory_table
+from couplet.data.verdict import Outcome, TestResult, Verdict
+from couplet.evaluation.report import write_report
+from couplet.evaluation.report_answers import choose, highlighted
+from couplet.evaluation.report_charts import Chart, Series, line_chart, number, ticks
 
 EVIL = '<script>alert("x")</script>'
 VOID = {"meta", "br", "line", "circle", "rect", "path"}

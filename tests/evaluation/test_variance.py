@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
-from evaluation.variance import (
+from couplet.configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
+from couplet.evaluation.variance import (
     Budget,
     Case,
     Setting,
@@ -21,10 +21,10 @@ from evaluation.variance import (
     measure,
     settings,
 )
-from evaluation.variance_report import antithetic_ratios, run_variance_study, summarise
-from model.likelihood import group_logprobs
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
+from couplet.evaluation.variance_report import antithetic_ratios, run_variance_study, summarise
+from couplet.model.likelihood import group_logprobs
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
 
 IDS = TokenIds(mask=1, pad=0, bos=0, eos=0, filler=0, end=(2,))
 CANVAS = 8

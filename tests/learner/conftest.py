@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from learner.process_group import leave
+from couplet.learner.process_group import leave
 from tests.learner.pair import TASKS, Pair
 from tests.learner.toys import toy_policy
 

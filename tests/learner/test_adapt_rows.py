@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from actors.adapt import run_adaptation
-from actors.display import Display
-from configs.load import from_dict
-from configs.schema import AdaptConfig, LearnerConfig, OptimizerConfig, StageConfig
-from learner.adapt import SupervisedLearner, joined, run_rows, run_stage
-from learner.engine import build_engine
-from model.policy import DiffusionPolicy
+from couplet.actors.adapt import run_adaptation
+from couplet.actors.display import Display
+from couplet.configs.load import from_dict
+from couplet.configs.schema import AdaptConfig, LearnerConfig, OptimizerConfig, StageConfig
+from couplet.learner.adapt import SupervisedLearner, joined, run_rows, run_stage
+from couplet.learner.engine import build_engine
+from couplet.model.policy import DiffusionPolicy
 from tests.learner.toys import instruct_batches, toy_policy, weights_of
 
 FAST = OptimizerConfig(lr=1e-2, warmup_ratio=0.0, grad_norm=1.0, weight_decay=0.0)

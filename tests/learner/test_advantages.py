@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from learner.advantages import ADVANTAGES, group_mean, group_std, leave_one_out, scale_by_std
+from couplet.learner.advantages import ADVANTAGES, group_mean, group_std, leave_one_out, scale_by_std
 
 REWARDS = torch.tensor([[0.0, 1.0, 2.0, 5.0], [1.0, 1.0, 1.0, 1.0], [2.5, 0.5, math.nan, 0.0]])
 VALID = torch.tensor([[True] * 4, [True] * 4, [True, True, False, True]])

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import ObjectiveConfig
-from learner.batch import mask_seed, shard, step_batch
+from couplet.configs.schema import ObjectiveConfig
+from couplet.learner.batch import mask_seed, shard, step_batch
 from tests.learner.toys import toy_group, toy_groups
 
 PAD = 1

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from learner.checkpoint import CheckpointError, latest_checkpoint, save_checkpoint
+from couplet.learner.checkpoint import CheckpointError, latest_checkpoint, save_checkpoint
 
 
 def writer(text):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.weights import unpack_into
+from couplet.model.weights import unpack_into
 from tests.learner.toys import toy_groups, toy_learner, toy_policy, weights_of
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -3,9 +3,9 @@ import sys
 import pytest
 import torch
 
-from configs.schema import LearnerConfig, OptimizerConfig
-from learner.engine import build_engine, decay_groups
-from learner.process_group import join
+from couplet.configs.schema import LearnerConfig, OptimizerConfig
+from couplet.learner.engine import build_engine, decay_groups
+from couplet.learner.process_group import join
 from tests.learner.toys import toy_groups, toy_learner, toy_policy, weights_of
 
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_brings_no_hyper_parameters(policy, tmp_path):
 
 def test_without_deepspeed_the_error_says_what_to_do(policy, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    monkeypatch.delitem(sys.modules, "learner.deepspeed_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "couplet.learner.deepspeed_engine", raising=False)
     with pytest.raises(ValueError, match=r"needs the package deepspeed: install it, or choose engine: torch"):
         build_engine(policy, OptimizerConfig(), LearnerConfig(engine="deepspeed"), 10)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import EstimatorConfig, ShapeConfig
-from learner.loss import grpo_loss, token_weights
-from model.likelihood import GroupTokens, batch_logprobs
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
+from couplet.configs.schema import EstimatorConfig, ShapeConfig
+from couplet.learner.loss import grpo_loss, token_weights
+from couplet.model.likelihood import GroupTokens, batch_logprobs
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
 from tests.learner.toys import VOCABULARY, toy_policy
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-import learner.learner as module
-from configs.schema import EstimatorConfig, ObjectiveConfig
-from data.seeds import mask_seed
-from learner.loss import kl_penalty
-from model.likelihood import group_logprobs, inner_logprobs
-from model.weights import unpack_into
+import couplet.learner.learner as module
+from couplet.configs.schema import EstimatorConfig, ObjectiveConfig
+from couplet.data.seeds import mask_seed
+from couplet.learner.loss import kl_penalty
+from couplet.model.likelihood import group_logprobs, inner_logprobs
+from couplet.model.weights import unpack_into
 from tests.learner.toys import gradients, toy_group, toy_groups, toy_learner, toy_policy, weights_of
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from learner.loss import clipped_objective, grpo_loss, kl_penalty, proximal_weight, token_weights, was_clipped
+from couplet.learner.loss import clipped_objective, grpo_loss, kl_penalty, proximal_weight, token_weights, was_clipped
 
 
 def logs(*values):

@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from configs.schema import OptimizerConfig
-from learner.schedule import learning_rate, warmup_updates
+from couplet.configs.schema import OptimizerConfig
+from couplet.learner.schedule import learning_rate, warmup_updates
 
 
 def rates(total, **fields):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import StageConfig
-from learner.supervised import OBJECTIVES, annealed, causal, corrupted, diffusion_times, document_starts
+from couplet.configs.schema import StageConfig
+from couplet.learner.supervised import OBJECTIVES, annealed, causal, corrupted, diffusion_times, document_starts
 
 MASK = 0
 

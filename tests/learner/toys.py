@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from configs.schema import EstimatorConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig, ShapeConfig
-from data.seeds import derive_seed
-from data.trajectory import GroupId, PromptGroup, ScoredGroup
-from data.verdict import Outcome, Verdict
-from learner.engine import build_engine
-from learner.learner import Learner
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
+from couplet.configs.schema import EstimatorConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig, ShapeConfig
+from couplet.data.seeds import derive_seed
+from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
+from couplet.data.verdict import Outcome, Verdict
+from couplet.learner.engine import build_engine
+from couplet.learner.learner import Learner
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
 
 TOKENS = TokenIds(mask=0, pad=1, bos=1, eos=1, filler=2, end=(3,))
 VOCABULARY = 19

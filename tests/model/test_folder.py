@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Qwen2Config, Qwen2ForCausalLM
 
-from configs.schema import ShapeConfig
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
+from couplet.configs.schema import ShapeConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
 
 IDS = TokenIds(mask=5, pad=0, bos=1, eos=2, filler=7, end=(6, 3))
 SHAPE = ShapeConfig(hidden=32, layers=2, heads=4, kv_heads=2, ffn=48)

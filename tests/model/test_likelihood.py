@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import EstimatorConfig, ShapeConfig
-from model.likelihood import ESTIMATORS, GroupTokens, batch_logprobs, group_logprobs, inner_logprobs, view_weights
-from model.masking import coupled_masks, decoupled_masks, mask_ratios
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
+from couplet.configs.schema import EstimatorConfig, ShapeConfig
+from couplet.model.likelihood import (
+    ESTIMATORS,
+    GroupTokens,
+    batch_logprobs,
+    group_logprobs,
+    inner_logprobs,
+    view_weights,
+)
+from couplet.model.masking import coupled_masks, decoupled_masks, mask_ratios
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
 
 TOKENS = TokenIds(mask=0, pad=1, bos=1, eos=1, filler=2, end=(3,))
 PROMPT = [5, 9, 4]

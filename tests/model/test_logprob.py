@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from model.logprob import chunked_logprob, head_logits
+from couplet.model.logprob import chunked_logprob, head_logits
 
 
 def plain(hidden, weight, targets, temperature=1.0):
@@ -66,7 +66,7 @@ def large_logits():
 
 @pytest.mark.parametrize("widened", [2**22, 64 * 10])
 def test_16_bit_inputs_give_float32_values_and_their_gradients(monkeypatch, widened):
-    monkeypatch.setattr("model.logprob._WIDENED_ELEMENTS", widened)
+    monkeypatch.setattr("couplet.model.logprob._WIDENED_ELEMENTS", widened)
     hidden, weight, targets = large_logits()
     exact = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
     expected = plain(*exact, targets)
@@ -103,7 +103,7 @@ def test_wrong_shapes_and_temperatures_are_refused():
 
 PEAK = """
 import resource, torch
-from model.logprob import chunked_logprob, head_logits
+from couplet.model.logprob import chunked_logprob, head_logits
 torch.set_num_threads(1)
 hidden = torch.randn(ROWS, 16, requires_grad=True)
 weight = torch.randn(32768, 16, requires_grad=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.masking import coupled_masks, decoupled_masks, mask_ratios
+from couplet.model.masking import coupled_masks, decoupled_masks, mask_ratios
 
 COMPLETION = torch.arange(64).expand(6, 64) < torch.tensor([64, 1, 0, 63, 32, 7])[:, None]
 SEEDS = [11, 12, 13, 2**62 + 5, 0, 99]

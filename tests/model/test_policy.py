@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from configs.schema import ShapeConfig
-from model.dream import shift_source
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
+from couplet.configs.schema import ShapeConfig
+from couplet.model.dream import shift_source
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
 
 IDS = TokenIds(mask=5, pad=0, bos=0, eos=0, filler=7, end=(6,))
 SHAPE = ShapeConfig(hidden=32, layers=2, heads=4, kv_heads=2, ffn=48, embedding_std=0.5)

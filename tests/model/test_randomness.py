@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.randomness import PURPOSES, seed_tensor, uniforms
+from couplet.model.randomness import PURPOSES, seed_tensor, uniforms
 
 GOLDEN = [  # seeds 0, 1, 2**63 - 1 and 2**64 - 5; purpose "token", step 3, positions 0..2, in units of 2**-24
     [6055011, 13806780, 13729026],

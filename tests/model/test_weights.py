@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from configs.schema import ShapeConfig
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
-from model.weights import DamagedWeights, Manifest, WeightsError, pack, unpack_into
+from couplet.configs.schema import ShapeConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
+from couplet.model.weights import DamagedWeights, Manifest, WeightsError, pack, unpack_into
 
 IDS = TokenIds(mask=5, pad=0, bos=0, eos=0, filler=7, end=(6,))
 SHAPE = ShapeConfig(hidden=16, layers=2, heads=2, kv_heads=1, ffn=24)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from configs.schema import RewardConfig, SandboxConfig
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.reward.worker import RewardWorker
 
 
 @pytest.fixture(scope="session", params=["namespace", "landlock"])

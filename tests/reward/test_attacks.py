@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from data.problem import Problem
-from data.verdict import Outcome
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
 
 ANSWER = 918_273_645
 HONEST = Problem("honest", "q", ("assert double(21) == 42", "assert abs(double(0.5) - 1) < 1e-9"))
@@ -66,7 +66,7 @@ def f(x): return True
 """,
     "patched serialiser": """
 import json, sys
-from reward.sandbox import child, plain
+from couplet.reward.sandbox import child, plain
 plain.Encoder.encode = lambda self, value, depth=0: True
 child.answer = lambda limit, work: {"v": True}
 json.dumps = lambda message: '{"n": "%s", "v": true, "passed": true}' % message.get("n")

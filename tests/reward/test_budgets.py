@@ -11,13 +11,13 @@ from fractions import Fraction
 
 import pytest
 
-from configs.load import RECIPES, load, read_recipe
-from configs.schema import ReplayConfig, RewardConfig, RunConfig, SandboxConfig
-from data.problem import Problem
-from data.verdict import Outcome
-from reward.sandbox import handle, process
-from reward.sandbox.plain import MAX_RATIOS, RATIO_BITS, BadReply, Encoder, TooLarge, decode, parse
-from reward.worker import RewardWorker
+from couplet.configs.load import RECIPES, load, read_recipe
+from couplet.configs.schema import ReplayConfig, RewardConfig, RunConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
+from couplet.reward.sandbox import handle, process
+from couplet.reward.sandbox.plain import MAX_RATIOS, RATIO_BITS, BadReply, Encoder, TooLarge, decode, parse
+from couplet.reward.worker import RewardWorker
 
 PERMITTED = SandboxConfig().reply_kb << 10
 PRIME = 2**61 - 1  # multiples of it have the hash 0

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.problem import Problem
-from reward.code_format import program_of_sample, read_answer
+from couplet.data.problem import Problem
+from couplet.reward.code_format import program_of_sample, read_answer
 
 PLAIN = Problem("p", "q", ("assert f(1) == 1",))
 HUMANEVAL = Problem(

@@ -11,10 +11,10 @@ from collections import Counter, deque
 import pytest
 from aiohttp import web
 
-from configs.schema import ConfigError, RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.verdict import Outcome
-from reward.worker import RewardWorker
+from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
+from couplet.reward.worker import RewardWorker
 
 DOUBLE = Problem("double", "q", ("assert f(1) == 2", "assert f(2) == 4", "assert abs(f(0.5) - 1) < 1e-9"))
 RIGHT = "def f(x):\n    return 2 * x"
@@ -132,9 +132,9 @@ def cloud(monkeypatch, tmp_path):
     monkeypatch.setenv("E2B_API_KEY", "e2b_" + "0" * 40)
     monkeypatch.setenv("E2B_API_URL", f"http://127.0.0.1:{server.port}")
     monkeypatch.setenv("E2B_SANDBOX_URL", f"http://127.0.0.1:{server.port}")
-    monkeypatch.setattr("reward.e2b.FOLDER", str(tmp_path / "runner"))
-    monkeypatch.setattr("reward.e2b.BACK_OFF", 0.01)
-    monkeypatch.setattr("reward.e2b_pool.CREATE_BACK_OFF", 0.01)
+    monkeypatch.setattr("couplet.reward.e2b.FOLDER", str(tmp_path / "runner"))
+    monkeypatch.setattr("couplet.reward.e2b.BACK_OFF", 0.01)
+    monkeypatch.setattr("couplet.reward.e2b_pool.CREATE_BACK_OFF", 0.01)
     yield server
     server.close()
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.verdict import Outcome
-from reward.sandbox import handle, process
-from reward.sandbox.faults import SandboxFault
-from reward.sandbox.handle import Budget, frame
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
+from couplet.reward.sandbox import handle, process
+from couplet.reward.sandbox.faults import SandboxFault
+from couplet.reward.sandbox.handle import Budget, frame
+from couplet.reward.worker import RewardWorker
 
 PROJECT = str(Path(__file__).resolve().parents[2])
 DOUBLE = Problem("double", "q", tuple(f"assert f({x}) == {2 * x}" for x in range(5)))
@@ -29,9 +29,9 @@ TIERS = pytest.mark.parametrize("tier", ["namespace", "landlock"])
 VICTIM = """
 import sys, threading
 sys.path.insert(0, {project!r})
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.reward.worker import RewardWorker
 worker = RewardWorker(RewardConfig(), SandboxConfig(tier={tier!r}, cpu_seconds=120.0))
 print(worker.runner.sandbox.zygote.process.pid, flush=True)
 worker.judge([Problem("p", "q", ("assert f(1) == 1",))], ["def f(x):\\n    while True: pass"])
@@ -236,7 +236,7 @@ def late(pid):
     time.sleep(0.05)
     return look(pid)
 os.pidfd_open = late
-from reward.sandbox.zygote import main; main()
+from couplet.reward.sandbox.zygote import main; main()
 """
 
 
@@ -364,11 +364,11 @@ def test_the_unsafe_tier_still_compares_outside(caplog):
 CONTAINER = """
 import os, sys
 sys.path.insert(0, {project!r})
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from reward.sandbox import kernel
-from reward.sandbox.local import LocalSandbox
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.reward.sandbox import kernel
+from couplet.reward.sandbox.local import LocalSandbox
+from couplet.reward.worker import RewardWorker
 uid, gid = os.getuid(), os.getgid()
 kernel.unshare(kernel.NEWUSER, "user")
 for name, text in (("setgroups", "deny"), ("uid_map", f"0 {{uid}} 1"), ("gid_map", f"0 {{gid}} 1")):
@@ -427,9 +427,9 @@ with RewardWorker(RewardConfig(), SandboxConfig()) as worker:
 def test_a_reward_process_never_imports_torch_or_ray():
     code = (
         f"import sys; sys.path.insert(0, {PROJECT!r})\n"
-        "from reward.worker import RewardWorker\n"
-        "from configs.schema import *\n"
-        "from data.problem import Problem\n"
+        "from couplet.reward.worker import RewardWorker\n"
+        "from couplet.configs.schema import *\n"
+        "from couplet.data.problem import Problem\n"
         "with RewardWorker(RewardConfig(), SandboxConfig()) as w:\n"
         "    print(w.judge([Problem('p', 'q', ('assert f(1) == 2',))], ['def f(x): return 2'])[0].pass_rate)\n"
         "print(sorted(set(sys.modules) & {'torch', 'ray', 'transformers', 'numpy', 'e2b', 'deepspeed'}))\n"

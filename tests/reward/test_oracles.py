@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.problem import Problem
-from reward.oracles import agrees, close
+from couplet.data.problem import Problem
+from couplet.reward.oracles import agrees, close
 
 
 @pytest.mark.parametrize(

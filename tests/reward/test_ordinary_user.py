@@ -15,7 +15,7 @@ UID = 54_321
 AS_ORDINARY_USER = """
 import os, sys
 sys.path.insert(0, {project!r})
-from reward.sandbox import kernel
+from couplet.reward.sandbox import kernel
 needed = [os.path.realpath(path) for path in {needed!r}]
 kernel.unshare(kernel.NEWNS, "mount")
 kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)

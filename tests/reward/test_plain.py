@@ -9,7 +9,7 @@ import math
 
 import pytest
 
-from reward.sandbox.plain import BadReply, Encoder, NotPlain, TooLarge, decode, parse
+from couplet.reward.sandbox.plain import BadReply, Encoder, NotPlain, TooLarge, decode, parse
 
 
 def there_and_back(value):

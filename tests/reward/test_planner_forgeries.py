@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.verdict import Outcome
-from reward.cache import problem_fingerprint
-from reward.oracles import agrees
-from reward.testcases import ProblemDefect, plan
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
+from couplet.reward.cache import problem_fingerprint
+from couplet.reward.oracles import agrees
+from couplet.reward.testcases import ProblemDefect, plan
+from couplet.reward.worker import RewardWorker
 
 
 def judged(worker, program, *tests, **fields):
@@ -308,7 +308,7 @@ RIGHT = "def f(x): return 2 * x"
 
 @pytest.fixture
 def fresh(monkeypatch):
-    monkeypatch.setattr("reward.runner.BACK_OFF", 0.0)
+    monkeypatch.setattr("couplet.reward.runner.BACK_OFF", 0.0)
     with RewardWorker(RewardConfig(), SandboxConfig()) as worker:
         yield worker
 

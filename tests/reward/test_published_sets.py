@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import RewardConfig, SandboxConfig
-from data.benchmarks import load_problems
-from data.verdict import Outcome
-from reward.testcases import plan
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.benchmarks import load_problems
+from couplet.data.verdict import Outcome
+from couplet.reward.testcases import plan
+from couplet.reward.worker import RewardWorker
 
 FILES = {"humaneval": "HumanEval.jsonl.gz", "mbpp": "mbpp.jsonl"}
 SIZES = {"humaneval": 164, "mbpp": 974}

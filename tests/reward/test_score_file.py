@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from configs.schema import ConfigError, RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.problems_file import write_parquet
-from evaluation.score_report import run_score
-from reward import score_file as module
-from reward.score_file import score_file
+from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.problems_file import write_parquet
+from couplet.evaluation.score_report import run_score
+from couplet.reward import score_file as module
+from couplet.reward.score_file import score_file
 
 QUICK = SandboxConfig(cpu_seconds=1.0, wall_factor=30.0)
 
@@ -258,10 +258,10 @@ def test_a_killed_worker_process_changes_no_verdict(tmp_path, monkeypatch):
 
 def test_infrastructure_faults_are_null_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BACK_OFF", 0.0)
-    monkeypatch.setattr("reward.runner.BACK_OFF", 0.0)
+    monkeypatch.setattr("couplet.reward.runner.BACK_OFF", 0.0)
     problems, samples = many(tmp_path, 4)
-    from reward.sandbox.faults import SandboxFault
-    from reward.sandbox.local import LocalSandbox
+    from couplet.reward.sandbox.faults import SandboxFault
+    from couplet.reward.sandbox.local import LocalSandbox
 
     def broken(self, kind, cpu_limit, ahead=b""):
         raise SandboxFault("spawn", "no more processes")

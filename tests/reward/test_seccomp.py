@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from reward.sandbox.seccomp import ALLOW, AUDIT_ARCH, KILL, Filter, build
-from reward.sandbox.syscalls import ALWAYS, CHECKED, SCRATCH
+from couplet.reward.sandbox.seccomp import ALLOW, AUDIT_ARCH, KILL, Filter, build
+from couplet.reward.sandbox.syscalls import ALWAYS, CHECKED, SCRATCH
 
 REFUSE, ABSENT = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 PID = 4321

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.verdict import Outcome
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
+from couplet.reward.worker import RewardWorker
 
 PROGRAMS, WORKERS, BATCH = 20_000, 2, 50
 LINEAR = Problem(

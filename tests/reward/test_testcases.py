@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.problem import Problem
-from reward.testcases import plan
+from couplet.data.problem import Problem
+from couplet.reward.testcases import plan
 
 
 def kinds(*tests, **fields):

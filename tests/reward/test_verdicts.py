@@ -1,9 +1,9 @@
 """Verdicts of every kind of test, on honest programs, wrong ones and cheats."""
 
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.verdict import Outcome
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
+from couplet.reward.worker import RewardWorker
 
 
 def passes(worker, program, *tests, **fields):

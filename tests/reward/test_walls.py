@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from configs.schema import RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.verdict import Outcome
-from reward.sandbox import control
-from reward.sandbox.canaries import other_packages
-from reward.sandbox.faults import SandboxFault
-from reward.sandbox.handle import Budget, frame
-from reward.sandbox.namespaces import SYSTEM_LIBRARIES, package_folders
-from reward.sandbox.process import ZygoteProcess
-from reward.worker import RewardWorker
+from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
+from couplet.reward.sandbox import control
+from couplet.reward.sandbox.canaries import other_packages
+from couplet.reward.sandbox.faults import SandboxFault
+from couplet.reward.sandbox.handle import Budget, frame
+from couplet.reward.sandbox.namespaces import SYSTEM_LIBRARIES, package_folders
+from couplet.reward.sandbox.process import ZygoteProcess
+from couplet.reward.worker import RewardWorker
 
 DOUBLE = Problem("double", "q", tuple(f"assert f({x}) == {2 * x}" for x in range(5)))
 RIGHT = "def f(x): return 2 * x"

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from configs.schema import ConfigError, RewardConfig, SandboxConfig
-from data.problem import Problem
-from data.verdict import Outcome
-from reward.sandbox.faults import SandboxFault
-from reward.score import REWARDS, register
-from reward.worker import RewardWorker, visible_tests
+from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.verdict import Outcome
+from couplet.reward.sandbox.faults import SandboxFault
+from couplet.reward.score import REWARDS, register
+from couplet.reward.worker import RewardWorker, visible_tests
 
 DOUBLE = Problem("double", "q", ("assert f(1) == 2", "assert f(2) == 4", "assert f(-3) == -6", "assert f(0) == 0"))
 
@@ -128,7 +128,7 @@ def test_a_fault_is_no_verdict_and_is_not_remembered(monkeypatch):
     with RewardWorker(RewardConfig(), SandboxConfig()) as fresh:
         text = fenced("def f(x):\n    return 2 * x")
         with monkeypatch.context() as patch:
-            patch.setattr("reward.runner.BACK_OFF", 0.0)
+            patch.setattr("couplet.reward.runner.BACK_OFF", 0.0)
 
             def broken(*_):
                 raise SandboxFault("spawn", "no more processes")
@@ -143,7 +143,7 @@ def test_a_fault_is_no_verdict_and_is_not_remembered(monkeypatch):
 
 def test_a_program_that_always_kills_its_zygote_is_quarantined(monkeypatch):
     with RewardWorker(RewardConfig(), SandboxConfig()) as fresh:
-        monkeypatch.setattr("reward.runner.BACK_OFF", 0.0)
+        monkeypatch.setattr("couplet.reward.runner.BACK_OFF", 0.0)
         sandbox = fresh.runner.sandbox
         spawn = type(sandbox).spawn
 
@@ -180,7 +180,7 @@ def test_a_function_of_any_module_is_paid(monkeypatch, tmp_path):
 
 
 def test_a_registered_function_is_paid(monkeypatch):
-    monkeypatch.setattr("reward.score.REWARDS", dict(REWARDS))
+    monkeypatch.setattr("couplet.reward.score.REWARDS", dict(REWARDS))
 
     @register("short")
     def short(judged):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from configs.schema import SamplerConfig, ShapeConfig
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
-from rollout.sampler import sample
+from couplet.configs.schema import SamplerConfig, ShapeConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
+from couplet.rollout.sampler import sample
 
 BASE = SamplerConfig(steps=6, completion_length=8, temperature=1.0)
 CASES = {

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import ConfigError, SamplerConfig, ShapeConfig
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
-from rollout.approximate import Block, BlockStates, blocks
-from rollout.ar_ness import answer_length
-from rollout.canvas import Canvas
-from rollout.sampler import Completion, sample
+from couplet.configs.schema import ConfigError, SamplerConfig, ShapeConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
+from couplet.rollout.approximate import Block, BlockStates, blocks
+from couplet.rollout.ar_ness import answer_length
+from couplet.rollout.canvas import Canvas
+from couplet.rollout.sampler import Completion, sample
 
 MASK, ENDS, FILLER = 5, (6, 8), 7
 IDS = TokenIds(mask=MASK, pad=0, bos=0, eos=0, filler=FILLER, end=ENDS)

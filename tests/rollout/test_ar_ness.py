@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rollout.ar_ness import (
+from couplet.rollout.ar_ness import (
     answer_length,
     global_ar_ness,
     local_ar_ness,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
-from model.likelihood import group_logprobs
-from model.logprob import head_logits
-from model.policy import DiffusionPolicy
-from model.randomness import uniforms
-from model.tokens import TokenIds
-from rollout.canvas import Canvas
-from rollout.denoise import denoise
-from rollout.nucleus import keep_nucleus
-from rollout.sampler import sample
+from couplet.configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
+from couplet.model.likelihood import group_logprobs
+from couplet.model.logprob import head_logits
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.randomness import uniforms
+from couplet.model.tokens import TokenIds
+from couplet.rollout.canvas import Canvas
+from couplet.rollout.denoise import denoise
+from couplet.rollout.nucleus import keep_nucleus
+from couplet.rollout.sampler import sample
 
 pytestmark = [
     pytest.mark.gpu,

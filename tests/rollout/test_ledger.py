@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from configs.schema import ReplayConfig
-from rollout.ledger import Ledger
-from rollout.record import FINAL, IssueOrder, Record, State
+from couplet.configs.schema import ReplayConfig
+from couplet.rollout.ledger import Ledger
+from couplet.rollout.record import FINAL, IssueOrder, Record, State
 
 
 def config(**changes):

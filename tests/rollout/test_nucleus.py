@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rollout import nucleus
-from rollout.nucleus import draw, entropy, keep_nucleus, scaled_logits
+from couplet.rollout import nucleus
+from couplet.rollout.nucleus import draw, entropy, keep_nucleus, scaled_logits
 
 INF = float("inf")
 

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from model.randomness import uniforms
-from rollout.orders import ORDERS, most_confident
+from couplet.model.randomness import uniforms
+from couplet.rollout.orders import ORDERS, most_confident
 
 P = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
 

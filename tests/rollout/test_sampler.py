@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import SamplerConfig, ShapeConfig
-from model.policy import DiffusionPolicy
-from model.randomness import seed_tensor, uniforms
-from model.tokens import TokenIds
-from rollout.sampler import Completion, sample
+from couplet.configs.schema import SamplerConfig, ShapeConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.randomness import seed_tensor, uniforms
+from couplet.model.tokens import TokenIds
+from couplet.rollout.sampler import Completion, sample
 
 MASK = 5
 IDS = TokenIds(mask=MASK, pad=0, bos=0, eos=0, filler=7, end=(6,))

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import SamplerConfig, ShapeConfig
-from model.policy import DiffusionPolicy
-from model.tokens import TokenIds
-from rollout.canvas import Canvas
-from rollout.denoise import denoise
-from rollout.sampler import sample
-from rollout.schedule import reveal_counts
+from couplet.configs.schema import SamplerConfig, ShapeConfig
+from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
+from couplet.rollout.canvas import Canvas
+from couplet.rollout.denoise import denoise
+from couplet.rollout.sampler import sample
+from couplet.rollout.schedule import reveal_counts
 
 MASK = 5
 IDS = TokenIds(mask=MASK, pad=0, bos=0, eos=0, filler=7, end=(6,))

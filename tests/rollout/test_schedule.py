@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from model.randomness import uniforms
-from rollout.schedule import random_reveal_steps, reveal_counts, reveal_shares
+from couplet.model.randomness import uniforms
+from couplet.rollout.schedule import random_reveal_steps, reveal_counts, reveal_shares
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,13 @@
+"""Couplet: reinforcement learning of masked-diffusion language models that write code, on Ray.
+
+In a checkout the packages of this namespace are the folders at the top level of the repository; a wheel has them here.
+"""
+
+import os
+
+PACKAGES = ("actors", "configs", "data", "evaluation", "learner", "model", "reward", "rollout")
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the checkout, or the folder of installed packages
+IS_CHECKOUT = os.path.isfile(os.path.join(ROOT, "launch.py"))
+if IS_CHECKOUT:
+    __path__.insert(0, ROOT)
