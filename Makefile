@@ -29,7 +29,7 @@ test-gpu: setup       ## the tests that need a CUDA device
 check: setup          ## formatter, linter, types, the import table
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	@mkdir -p .types && ln -sfn .. .types/couplet  # type checkers find the namespace here
+	@$(PY) -m tests.type_links
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_import_table.py
 
