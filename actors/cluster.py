@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from couplet.configs.schema import ObjectiveConfig, RunConfig, SamplerConfig
 from couplet.data.trajectory import ScoredGroup
-from couplet.rollout.record import State
+from couplet.replay.record import State
 
 if TYPE_CHECKING:
     from couplet.actors.parts import OrderBook

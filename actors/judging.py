@@ -17,7 +17,7 @@ from couplet.actors.replay_hub import IDLE_SECONDS, Hub, Worker
 from couplet.actors.waiting import DIED, is_defect
 from couplet.data.trajectory import is_zero_signal
 from couplet.data.verdict import Verdict
-from couplet.rollout.record import State
+from couplet.replay.record import State
 
 
 @dataclass

@@ -24,8 +24,8 @@ from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import PromptGroup, ScoredGroup
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
-from couplet.rollout.ledger import Ledger
-from couplet.rollout.record import Record, State
+from couplet.replay.ledger import Ledger
+from couplet.replay.record import Record, State
 
 
 class LocalCluster:

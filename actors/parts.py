@@ -18,7 +18,7 @@ from couplet.data.prompts import PromptSet, encode_prompts, rollout_request
 from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import load_tokenizer
 from couplet.data.trajectory import RolloutRequest
-from couplet.rollout.record import IssueOrder
+from couplet.replay.record import IssueOrder
 
 if TYPE_CHECKING:
     from couplet.learner.learner import Learner

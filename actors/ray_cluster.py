@@ -29,7 +29,7 @@ from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
-from couplet.rollout.record import Record
+from couplet.replay.record import Record
 
 TICK = 1.0  # seconds between two looks at the roster while the driver waits
 NAME_SECONDS = 30.0  # the actors of a driver that was killed end within this time

@@ -21,8 +21,8 @@ from couplet.actors.parts import OrderBook
 from couplet.actors.replay_hub import ROLES, Hub, Worker
 from couplet.actors.telemetry import ledger_metrics
 from couplet.configs.schema import RunConfig
-from couplet.rollout.ledger import Ledger
-from couplet.rollout.record import Record, State
+from couplet.replay.ledger import Ledger
+from couplet.replay.record import Record, State
 
 EXPORT_SECONDS = 2.0  # between two exports of the queue's depths and rates
 

@@ -17,8 +17,8 @@ from couplet.actors.telemetry import Telemetry
 from couplet.actors.waiting import is_gone, original
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.verdict import Verdict
-from couplet.rollout.ledger import Ledger
-from couplet.rollout.record import State
+from couplet.replay.ledger import Ledger
+from couplet.replay.record import State
 
 ROLES = ("rollout", "reward")
 IDLE_SECONDS = 5.0  # a task looks around at least this often

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from couplet.data.trajectory import PromptGroup
 from couplet.data.verdict import Outcome, Verdict
-from couplet.rollout.ledger import Ledger
+from couplet.replay.ledger import Ledger
 
 WINDOW = 60.0  # seconds over which rates are taken
 FAULTS = ("spawn", "zygote")  # classes of sandbox faults that are reported even while there are none

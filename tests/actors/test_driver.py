@@ -9,7 +9,7 @@ import pytest
 from couplet.actors.batch_metrics import StageTimes
 from couplet.actors.ray_cluster import RayCluster
 from couplet.actors.replay_actor import Memory, ReplayActor
-from couplet.rollout.record import State
+from couplet.replay.record import State
 from tests.actors.runs import P, run_config
 
 

@@ -14,7 +14,7 @@ from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.replay_hub import Worker
 from couplet.actors.waiting import DIED, is_gone
 from couplet.data.verdict import Outcome
-from couplet.rollout.record import Record, State
+from couplet.replay.record import Record, State
 from tests.actors.fakes import PoisonRollout, ScriptedLearner, ScriptedReward, ScriptedRollout
 from tests.actors.runs import P, alive, kill_process, run_config, status, wait_for
 

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from couplet.configs.schema import ReplayConfig
-from couplet.rollout.ledger import Ledger
-from couplet.rollout.record import FINAL, IssueOrder, Record, State
+from couplet.replay.ledger import Ledger
+from couplet.replay.record import FINAL, IssueOrder, Record, State
 
 
 def config(**changes):

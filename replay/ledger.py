@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from couplet.configs.schema import ReplayConfig
-from couplet.rollout.record import FINAL, Record, State
+from couplet.replay.record import FINAL, Record, State
 
 
 @dataclass

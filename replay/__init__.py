@@ -1,0 +1,1 @@
+"""Accounting of the replay queue: no clock, no payload, no Ray."""
