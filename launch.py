@@ -37,10 +37,10 @@ try:
     from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
     from couplet.data.acecode import NothingRated
     from couplet.data.formats import RowError
-    from couplet.data.openai_client import EndpointError, Sampling
     from couplet.data.problems_file import ProblemFileError
     from couplet.data.sources import SourceError
     from couplet.learner.checkpoint import CheckpointError
+    from couplet.serving.completions import EndpointError, Sampling
 except ModuleNotFoundError as missing:
     if __name__ != "__main__" or not (said := absent_package(missing)):
         raise

@@ -29,7 +29,6 @@ from couplet.data.benchmarks import load_problems
 from couplet.data.files import write_json
 from couplet.data.formats import ANSWER_PREFIX
 from couplet.data.levels import Level
-from couplet.data.openai_client import Client, Sampling
 from couplet.data.prepare import require_parquet
 from couplet.data.problem import Problem
 from couplet.data.problems_file import write_parquet
@@ -39,6 +38,7 @@ from couplet.data.seeds import derive_seed
 from couplet.data.verdict import Verdict
 from couplet.evaluation.pass_at_k import estimate
 from couplet.evaluation.records import check_run, same_run
+from couplet.serving.completions import Client, Sampling
 
 # Where a base model that continues HumanEval's prompt has gone past the function, and past a fenced answer.
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")
@@ -266,7 +266,7 @@ def _serving(served: Served, local: bool) -> Iterator[tuple[str, str]]:
         ) as found:
             yield found
         return
-    from couplet.actors.vllm_server import VllmServer
+    from couplet.serving.vllm_server import VllmServer
 
     server = VllmServer(served.vllm, python=served.python, options=served.options)
     try:

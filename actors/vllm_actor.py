@@ -1,4 +1,4 @@
-"""A Ray actor around `actors.vllm_server.VllmServer`, so that the server gets GPUs of the cluster; it dies with the actor."""
+"""A Ray actor around `serving.vllm_server.VllmServer`, so that the server gets GPUs of the cluster; it dies with the actor."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from couplet.actors.vllm_server import VllmServer
 from couplet.configs.schema import ConfigError
+from couplet.serving.vllm_server import VllmServer
 
 START_SECONDS = 60.0  # for the actor itself
 CLOSE_SECONDS = 60.0

@@ -1,6 +1,6 @@
 """`prepare rate`: how often a model solves each problem, and the difficulty levels that follow from it.
 
-Sampling and judging come from outside as functions: completions from an endpoint (`data.openai_client`) or from our own
+Sampling and judging come from outside as functions: completions from an endpoint (`serving.completions`) or from our own
 policy, verdicts from the reward workers. What was rated is appended to a file line by line, so an interrupted rating
 goes on where it stopped.
 """

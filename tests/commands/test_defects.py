@@ -15,12 +15,12 @@ from couplet.actors.run_folder import RunFolder
 from couplet.configs.schema import ConfigError
 from couplet.data.acecode import NothingRated
 from couplet.data.formats import RowError
-from couplet.data.openai_client import EndpointError
 from couplet.data.problems_file import ProblemFileError
 from couplet.data.sources import SourceError
 from couplet.learner.checkpoint import CheckpointError
 from couplet.model.folder import read_config
 from couplet.model.policy import DiffusionPolicy
+from couplet.serving.completions import EndpointError
 
 ROOT = Path(__file__).parents[2]
 

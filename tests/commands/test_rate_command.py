@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from couplet.actors.vllm_server import VllmServer, serve_command
 from couplet.configs.schema import ConfigError
 from couplet.data.problems_file import read_parquet
 from couplet.data.rate import read_ratings
+from couplet.serving.vllm_server import VllmServer, serve_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ def test_a_server_is_started_for_the_rating_and_ended_after_it(vllm_python, prob
 def test_the_server_and_its_engine_die_with_the_process_that_owns_it(vllm_python, tmp_path):
     pids = tmp_path / "pids"
     program = (
-        "import sys, time; from couplet.actors.vllm_server import VllmServer; "
+        "import sys, time; from couplet.serving.vllm_server import VllmServer; "
         f"s = VllmServer('toy', python={str(vllm_python)!r}, options=['--engine-file', {str(pids)!r}]); "
         "s.wait_ready(240); print('ready', flush=True); time.sleep(600)"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from couplet.configs.schema import ConfigError
-from couplet.data.openai_client import Client
 from couplet.data.rate import read_ratings
 from couplet.evaluation.records import same_run
+from couplet.serving.completions import Client
 
 
 def nothing_there(client, path, body):

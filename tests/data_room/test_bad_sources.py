@@ -12,11 +12,11 @@ import pytest
 
 from couplet.data import sources
 from couplet.data.benchmarks import load_problems
-from couplet.data.openai_client import Client, EndpointError
 from couplet.data.prepare import prepare
 from couplet.data.problems_file import ProblemFileError
 from couplet.data.sources import TEXTS_PER_SHARD, SourceError, open_source
 from couplet.data.stream import Stream
+from couplet.serving.completions import Client, EndpointError
 from tests.data_room.reading import pairs, texts
 
 MBPP = {"task_id": 12, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": ["assert add(1, 2) == 3"]}

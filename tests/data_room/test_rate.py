@@ -6,10 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from couplet.data.openai_client import Client, EndpointError, Sampling
 from couplet.data.problem import Problem
 from couplet.data.problems_file import ProblemFileError
 from couplet.data.rate import Rating, rate, read_ratings, select_level
+from couplet.serving.completions import Client, EndpointError, Sampling
 
 
 class Server:

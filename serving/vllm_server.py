@@ -15,7 +15,7 @@ from pathlib import Path
 
 from couplet.actors.rendezvous import free_port
 from couplet.configs.schema import ConfigError
-from couplet.data.openai_client import Client, EndpointError
+from couplet.serving.completions import Client, EndpointError
 
 KEEPER = Path(__file__).with_name("vllm_keeper.py")
 LOG_LINES = 15  # of the server's log that an error shows

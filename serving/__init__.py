@@ -1,0 +1,1 @@
+"""Completion servers: a client of the completions protocol, and vLLM as a child process."""
