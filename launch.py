@@ -160,7 +160,7 @@ def sample(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """One HTML page of a run: curves, staleness, idle shares, completions."""
-    from couplet.evaluation.report import write_report
+    from couplet.report.page import write_report
 
     print(write_report(args.run, args.out))
 

@@ -5,7 +5,19 @@ In a checkout the packages of this namespace are the folders at the top level of
 
 import os
 
-PACKAGES = ("actors", "configs", "data", "evaluation", "learner", "model", "replay", "reward", "rollout", "serving")
+PACKAGES = (
+    "actors",
+    "configs",
+    "data",
+    "evaluation",
+    "learner",
+    "model",
+    "replay",
+    "report",
+    "reward",
+    "rollout",
+    "serving",
+)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the checkout, or the folder of installed packages
 IS_CHECKOUT = os.path.isfile(os.path.join(ROOT, "launch.py"))

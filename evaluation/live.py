@@ -22,9 +22,9 @@ from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import Tokenizer, completion_text, load_tokenizer
 from couplet.evaluation.policy_settings import settings_tree
-from couplet.evaluation.trace import MASKED, Trace, step_colour, write_gif, write_svg
 from couplet.model.device import check_device
 from couplet.model.policy import DiffusionPolicy
+from couplet.report.trace import MASKED, Trace, step_colour, write_gif, write_svg
 from couplet.reward.code_format import ANY_FENCE, program_of_sample
 from couplet.rollout.ar_ness import answer_length
 from couplet.rollout.sampler import Completion, sample

@@ -15,9 +15,9 @@ from rich.console import Console
 from couplet.configs.schema import ConfigError, SamplerConfig, ShapeConfig
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, Tokenizer, train_tokenizer
 from couplet.evaluation.live import LiveView, run_sample, sampler_of
-from couplet.evaluation.trace import Trace, frame_steps, layout, step_colour, write_gif, write_svg
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
+from couplet.report.trace import Trace, frame_steps, layout, step_colour, write_gif, write_svg
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from couplet.data.verdict import Outcome
-from couplet.evaluation.report_charts import number, percent
-from couplet.evaluation.report_run import Run
-from couplet.evaluation.trace import step_colour
+from couplet.report.charts import number, percent
+from couplet.report.run_data import Run
+from couplet.report.trace import step_colour
 from couplet.reward.code_format import ANY_FENCE
 from couplet.rollout.ar_ness import answer_length
 

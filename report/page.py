@@ -13,11 +13,11 @@ import numpy as np
 
 from couplet.data.files import write_text
 from couplet.evaluation.figures import column
-from couplet.evaluation.report_answers import answers_section
-from couplet.evaluation.report_charts import WINDOW, Chart, Series, line_chart, number, percent
-from couplet.evaluation.report_run import Run, read_run
-from couplet.evaluation.report_style import style_sheet
 from couplet.evaluation.suite import metric_name
+from couplet.report.answers import answers_section
+from couplet.report.charts import WINDOW, Chart, Series, line_chart, number, percent
+from couplet.report.run_data import Run, read_run
+from couplet.report.style import style_sheet
 
 SHORTEST_STEP = 1e-3  # seconds: below that the clock had only just been started
 TIMED = ("step_seconds", "speedup_reached")

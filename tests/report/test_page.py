@@ -17,9 +17,9 @@ from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
 from couplet.data.trajectory_file import trajectory_table
 from couplet.data.verdict import Outcome, TestResult, Verdict
-from couplet.evaluation.report import write_report
-from couplet.evaluation.report_answers import choose, highlighted
-from couplet.evaluation.report_charts import Chart, Series, line_chart, number, ticks
+from couplet.report.answers import choose, highlighted
+from couplet.report.charts import Chart, Series, line_chart, number, ticks
+from couplet.report.page import write_report
 
 EVIL = '<script>alert("x")</script>'
 VOID = {"meta", "br", "line", "circle", "rect", "path"}
