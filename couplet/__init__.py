@@ -17,6 +17,7 @@ PACKAGES = (
     "reward",
     "rollout",
     "serving",
+    "studies",
 )
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the checkout, or the folder of installed packages

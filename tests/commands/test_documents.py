@@ -13,7 +13,8 @@ import launch
 from couplet.actors.arguments import parse
 from couplet.configs.load import load
 from couplet.configs.schema import AdaptConfig, RunConfig
-from couplet.evaluation import ablations, path, variance_study
+from couplet.studies import ablations, path
+from couplet.studies import variance as variance_study
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -8,8 +8,8 @@ import pytest
 
 from couplet.configs.load import load
 from couplet.configs.schema import RunConfig
-from couplet.evaluation import variance_study
-from couplet.evaluation.path_measure import Decoding, measure_policy
+from couplet.studies import variance as variance_study
+from couplet.studies.path_measure import Decoding, measure_policy
 
 
 @pytest.fixture(scope="module")

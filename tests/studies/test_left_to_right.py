@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from couplet.configs.schema import ShapeConfig
-from couplet.evaluation.left_to_right import sample_left_to_right
 from couplet.learner.supervised import causal
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
+from couplet.studies.left_to_right import sample_left_to_right
 
 IDS = TokenIds(mask=1, pad=0, bos=0, eos=0, filler=0, end=(2,))
 SHAPE = ShapeConfig(hidden=16, layers=2, heads=2, kv_heads=2, ffn=32, max_positions=64, embedding_std=0.5)

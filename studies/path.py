@@ -26,11 +26,11 @@ from rich.console import Console
 from couplet.configs.load import load, to_dict
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
 from couplet.data.files import write_json
-from couplet.evaluation.ablations import LAUNCHER, ROOT, numbers
-from couplet.evaluation.path_measure import BEFORE_AND_AFTER, EVERY_STAGE, FORMS, Decoding, Form, measure_policy
-from couplet.evaluation.path_report import RL_STAGE as RL
-from couplet.evaluation.path_report import write_path_page
 from couplet.evaluation.records import same_run
+from couplet.studies.ablations import LAUNCHER, ROOT, numbers
+from couplet.studies.path_measure import BEFORE_AND_AFTER, EVERY_STAGE, FORMS, Decoding, Form, measure_policy
+from couplet.studies.path_report import RL_STAGE as RL
+from couplet.studies.path_report import write_path_page
 
 LEAST = ("evaluation.limit=1", "evaluation.samples=1", "evaluation.ar_ness_problems=1")  # the study measures by itself
 Launch = Callable[[Sequence[str], Path], None]

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from couplet.data.files import write_json, writing
-from couplet.evaluation.ablations_report import ONE_PROCESS
 from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure, write_both
 from couplet.evaluation.pass_at_k import t_quantile
 from couplet.evaluation.records import write_page
+from couplet.studies.ablations_report import ONE_PROCESS
 
 Rows = Sequence[Mapping[str, Any]]
 RL_STAGE = "rl"
@@ -40,7 +40,7 @@ def write_path_page(rows: Rows, out: Path, facts: Mapping[str, Any], ablations: 
     """Write `path.md`, `path.json`, `path.png` and `.svg`.
 
     Args:
-        rows: one per seed, stage and decoding (`evaluation.path_measure.measure_policy`, with `seed` and `stage`).
+        rows: one per seed, stage and decoding (`studies.path_measure.measure_policy`, with `seed` and `stage`).
         out: folder.
         facts: seeds, stages, steps, problems and overrides of the study.
         ablations: `ablations.json`, for the claim about masks.

@@ -19,7 +19,7 @@ from couplet.data.files import write_json, writing
 from couplet.evaluation.figures import COLOURS, FAINT, STYLE, legend_below, new_figure, write_both
 from couplet.evaluation.pass_at_k import bootstrap
 from couplet.evaluation.records import write_page
-from couplet.evaluation.variance import TARGETS, Budget, Case, measure
+from couplet.studies.variance_measure import TARGETS, Budget, Case, measure
 
 TARGET_NAMES = {"inverse_t": "inverse_t target", "half_inverse_t": "half_inverse_t target", "elbo": "ELBO"}
 

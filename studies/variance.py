@@ -18,10 +18,10 @@ from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.benchmarks import load_problems
 from couplet.data.prompts import encode_prompts
 from couplet.data.tokenizer import load_tokenizer
-from couplet.evaluation.ablations import numbers
-from couplet.evaluation.variance import Budget, cases_by_sampling
-from couplet.evaluation.variance_report import run_variance_study
 from couplet.model.policy import DiffusionPolicy
+from couplet.studies.ablations import numbers
+from couplet.studies.variance_measure import Budget, cases_by_sampling
+from couplet.studies.variance_report import run_variance_study
 
 
 def parser() -> argparse.ArgumentParser:

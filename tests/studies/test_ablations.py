@@ -8,8 +8,8 @@ import pytest
 
 from couplet.configs.load import dump, load
 from couplet.configs.schema import ConfigError, RunConfig
-from couplet.evaluation.ablations import RECIPES, Job, run_ablations, train_in_process
-from couplet.evaluation.ablations_report import changes, judge_claim
+from couplet.studies.ablations import RECIPES, Job, run_ablations, train_in_process
+from couplet.studies.ablations_report import changes, judge_claim
 
 SCORE = {"coupled": 0.6, "full_mask": 0.4, "lambda2": 0.61, "group_mean": 0.6, "decoupled": 0.5}
 

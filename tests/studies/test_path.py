@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from couplet.configs.schema import ConfigError
-from couplet.evaluation.path import RL, Plan, launch_process, main, run_path
-from couplet.evaluation.path_measure import Form
-from couplet.evaluation.path_report import claims, interval, value
 from couplet.evaluation.records import write_page
+from couplet.studies.path import RL, Plan, launch_process, main, run_path
+from couplet.studies.path_measure import Form
+from couplet.studies.path_report import claims, interval, value
 
 STAGES = ["autoregressive", "adapt", "mid", "instruct", "messy"]
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from couplet.configs.load import load, to_dict
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.files import writing
-from couplet.evaluation.ablations_report import write_ablations
+from couplet.studies.ablations_report import write_ablations
 
 ROOT = Path(__file__).parent.parent
 

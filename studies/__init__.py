@@ -1,0 +1,1 @@
+"""One-off experiments behind the pages in docs/."""
