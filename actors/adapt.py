@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from couplet.actors.display import Display
-from couplet.actors.run_folder import MEND, RunFolder, keep_policy
 from couplet.configs.schema import AdaptConfig, SamplerConfig, StageConfig
 from couplet.data.files import writing
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
+from couplet.training.run_folder import MEND, RunFolder, keep_policy
 
 if TYPE_CHECKING:
     from couplet.actors.display import Bar
@@ -130,8 +130,8 @@ def _resume(runner: Stage, index: int, folder: RunFolder) -> tuple[int, bool]:
 @contextmanager
 def _running(config: AdaptConfig, index: int, start: Path, folder: RunFolder) -> Iterator[Stage]:
     if _is_one_process(config):
-        from couplet.actors.stage import StageRunner
         from couplet.learner.adapt import threads
+        from couplet.training.supervised_stage import StageRunner
 
         runner = StageRunner(config, index, str(start), alone=True)
         with threads(1):

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from couplet.actors.bench import Bench, Progress, open_bench
 from couplet.actors.evaluate import (
     judging_facts,
     open_policy,
@@ -22,6 +21,7 @@ from couplet.actors.evaluate import (
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
+from couplet.training.evaluator import Bench, Progress, open_bench
 
 
 def run_policy_analysis(
@@ -99,10 +99,10 @@ def _shared_prompts(
 def _subject(label: str, folder: Path, config: RunConfig, bench: Bench) -> Any:
     import torch
 
-    from couplet.actors.parts import load_policy
     from couplet.data.tokenizer import load_tokenizer
     from couplet.evaluation.analyze import Subject
     from couplet.model.policy import DiffusionPolicy
+    from couplet.training.factory import load_policy
 
     def evaluate(
         prompts: PromptSet, sampler: SamplerConfig, samples: int, seed: int, progress: Progress | None

@@ -11,9 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from couplet.actors.bench import Progress, open_bench
 from couplet.actors.display import Bar, Display
-from couplet.actors.parts import load_prompts
 from couplet.actors.start import find_policy
 from couplet.configs.schema import RunConfig
 from couplet.data.benchmarks import load_problems
@@ -24,6 +22,8 @@ from couplet.data.verdict import Verdict
 from couplet.evaluation.benchmark import Plan, run_benchmark, run_canonical
 from couplet.evaluation.policy_settings import config_for
 from couplet.reward.score_file import SCORING
+from couplet.training.evaluator import Progress, open_bench
+from couplet.training.factory import load_prompts
 
 NO_LIMIT = 2**31 - 1
 # Settings of reward and sandbox that say how fast verdicts come, not what they are.

@@ -11,13 +11,13 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from couplet.actors.batch_metrics import workers_died
-from couplet.actors.bench import faulty
 from couplet.actors.replay_hub import IDLE_SECONDS, Hub, Worker
 from couplet.actors.waiting import DIED, is_defect
 from couplet.data.trajectory import is_zero_signal
 from couplet.data.verdict import Verdict
 from couplet.replay.record import State
+from couplet.training.evaluator import faulty
+from couplet.training.step_metrics import workers_died
 
 
 @dataclass

@@ -9,10 +9,10 @@ from typing import Any
 import ray
 
 from couplet.actors.metrics import Exporter
-from couplet.actors.parts import build_learner
 from couplet.actors.rendezvous import free_port, join_environment
 from couplet.configs.schema import RunConfig
 from couplet.data.trajectory import ScoredGroup
+from couplet.training.factory import build_learner
 
 
 class LearnerActor:

@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from couplet.actors.bench import Bench, open_bench
 from couplet.actors.evaluate import (
     judging_facts,
     open_policy,
@@ -39,6 +38,7 @@ from couplet.data.verdict import Verdict
 from couplet.evaluation.pass_at_k import estimate
 from couplet.evaluation.records import check_run, same_run
 from couplet.serving.completions import Client, Sampling
+from couplet.training.evaluator import Bench, open_bench
 
 # Where a base model that continues HumanEval's prompt has gone past the function, and past a fenced answer.
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")

@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from couplet.actors.batch_metrics import FaultGuard, workers_died
-from couplet.actors.bench import Progress
 from couplet.actors.connect import alive_nodes, connect
-from couplet.actors.parts import chunked
 from couplet.actors.storage import require_shared
 from couplet.actors.tiers import accepted
 from couplet.actors.workers import WorkerPool
@@ -19,6 +16,9 @@ from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet, evaluation_requests
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
+from couplet.training.evaluator import Progress
+from couplet.training.factory import chunked
+from couplet.training.step_metrics import FaultGuard, workers_died
 
 OWN_WEIGHTS = (0, [None])  # version 0 is what a rollout actor has loaded from its folder
 

@@ -13,12 +13,9 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from couplet.actors.batch_metrics import FaultGuard, StageTimes, batch_metrics
-from couplet.actors.cluster import Batch
 from couplet.actors.connect import alive_nodes, connect
 from couplet.actors.learner_group import LearnerGroup
 from couplet.actors.metrics import Exporter
-from couplet.actors.parts import OrderBook, for_rollouts, load_prompts
 from couplet.actors.ray_bench import sample_and_judge_on
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.storage import require_shared
@@ -30,6 +27,9 @@ from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.replay.record import Record
+from couplet.training.cluster import Batch
+from couplet.training.factory import OrderBook, for_rollouts, load_prompts
+from couplet.training.step_metrics import FaultGuard, StageTimes, batch_metrics
 
 TICK = 1.0  # seconds between two looks at the roster while the driver waits
 NAME_SECONDS = 30.0  # the actors of a driver that was killed end within this time

@@ -17,12 +17,12 @@ from typing import Any
 from couplet.actors.generation import Generation
 from couplet.actors.judging import Judging
 from couplet.actors.metrics import Exporter
-from couplet.actors.parts import OrderBook
 from couplet.actors.replay_hub import ROLES, Hub, Worker
-from couplet.actors.telemetry import ledger_metrics
 from couplet.configs.schema import RunConfig
 from couplet.replay.ledger import Ledger
 from couplet.replay.record import Record, State
+from couplet.training.factory import OrderBook
+from couplet.training.replay_metrics import ledger_metrics
 
 EXPORT_SECONDS = 2.0  # between two exports of the queue's depths and rates
 

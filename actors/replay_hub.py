@@ -11,14 +11,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from couplet.actors.batch_metrics import FaultGuard, workers_died
-from couplet.actors.parts import OrderBook
-from couplet.actors.telemetry import Telemetry
 from couplet.actors.waiting import is_gone, original
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.verdict import Verdict
 from couplet.replay.ledger import Ledger
 from couplet.replay.record import State
+from couplet.training.factory import OrderBook
+from couplet.training.replay_metrics import Telemetry
+from couplet.training.step_metrics import FaultGuard, workers_died
 
 ROLES = ("rollout", "reward")
 IDLE_SECONDS = 5.0  # a task looks around at least this often

@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 
-from couplet.actors.bench import judge_texts
 from couplet.actors.metrics import Exporter
 from couplet.actors.tiers import refuse
 from couplet.configs.schema import RewardConfig, SandboxConfig
@@ -17,6 +16,7 @@ from couplet.data.problem import Problem
 from couplet.data.trajectory import PromptGroup
 from couplet.data.verdict import Verdict
 from couplet.reward.worker import RewardWorker
+from couplet.training.evaluator import judge_texts
 
 
 class RewardActor:
@@ -48,7 +48,7 @@ class RewardActor:
         return verdicts, self._count(started), self.describe()
 
     def judge(self, problem: Problem, texts: Sequence[str], programs: bool, tiers: Sequence[str] = ()) -> list[Verdict]:
-        """Verdicts of texts that no rollout actor made; see `actors.bench.judge_texts`, and `score` for `tiers`."""
+        """Verdicts of texts that no rollout actor made; see `training.evaluator.judge_texts`, and `score` for `tiers`."""
         started = time.monotonic()
         verdicts = refuse(self.worker.tier, tiers, len(texts)) or judge_texts(self.worker, problem, texts, programs)
         self._count(started)

@@ -12,10 +12,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from couplet.actors.metrics import Exporter
-from couplet.actors.parts import build_rollout_worker
 from couplet.actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
 from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.trajectory import PromptGroup, RolloutRequest
+from couplet.training.factory import build_rollout_worker
 
 
 class RolloutActor:

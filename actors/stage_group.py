@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StageActor:
-    """One rank of a stage around `actors.stage.StageRunner`."""
+    """One rank of a stage around `training.supervised_stage.StageRunner`."""
 
     def __init__(self, config: AdaptConfig, index: int, start: str, rank: int) -> None:
         self.arguments = (config, index, start, rank)
@@ -31,7 +31,7 @@ class StageActor:
         """Join the other ranks and load corpus and engine. Collective."""
         import torch
 
-        from couplet.actors.stage import StageRunner
+        from couplet.training.supervised_stage import StageRunner
 
         config, index, start, rank = self.arguments
         if config.learner.gpus == 0:

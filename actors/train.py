@@ -9,21 +9,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from couplet.actors import cluster as clusters
-from couplet.actors.batch_metrics import STAGES, overlap
-from couplet.actors.cluster import Batch, Cluster
 from couplet.actors.display import Display, percent, step_note
-from couplet.actors.loop import train
-from couplet.actors.parts import load_prompts
-from couplet.actors.run_folder import RunFolder
 from couplet.actors.start import check_settings, resolve_start
-from couplet.actors.trackers import open_tracker
 from couplet.configs.load import to_dict
 from couplet.configs.schema import RunConfig, require
 from couplet.data.benchmarks import load_problems
 from couplet.data.prompts import PromptSet
 from couplet.evaluation.figures import reward_curve
 from couplet.evaluation.suite import run_suite
+from couplet.training import cluster as clusters
+from couplet.training.cluster import Batch, Cluster
+from couplet.training.factory import load_prompts
+from couplet.training.loop import train
+from couplet.training.run_folder import RunFolder
+from couplet.training.step_metrics import STAGES, overlap
+from couplet.training.trackers import open_tracker
 
 
 def run_training(config: RunConfig, *, resume: bool = False, local: bool = False) -> dict[str, Any]:

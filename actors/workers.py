@@ -10,8 +10,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from couplet.actors.batch_metrics import workers_died
-from couplet.actors.bench import faulty
 from couplet.actors.replay_hub import ROLES
 from couplet.actors.reward_actor import RewardActor
 from couplet.actors.rollout_actor import RolloutActor
@@ -20,6 +18,8 @@ from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.problem import Problem
 from couplet.data.trajectory import PromptGroup, ScoredGroup
 from couplet.data.verdict import Verdict
+from couplet.training.evaluator import faulty
+from couplet.training.step_metrics import workers_died
 
 NAMESPACE = "couplet"
 IN_FLIGHT = 2  # evaluation calls per worker, so that it never waits for the driver

@@ -18,6 +18,7 @@ PACKAGES = (
     "rollout",
     "serving",
     "studies",
+    "training",
 )
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the checkout, or the folder of installed packages

@@ -32,7 +32,7 @@ def start(tmp_path_factory):
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "couplet.actors.stage.fastest_threads", lambda *_: 1
+            "couplet.training.supervised_stage.fastest_threads", lambda *_: 1
         )  # the sums, and so the policy, are always the same
         policy = run_adaptation(config, Display(Console(file=StringIO())))
     torch.set_num_threads(threads)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import ray
 
-from couplet.actors.cluster import Batch
 from couplet.configs.load import from_dict
 from couplet.configs.schema import RunConfig
+from couplet.training.cluster import Batch
 
 P, G = 2, 4
 PATIENCE = 300.0  # seconds that end a hang; tests about limits set their own

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from couplet.actors.batch_metrics import StageTimes
 from couplet.actors.ray_cluster import RayCluster
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.replay.record import State
+from couplet.training.step_metrics import StageTimes
 from tests.actors.runs import P, run_config
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from couplet.actors.parts import load_prompts
 from couplet.configs.schema import ConfigError
+from couplet.training.factory import load_prompts
 from tests.actors.runs import PATIENCE, History, status, wait_for
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,14 +7,14 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
 from couplet.actors.judging import Job, Judging
-from couplet.actors.loop import train
-from couplet.actors.parts import load_prompts
 from couplet.actors.ray_cluster import RayCluster
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.replay_hub import Worker
 from couplet.actors.waiting import DIED, is_gone
 from couplet.data.verdict import Outcome
 from couplet.replay.record import Record, State
+from couplet.training.factory import load_prompts
+from couplet.training.loop import train
 from tests.actors.fakes import PoisonRollout, ScriptedLearner, ScriptedReward, ScriptedRollout
 from tests.actors.runs import P, alive, kill_process, run_config, status, wait_for
 

@@ -12,10 +12,10 @@ from couplet.actors.generation import Generation
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.replay_hub import Worker
 from couplet.actors.rollout_actor import RolloutActor
-from couplet.actors.telemetry import Telemetry
 from couplet.actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
 from couplet.actors.workers import Member, WorkerPool
 from couplet.model.weights import DamagedWeights
+from couplet.training.replay_metrics import Telemetry
 from tests.actors.runs import run_config
 
 

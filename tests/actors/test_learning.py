@@ -6,9 +6,9 @@ import pytest
 
 from couplet.actors.adapt import run_adaptation
 from couplet.actors.display import Display
-from couplet.actors.local_cluster import LocalCluster
 from couplet.configs.load import from_dict, load
 from couplet.configs.schema import AdaptConfig, RunConfig
+from couplet.training.local_cluster import LocalCluster
 
 SHAPE = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 4, "ffn": 160}
 TUNING = {"lr": 5e-3, "betas": [0.9, 0.98], "weight_decay": 0.0, "grad_norm": 1.0, "warmup_ratio": 0.05}
@@ -34,7 +34,9 @@ def start(folder, seed):
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_reward_rises_over_twenty_steps(tmp_path, seed, monkeypatch):
-    monkeypatch.setattr("couplet.actors.stage.fastest_threads", lambda *_: 1)  # the same sums, whatever else runs here
+    monkeypatch.setattr(
+        "couplet.training.supervised_stage.fastest_threads", lambda *_: 1
+    )  # the same sums, whatever else runs here
     policy = start(tmp_path, seed)
     changes = [f"seed={seed}", "problems.train=katas:rl-lists", "steps=20", "sandbox.wall_factor=30"]
     config = load(RunConfig, "tiny.yaml", changes)

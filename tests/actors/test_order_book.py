@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from couplet.actors.parts import OrderBook
 from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet, evaluation_requests
+from couplet.training.factory import OrderBook
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 import ray
 import yaml
 
-from couplet.actors.local_cluster import LocalCluster
 from couplet.actors.ray_cluster import RayCluster
+from couplet.training.local_cluster import LocalCluster
 from tests.actors.runs import PATIENCE, History, assert_trained_once, run_config, settings
 
 ROOT = Path(__file__).parent.parent.parent

@@ -12,10 +12,10 @@ import ray
 from ray.exceptions import OutOfMemoryError
 
 from couplet.actors import connect, control
-from couplet.actors.bench import open_bench
 from couplet.actors.learner_group import LearnerGroup
 from couplet.configs.schema import ConfigError
 from couplet.learner.checkpoint import latest_checkpoint
+from couplet.training.evaluator import open_bench
 from tests.actors.fakes import RefusedReward, ScriptedLearner, ScriptedReward, ScriptedRollout
 from tests.actors.runs import History, kill_process, run_config, wait_for
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from couplet.actors.run_folder import RunFolder
 from couplet.configs.load import from_dict, load
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
+from couplet.training.run_folder import RunFolder
 from tests.actors.runs import run_config
 
 ROOT = Path(__file__).parent.parent.parent
@@ -102,7 +102,7 @@ def test_an_adaptation_goes_on_from_its_own_start(tmp_path):
 
 HOLDER = """
 import sys, time
-from couplet.actors.run_folder import RunFolder
+from couplet.training.run_folder import RunFolder
 from couplet.configs.load import load
 from couplet.configs.schema import RunConfig
 folder = getattr(RunFolder, sys.argv[1])(load(RunConfig, sys.argv[2]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import ray
 
-from couplet.actors.parts import build_rollout_worker
+from couplet.training.factory import build_rollout_worker
 from tests.actors.runs import PATIENCE, History, P, assert_trained_once, living, status, wait_for
 
 pytestmark = pytest.mark.ray

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from couplet.actors.local_cluster import LocalCluster
 from couplet.configs.schema import LearnerConfig
 from couplet.model.policy import DiffusionPolicy
+from couplet.training.local_cluster import LocalCluster
 from tests.actors.runs import History, run_config
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from couplet.actors import train as trainer
-from couplet.actors.run_folder import RunFolder
 from couplet.configs.schema import ConfigError
 from couplet.data.acecode import NothingRated
 from couplet.data.formats import RowError
@@ -21,6 +20,7 @@ from couplet.learner.checkpoint import CheckpointError
 from couplet.model.folder import read_config
 from couplet.model.policy import DiffusionPolicy
 from couplet.serving.completions import EndpointError
+from couplet.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 

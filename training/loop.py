@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from couplet.actors.cluster import Batch, Cluster
-from couplet.actors.run_folder import RunFolder
 from couplet.configs.schema import RunConfig
+from couplet.training.cluster import Batch, Cluster
+from couplet.training.run_folder import RunFolder
 
 Observer = Callable[[int, Batch, dict[str, float]], None]
 

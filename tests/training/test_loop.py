@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from couplet.actors.cluster import Batch
-from couplet.actors.loop import due, train
+from couplet.training.cluster import Batch
+from couplet.training.loop import due, train
 from tests.actors.runs import run_config
 
 

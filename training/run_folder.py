@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from couplet.actors.trackers import Tracker
 from couplet.configs.load import dump, read_recipe, to_dict
 from couplet.configs.schema import ConfigError, SamplerConfig
 from couplet.data import files
@@ -24,6 +23,7 @@ from couplet.data.trajectory import ScoredGroup
 from couplet.data.trajectory_file import trajectory_table
 from couplet.evaluation.policy_settings import write_decoding
 from couplet.learner.checkpoint import latest_checkpoint
+from couplet.training.trackers import Tracker
 
 MEND = {"mend": "check the run folder", "again": "resume"}  # where it cannot be written
 MINIMUM_FREE_BYTES = 64 * 2**20

@@ -6,10 +6,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from couplet.actors.batch_metrics import FaultGuard, StageTimes, batch_metrics
-from couplet.actors.bench import judge_again, sample_and_judge
-from couplet.actors.cluster import Batch
-from couplet.actors.parts import (
+from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.data.problem import Problem
+from couplet.data.prompts import PromptSet
+from couplet.data.trajectory import PromptGroup, ScoredGroup
+from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
+from couplet.replay.ledger import Ledger
+from couplet.replay.record import Record, State
+from couplet.training.cluster import Batch
+from couplet.training.evaluator import judge_again, sample_and_judge
+from couplet.training.factory import (
     OrderBook,
     build_learner,
     build_reward_worker,
@@ -18,14 +24,8 @@ from couplet.actors.parts import (
     for_rollouts,
     load_prompts,
 )
-from couplet.actors.telemetry import Telemetry, ledger_metrics
-from couplet.configs.schema import RunConfig, SamplerConfig
-from couplet.data.problem import Problem
-from couplet.data.prompts import PromptSet
-from couplet.data.trajectory import PromptGroup, ScoredGroup
-from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
-from couplet.replay.ledger import Ledger
-from couplet.replay.record import Record, State
+from couplet.training.replay_metrics import Telemetry, ledger_metrics
+from couplet.training.step_metrics import FaultGuard, StageTimes, batch_metrics
 
 
 class LocalCluster:

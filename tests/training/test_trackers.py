@@ -6,9 +6,9 @@ import types
 
 import pytest
 
-from couplet.actors.run_folder import RunFolder
-from couplet.actors.trackers import open_tracker
 from couplet.configs.schema import ConfigError
+from couplet.training.run_folder import RunFolder
+from couplet.training.trackers import open_tracker
 
 
 def test_none_tracks_nothing(tmp_path):

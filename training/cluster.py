@@ -12,8 +12,8 @@ from couplet.data.trajectory import ScoredGroup
 from couplet.replay.record import State
 
 if TYPE_CHECKING:
-    from couplet.actors.parts import OrderBook
     from couplet.data.prompts import PromptSet
+    from couplet.training.factory import OrderBook
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Cluster(Protocol):
 
 def local(config: RunConfig, start: str, checkpoints: Path) -> Cluster:
     """One process, plain objects, no Ray."""
-    from couplet.actors.local_cluster import LocalCluster
+    from couplet.training.local_cluster import LocalCluster
 
     return LocalCluster(config, start, checkpoints)
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from couplet.actors.batch_metrics import FaultGuard
-from couplet.actors.parts import build_reward_worker, build_rollout_worker, chunked
 from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet, evaluation_requests
 from couplet.data.trajectory import PromptGroup, ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
+from couplet.training.factory import build_reward_worker, build_rollout_worker, chunked
+from couplet.training.step_metrics import FaultGuard
 
 if TYPE_CHECKING:
     from couplet.reward.worker import RewardWorker

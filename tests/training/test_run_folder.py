@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
-from couplet.actors.run_folder import RunFolder
 from couplet.configs.load import load
 from couplet.configs.schema import ConfigError, RunConfig
+from couplet.training.run_folder import RunFolder
 from tests.actors.runs import run_config
 from tests.learner.toys import toy_group
 

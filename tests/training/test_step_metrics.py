@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from couplet.actors.batch_metrics import FaultGuard, StageTimes, batch_metrics
-from couplet.actors.telemetry import Telemetry
 from couplet.configs.schema import ConfigError
 from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
 from couplet.data.verdict import Outcome, TestResult, Verdict
+from couplet.training.replay_metrics import Telemetry
+from couplet.training.step_metrics import FaultGuard, StageTimes, batch_metrics
 
 
 def group(version, verdicts, metrics=None):
@@ -75,7 +75,7 @@ def test_sampler_metrics_are_averaged_over_the_groups_that_have_them():
 class Clock:
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr("couplet.actors.batch_metrics.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("couplet.training.step_metrics.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def test_stage_times_say_how_much_overlap_there_was_and_could_be(monkeypatch):

@@ -1,0 +1,1 @@
+"""The training loop, the parts it is built from, and the run folder."""
