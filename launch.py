@@ -32,7 +32,7 @@ def absent_package(error: ModuleNotFoundError) -> str | None:
 
 try:
     from couplet import PACKAGES
-    from couplet.actors.arguments import DEFAULT_RECIPE, Call, column_mapping, parse
+    from couplet.commands.cli import DEFAULT_RECIPE, Call, column_mapping, parse
     from couplet.configs.load import load, resolve
     from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
     from couplet.data.acecode import NothingRated
@@ -63,18 +63,18 @@ def train(args: argparse.Namespace) -> None:
         args.config, args.overrides = DEFAULT_RECIPE, [args.config, *args.overrides]
     config = load(RunConfig, args.config, args.overrides)
     if args.dry_run:
-        from couplet.actors.dry_run import describe
+        from couplet.commands.dry_run import describe
 
         return print(describe(config))
-    from couplet.actors.train import run_training
+    from couplet.commands.train import run_training
 
     run_training(config, resume=args.resume, local=args.local)
 
 
 def adapt(args: argparse.Namespace) -> None:
     """The supervised stages before reinforcement learning."""
-    from couplet.actors.adapt import run_adaptation
-    from couplet.actors.display import Display
+    from couplet.commands.adapt import run_adaptation
+    from couplet.commands.display import Display
 
     display = Display()
     policy = run_adaptation(load(AdaptConfig, args.config, args.overrides), display, resume=args.resume)
@@ -97,7 +97,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def rate(args: argparse.Namespace) -> None:
     """Pass rates of a model on a problem set."""
-    from couplet.actors.rate import Served, run_rating
+    from couplet.commands.rate import Served, run_rating
 
     served = None
     if args.policy is None:
@@ -114,8 +114,8 @@ def rate(args: argparse.Namespace) -> None:
 
 def score(args: argparse.Namespace) -> None:
     """Judge a file of samples: one verdict per sample, pass@k."""
+    from couplet.commands.score import run_score
     from couplet.configs.load import to_dict
-    from couplet.evaluation.score_report import run_score
     from couplet.reward.score_file import SCORING
 
     config = resolve(RunConfig, {"sandbox": to_dict(SCORING)}, args.overrides)
@@ -124,7 +124,7 @@ def score(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Sample and judge: pass@k of a policy, over temperatures and steps; resumable."""
-    from couplet.actors.evaluate import run_canonical_check, run_evaluation
+    from couplet.commands.evaluate import run_canonical_check, run_evaluation
     from couplet.evaluation.benchmark import Plan
 
     common = {"recipe": args.config, "overrides": args.overrides, "limit": args.limit, "local": args.local}
@@ -138,7 +138,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def analyze(args: argparse.Namespace) -> None:
     """How a policy decodes: AR-ness, entropy sink, temperature and step sweeps, figures; two side by side."""
-    from couplet.actors.analyze import run_policy_analysis
+    from couplet.commands.analyze import run_policy_analysis
 
     run_policy_analysis(
         args.policy, args.problems, samples=args.samples, seed=args.seed, temperatures=args.temperatures,
@@ -149,8 +149,8 @@ def analyze(args: argparse.Namespace) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     """Type a prompt and watch it being denoised."""
-    from couplet.actors.evaluate import open_policy
-    from couplet.evaluation.live import run_sample
+    from couplet.commands.evaluate import open_policy
+    from couplet.commands.sample import run_sample
 
     changes = {name: getattr(args, name) for name in ("order", "steps", "temperature", "top_p", "top_k")}
     changes["completion_length"] = args.length
@@ -167,7 +167,7 @@ def report(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """A run's policy as a Hugging Face folder with decoding defaults and a model card."""
-    from couplet.actors.export import export_policy
+    from couplet.commands.export import export_policy
 
     out = export_policy(args.run, args.out, dtype=args.dtype, max_shard_gb=args.shard_gb, auto_map=args.auto_map)
     print(f"{out}: written and read back without a difference")
@@ -175,14 +175,14 @@ def export(args: argparse.Namespace) -> None:
 
 def status(args: argparse.Namespace) -> None:
     """Workers, ledger and rates of a running job."""
-    from couplet.actors.control import show_status
+    from couplet.commands.status import show_status
 
     show_status(args.run, args.address, as_json=args.json)
 
 
 def scale(args: argparse.Namespace) -> None:
     """Change the number of workers of a running job."""
-    from couplet.actors.control import scale_workers
+    from couplet.commands.status import scale_workers
 
     scale_workers(args.targets, args.run, args.address)
 

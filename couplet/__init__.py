@@ -7,6 +7,7 @@ import os
 
 PACKAGES = (
     "actors",
+    "commands",
     "configs",
     "data",
     "evaluation",

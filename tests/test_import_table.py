@@ -95,7 +95,7 @@ def test_the_replay_actor_never_loads_torch():
 
 def test_the_local_wiring_never_loads_ray_or_deepspeed():
     assert loaded_modules(
-        "import couplet.actors.train, couplet.actors.local_cluster, couplet.learner.learner, couplet.rollout.worker"
+        "import couplet.commands.train, couplet.actors.local_cluster, couplet.learner.learner, couplet.rollout.worker"
     ) <= {"torch"}
 
 

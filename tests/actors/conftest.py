@@ -15,8 +15,8 @@ def start(tmp_path_factory):
     import torch
     from rich.console import Console
 
-    from couplet.actors.adapt import run_adaptation
-    from couplet.actors.display import Display
+    from couplet.commands.adapt import run_adaptation
+    from couplet.commands.display import Display
 
     optimizer = OptimizerConfig(
         lr=5e-3, betas=(0.9, 0.98), weight_decay=0.0, grad_norm=1.0, warmup_ratio=0.05, schedule="linear",

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from couplet.actors import control
 from couplet.actors.connect import NoCluster
+from couplet.commands import status as control
 from couplet.configs.schema import ConfigError
 from tests.actors.runs import assert_identity, assert_trained_once, wait_for
 

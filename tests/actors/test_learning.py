@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from couplet.actors.adapt import run_adaptation
-from couplet.actors.display import Display
+from couplet.commands.adapt import run_adaptation
+from couplet.commands.display import Display
 from couplet.configs.load import from_dict, load
 from couplet.configs.schema import AdaptConfig, RunConfig
 from couplet.training.local_cluster import LocalCluster

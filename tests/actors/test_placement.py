@@ -11,8 +11,9 @@ import pytest
 import ray
 from ray.exceptions import OutOfMemoryError
 
-from couplet.actors import connect, control
+from couplet.actors import connect
 from couplet.actors.learner_group import LearnerGroup
+from couplet.commands import status as control
 from couplet.configs.schema import ConfigError
 from couplet.learner.checkpoint import latest_checkpoint
 from couplet.training.evaluator import open_bench

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from couplet.actors.adapt import run_adaptation
-from couplet.actors.display import Display
+from couplet.commands.adapt import run_adaptation
+from couplet.commands.display import Display
 from couplet.configs.load import from_dict
 from couplet.configs.schema import AdaptConfig
 from couplet.data.tokenizer import BEGIN, CHAT_END, CHAT_START, CHAT_TEMPLATE, FILLER, MASK, PAD, load_tokenizer

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from couplet.actors import adapt
-from couplet.actors.display import Display
-from couplet.actors.start import cached_start
+from couplet.commands import adapt
+from couplet.commands.display import Display
+from couplet.commands.initial_policy import cached_start
 from couplet.configs.load import from_dict
 from couplet.configs.schema import AdaptConfig
 from couplet.data.tokenizer import load_tokenizer

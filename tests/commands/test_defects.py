@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from couplet.actors import train as trainer
+from couplet.commands import train as trainer
 from couplet.configs.schema import ConfigError
 from couplet.data.acecode import NothingRated
 from couplet.data.formats import RowError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from couplet.actors.arguments import parse
+from couplet.commands.cli import parse
 from couplet.configs.load import load
 from couplet.configs.schema import AdaptConfig, RunConfig
 from couplet.studies import ablations, path
@@ -75,7 +75,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_dry_run_says_what_the_readme_quotes():
-    from couplet.actors.dry_run import describe
+    from couplet.commands.dry_run import describe
 
     said = describe(load(RunConfig, "diffucoder_7b.yaml"))
     quoted = re.findall(r"^(?:memory per|generation [0-9]).*$", PAGES[0].read_text(), re.M)

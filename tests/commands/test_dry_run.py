@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from couplet.actors.dry_run import KNOWN, _flops, describe
+from couplet.commands.dry_run import KNOWN, _flops, describe
 from couplet.configs.load import load
 from couplet.configs.schema import ConfigError, RunConfig
 

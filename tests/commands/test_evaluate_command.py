@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from couplet.actors.evaluate import open_policy, prompts_of, results_folder, set_name, weights_print
+from couplet.commands.evaluate import open_policy, prompts_of, results_folder, set_name, weights_print
 from couplet.data.prompts import PromptSet, evaluation_requests
 from couplet.training.evaluator import open_bench
 

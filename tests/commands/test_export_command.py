@@ -8,7 +8,7 @@ import shutil
 import torch
 import yaml
 
-from couplet.actors.export import find_policy_of
+from couplet.commands.export import find_policy_of
 from couplet.data.tokenizer import load_tokenizer
 from couplet.evaluation.policy_settings import config_for
 from couplet.learner.checkpoint import save_checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kernel
-from couplet.actors import train
+from couplet.commands import train
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
@@ -76,7 +76,7 @@ def test_a_set_shows_only_the_options_it_takes(command):
 def test_every_option_has_a_help_text():
     import argparse
 
-    from couplet.actors.arguments import OPTIONS
+    from couplet.commands.cli import OPTIONS
 
     def without(parser):
         for action in parser._actions:

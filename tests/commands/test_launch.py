@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from couplet.actors import train as trainer
+from couplet.commands import train as trainer
 from couplet.data.problems_file import read_parquet
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from couplet.actors.evaluate import open_policy, prompts_of
+from couplet.commands.evaluate import open_policy, prompts_of
 from couplet.configs.schema import ConfigError
 from couplet.data.verdict import Outcome
 from couplet.training.evaluator import open_bench

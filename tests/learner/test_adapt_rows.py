@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from couplet.actors.adapt import run_adaptation
-from couplet.actors.display import Display
+from couplet.commands.adapt import run_adaptation
+from couplet.commands.display import Display
 from couplet.configs.load import from_dict
 from couplet.configs.schema import AdaptConfig, LearnerConfig, OptimizerConfig, StageConfig
 from couplet.learner.adapt import SupervisedLearner, joined, run_rows, run_stage

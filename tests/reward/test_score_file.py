@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from couplet.commands.score import run_score
 from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.problems_file import write_parquet
-from couplet.evaluation.score_report import run_score
 from couplet.reward import score_file as module
 from couplet.reward.score_file import score_file
 

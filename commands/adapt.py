@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from couplet.actors.display import Display
+from couplet.commands.display import Display
 from couplet.configs.schema import AdaptConfig, SamplerConfig, StageConfig
 from couplet.data.files import writing
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.training.run_folder import MEND, RunFolder, keep_policy
 
 if TYPE_CHECKING:
-    from couplet.actors.display import Bar
+    from couplet.commands.display import Bar
     from couplet.learner.adapt import Row
 
 UPDATES_PER_CALL = 20  # updates between two looks at the progress
@@ -64,7 +64,7 @@ def check_inputs(config: AdaptConfig) -> None:
     Raises:
         ConfigError, ValueError: the first thing that cannot work.
     """
-    from couplet.actors.start import find_policy
+    from couplet.commands.initial_policy import find_policy
     from couplet.data.stream import Stream
     from couplet.data.tokenizer import load_tokenizer
     from couplet.model.device import device_for
@@ -148,7 +148,7 @@ def _running(config: AdaptConfig, index: int, start: Path, folder: RunFolder) ->
 
 def _prepare_start(config: AdaptConfig, target: Path) -> None:
     """The start policy with every token diffusion needs, or a random one of the configured shape; and its tokenizer."""
-    from couplet.actors.start import find_policy
+    from couplet.commands.initial_policy import find_policy
     from couplet.data.tokenizer import PAD, add_diffusion_tokens, load_tokenizer, tiny_tokenizer
     from couplet.model.policy import DiffusionPolicy
     from couplet.model.tokens import DEFAULT_END_TOKENS, resolve_token_ids

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from couplet.commands.sample import LiveView, run_sample, sampler_of
 from couplet.configs.schema import ConfigError, SamplerConfig, ShapeConfig
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, Tokenizer, train_tokenizer
-from couplet.evaluation.live import LiveView, run_sample, sampler_of
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
 from couplet.report.trace import Trace, frame_steps, layout, step_colour, write_gif, write_svg

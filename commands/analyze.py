@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from couplet.actors.evaluate import (
+from couplet.commands.evaluate import (
     judging_facts,
     open_policy,
     problems_print,

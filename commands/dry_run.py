@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from couplet.actors.start import check_settings, may_be_policy
+from couplet.commands.initial_policy import check_settings, may_be_policy
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.benchmarks import split_source
 

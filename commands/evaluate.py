@@ -11,8 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from couplet.actors.display import Bar, Display
-from couplet.actors.start import find_policy
+from couplet.commands.display import Bar, Display
+from couplet.commands.initial_policy import find_policy
 from couplet.configs.schema import RunConfig
 from couplet.data.benchmarks import load_problems
 from couplet.data.problem import Problem

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from couplet.actors.evaluate import (
+from couplet.commands.evaluate import (
     judging_facts,
     open_policy,
     problems_print,
@@ -96,7 +96,7 @@ def run_rating(
         policy: folder of our own policy; else `served` names the model.
         sampling: completions per problem and how they are drawn; a policy takes its own decoder at that temperature.
         level: `all`, `easy`, `medium` or `hard`, by percentiles over the rated problems.
-        recipe, overrides, limit, local: as `actors.evaluate.run_evaluation`.
+        recipe, overrides, limit, local: as `commands.evaluate.run_evaluation`.
 
     Raises:
         ConfigError, ValueError: something the user must mend, named.

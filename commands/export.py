@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from couplet.actors.model_card import model_card
+from couplet.commands.model_card import model_card
 from couplet.configs.load import read_recipe
 from couplet.configs.schema import ConfigError, require
 from couplet.data.files import writing

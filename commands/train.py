@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from couplet.actors.display import Display, percent, step_note
-from couplet.actors.start import check_settings, resolve_start
+from couplet.commands.display import Display, percent, step_note
+from couplet.commands.initial_policy import check_settings, resolve_start
 from couplet.configs.load import to_dict
 from couplet.configs.schema import RunConfig, require
 from couplet.data.benchmarks import load_problems

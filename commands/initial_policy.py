@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from couplet.actors.display import Display
+from couplet.commands.display import Display
 from couplet.configs.load import load, to_dict
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, require
 from couplet.learner.checkpoint import latest_checkpoint
@@ -116,7 +116,7 @@ def cached_start(recipe: AdaptConfig, display: Display) -> Path:
 
     Of several processes that need it at once one trains and the others wait; a training that was killed goes on.
     """
-    from couplet.actors.adapt import run_adaptation
+    from couplet.commands.adapt import run_adaptation
 
     folder = cache_folder() / f"{recipe.name}-{_fingerprint(recipe)}"
     policy, unfinished = folder / "policy", folder.with_name(f"{folder.name}.part")
