@@ -9,8 +9,8 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from couplet.actors.replay_hub import IDLE_SECONDS, Hub, Worker
-from couplet.actors.waiting import WeightsDamaged, WeightsLate, WeightsLost, is_defect, raised
+from couplet.actors.remote import WeightsDamaged, WeightsLate, WeightsLost, is_defect, raised
+from couplet.actors.replay_state import IDLE_SECONDS, Hub, Worker
 from couplet.data.trajectory import PromptGroup
 
 Weights = tuple[int, list[Any]]  # version, and the reference to (manifest, buckets) in a list

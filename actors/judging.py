@@ -11,8 +11,8 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from couplet.actors.replay_hub import IDLE_SECONDS, Hub, Worker
-from couplet.actors.waiting import DIED, is_defect
+from couplet.actors.remote import DIED, is_defect
+from couplet.actors.replay_state import IDLE_SECONDS, Hub, Worker
 from couplet.data.trajectory import is_zero_signal
 from couplet.data.verdict import Verdict
 from couplet.replay.record import State

@@ -8,10 +8,10 @@ from typing import Any
 
 import ray
 
-from couplet.actors.metrics import Exporter
-from couplet.actors.rendezvous import free_port, join_environment
+from couplet.actors.gauges import Exporter
 from couplet.configs.schema import RunConfig
 from couplet.data.trajectory import ScoredGroup
+from couplet.learner.rendezvous import free_port, join_environment
 from couplet.training.factory import build_learner
 
 

@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from couplet.actors.learner_actor import LearnerActor
-from couplet.actors.waiting import DIED, fetch_all, is_defect
+from couplet.actors.remote import DIED, fetch_all, is_defect
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.trajectory import ScoredGroup
 

@@ -13,15 +13,15 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from couplet.actors.connect import alive_nodes, connect
+from couplet.actors.gauges import Exporter
 from couplet.actors.learner_group import LearnerGroup
-from couplet.actors.metrics import Exporter
-from couplet.actors.ray_bench import sample_and_judge_on
+from couplet.actors.ray_evaluator import sample_and_judge_on
+from couplet.actors.ray_init import alive_nodes, connect
+from couplet.actors.remote import DIED, fetch, fetch_all
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.storage import require_shared
 from couplet.actors.tiers import accepted
-from couplet.actors.waiting import DIED, fetch, fetch_all
-from couplet.actors.workers import NAMESPACE, WorkerPool, replay_name
+from couplet.actors.worker_pool import NAMESPACE, WorkerPool, replay_name
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from couplet.actors.gauges import Exporter
 from couplet.actors.generation import Generation
 from couplet.actors.judging import Judging
-from couplet.actors.metrics import Exporter
-from couplet.actors.replay_hub import ROLES, Hub, Worker
+from couplet.actors.replay_state import ROLES, Hub, Worker
 from couplet.configs.schema import RunConfig
 from couplet.replay.ledger import Ledger
 from couplet.replay.record import Record, State

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from couplet.actors.metrics import Exporter
+from couplet.actors.gauges import Exporter
 from couplet.actors.tiers import refuse
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.data.problem import Problem

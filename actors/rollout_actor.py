@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from couplet.actors.metrics import Exporter
-from couplet.actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
+from couplet.actors.gauges import Exporter
+from couplet.actors.remote import WeightsDamaged, WeightsLate, WeightsLost
 from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.trajectory import PromptGroup, RolloutRequest
 from couplet.training.factory import build_rollout_worker

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from couplet.actors.connect import connect
-from couplet.actors.rendezvous import free_port, join_environment
+from couplet.actors.ray_init import connect
+from couplet.actors.remote import fetch, fetch_all
 from couplet.actors.storage import require_shared
-from couplet.actors.waiting import fetch, fetch_all
 from couplet.configs.schema import AdaptConfig, ConfigError
+from couplet.learner.rendezvous import free_port, join_environment
 
 if TYPE_CHECKING:
     from couplet.learner.adapt import Row

@@ -9,8 +9,8 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from couplet.actors.connect import alive_nodes
-from couplet.actors.waiting import fetch_all
+from couplet.actors.ray_init import alive_nodes
+from couplet.actors.remote import fetch_all
 from couplet.configs.schema import ConfigError
 
 SECONDS = 120.0  # a node may first have to unpack the code

@@ -12,10 +12,10 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from couplet.actors.connect import NoCluster, attach
-from couplet.actors.replay_hub import ROLES
-from couplet.actors.waiting import DIED, fetch
-from couplet.actors.workers import NAMESPACE, replay_name
+from couplet.actors.ray_init import NoCluster, attach
+from couplet.actors.remote import DIED, fetch
+from couplet.actors.replay_state import ROLES
+from couplet.actors.worker_pool import NAMESPACE, replay_name
 from couplet.configs.schema import ConfigError, RayConfig
 
 CALL_SECONDS = 30.0

@@ -77,7 +77,7 @@ def check_inputs(config: RunConfig, *, local: bool) -> None:
     for source in (config.problems.train, config.problems.evaluate):
         load_problems(source, seed=config.problems.seed)
     if not local:
-        from couplet.actors.connect import require_listener
+        from couplet.actors.ray_init import require_listener
 
         require_listener(config.ray)
 

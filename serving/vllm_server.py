@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from couplet.actors.rendezvous import free_port
 from couplet.configs.schema import ConfigError
+from couplet.learner.rendezvous import free_port
 from couplet.serving.completions import Client, EndpointError
 
 KEEPER = Path(__file__).with_name("vllm_keeper.py")

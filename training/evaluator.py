@@ -66,7 +66,7 @@ def open_bench(config: RunConfig, *, local: bool) -> Iterator[Bench]:
     if local:
         bench = LocalBench(config)
     else:
-        from couplet.actors.ray_bench import RayBench
+        from couplet.actors.ray_evaluator import RayBench
 
         bench = RayBench(config)
     try:

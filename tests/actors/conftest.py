@@ -82,7 +82,7 @@ def scripted(open_cluster, monkeypatch):
     from couplet.actors.reward_actor import RewardActor
     from tests.actors import fakes
 
-    places = {"Rollout": "couplet.actors.workers.RolloutActor", "Reward": "couplet.actors.workers.RewardActor"}
+    places = {"Rollout": "couplet.actors.worker_pool.RolloutActor", "Reward": "couplet.actors.worker_pool.RewardActor"}
     places["Learner"] = "couplet.actors.learner_group.LearnerActor"
 
     def open_one(name, *chosen, **changes):

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import ray
 
+from couplet.actors.remote import WeightsLost
 from couplet.actors.reward_actor import RewardActor
-from couplet.actors.waiting import WeightsLost
 from couplet.data.trajectory import PromptGroup
 from couplet.data.verdict import Outcome, Verdict
 from couplet.reward.sandbox.faults import TierUnavailable

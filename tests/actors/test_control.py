@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from couplet.actors.connect import NoCluster
+from couplet.actors.ray_init import NoCluster
 from couplet.commands import status as control
 from couplet.configs.schema import ConfigError
 from tests.actors.runs import assert_identity, assert_trained_once, wait_for

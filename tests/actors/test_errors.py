@@ -24,7 +24,7 @@ def run_python(code, timeout=400):
 def test_an_address_where_no_ray_answers_is_named_without_a_hang():
     code = """
 import time
-from couplet.actors.connect import attach
+from couplet.actors.ray_init import attach
 from couplet.configs.schema import RayConfig
 began = time.monotonic()
 try:

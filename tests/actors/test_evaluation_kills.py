@@ -8,9 +8,9 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryErr
 
 from couplet.actors.judging import Job, Judging
 from couplet.actors.ray_cluster import RayCluster
+from couplet.actors.remote import DIED, is_gone
 from couplet.actors.replay_actor import Memory, ReplayActor
-from couplet.actors.replay_hub import Worker
-from couplet.actors.waiting import DIED, is_gone
+from couplet.actors.replay_state import Worker
 from couplet.data.verdict import Outcome
 from couplet.replay.record import Record, State
 from couplet.training.factory import load_prompts
@@ -51,8 +51,8 @@ def evaluating(open_cluster, start, monkeypatch):
     """`evaluating(name, (rollout fake, reward fake), problems, **changes)`: a cluster whose queue rests, and its prompts."""
 
     def open_one(name, fakes, problems, **changes):
-        monkeypatch.setattr("couplet.actors.workers.RolloutActor", fakes[0])
-        monkeypatch.setattr("couplet.actors.workers.RewardActor", fakes[1])
+        monkeypatch.setattr("couplet.actors.worker_pool.RolloutActor", fakes[0])
+        monkeypatch.setattr("couplet.actors.worker_pool.RewardActor", fakes[1])
         monkeypatch.setattr("couplet.actors.learner_group.LearnerActor", ScriptedLearner)
         cluster = open_cluster(name, **changes)
         return cluster, load_prompts(cluster.config, str(start), "katas:heldout-lists", problems)

@@ -9,11 +9,11 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
 from couplet.actors.generation import Generation
+from couplet.actors.remote import WeightsDamaged, WeightsLate, WeightsLost
 from couplet.actors.replay_actor import Memory, ReplayActor
-from couplet.actors.replay_hub import Worker
+from couplet.actors.replay_state import Worker
 from couplet.actors.rollout_actor import RolloutActor
-from couplet.actors.waiting import WeightsDamaged, WeightsLate, WeightsLost
-from couplet.actors.workers import Member, WorkerPool
+from couplet.actors.worker_pool import Member, WorkerPool
 from couplet.model.weights import DamagedWeights
 from couplet.training.replay_metrics import Telemetry
 from tests.actors.runs import run_config
@@ -151,7 +151,9 @@ def test_an_evaluation_has_lost_weights_published_again_and_waits_for_late_ones(
             raise end
         return end
 
-    monkeypatch.setattr("couplet.actors.workers.ray", SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=get))
+    monkeypatch.setattr(
+        "couplet.actors.worker_pool.ray", SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=get)
+    )
     config = run_config(tmp_path, "evaluation")
     pool = WorkerPool(config, "", tend=lambda: None, republish=lambda: published.append(True))
     pool.members["rollout"][0] = Member(None, None, {})

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from couplet.actors.judging import Judging
-from couplet.actors.replay_hub import Worker
-from couplet.actors.workers import Member, WorkerPool
+from couplet.actors.replay_state import Worker
+from couplet.actors.worker_pool import Member, WorkerPool
 from tests.actors.runs import run_config
 
 

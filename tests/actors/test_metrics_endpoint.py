@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from couplet.actors.connect import alive_nodes
+from couplet.actors.ray_init import alive_nodes
 from tests.actors.runs import wait_for
 
 pytestmark = pytest.mark.ray

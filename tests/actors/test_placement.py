@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray.exceptions import OutOfMemoryError
 
-from couplet.actors import connect
+from couplet.actors import ray_init as connect
 from couplet.actors.learner_group import LearnerGroup
 from couplet.commands import status as control
 from couplet.configs.schema import ConfigError
@@ -58,8 +58,8 @@ def with_learner(open_cluster, monkeypatch):
     """`with_learner(name, Fake, **changes)`: a cluster of scripted workers and this learner."""
 
     def open_one(name, fake, **changes):
-        monkeypatch.setattr("couplet.actors.workers.RolloutActor", ScriptedRollout)
-        monkeypatch.setattr("couplet.actors.workers.RewardActor", ScriptedReward)
+        monkeypatch.setattr("couplet.actors.worker_pool.RolloutActor", ScriptedRollout)
+        monkeypatch.setattr("couplet.actors.worker_pool.RewardActor", ScriptedReward)
         monkeypatch.setattr("couplet.actors.learner_group.LearnerActor", fake)
         return open_cluster(name, **changes)
 
@@ -212,10 +212,10 @@ def test_without_checkpoints_a_rebuilt_rank_repeats_the_kept_steps_only(with_lea
 
 def test_a_bench_that_cannot_start_gives_back_its_actors_and_its_ray(ray_cluster, tmp_path, monkeypatch):
     left = []
-    monkeypatch.setattr("couplet.actors.workers.RewardActor", RefusedReward)
-    monkeypatch.setattr("couplet.actors.ray_bench.connect", lambda config: connect.Connection(None, owned=True))
+    monkeypatch.setattr("couplet.actors.worker_pool.RewardActor", RefusedReward)
+    monkeypatch.setattr("couplet.actors.ray_evaluator.connect", lambda config: connect.Connection(None, owned=True))
     monkeypatch.setattr("ray.shutdown", lambda: left.append("ray"))
-    monkeypatch.setattr("couplet.actors.workers.WorkerPool.stop", lambda pool: left.append("actors"))
+    monkeypatch.setattr("couplet.actors.worker_pool.WorkerPool.stop", lambda pool: left.append("actors"))
     config = run_config(tmp_path, "refused")
     with pytest.raises(ConfigError, match="reward actor 0 could not start"), open_bench(config, local=False):
         pass

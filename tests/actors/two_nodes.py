@@ -29,7 +29,8 @@ def blind_away_from_home(probe: str | None, config: str) -> tuple[bool, str | No
 
 
 def use_fakes() -> None:
-    from couplet.actors import learner_group, workers
+    from couplet.actors import learner_group
+    from couplet.actors import worker_pool as workers
     from tests.actors import fakes
 
     workers.RolloutActor, workers.RewardActor = fakes.ScriptedRollout, fakes.ScriptedReward
@@ -62,8 +63,8 @@ def main(policy: str, folder: str, parts: str) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    from couplet.actors.connect import alive_nodes
     from couplet.actors.ray_cluster import RayCluster
+    from couplet.actors.ray_init import alive_nodes
     from tests.actors.runs import History, run_config, status, wait_for
 
     if parts == "scripted":

@@ -102,7 +102,7 @@ def test_an_error_with_the_traceback_of_a_worker_keeps_it(trained, tmp_path):
 
 @pytest.mark.ray
 def test_a_worker_s_defect_comes_with_its_traceback_and_a_worker_s_mistake_in_one_line(ray_cluster, trained):
-    from couplet.actors.waiting import fetch
+    from couplet.actors.remote import fetch
 
     def defect():
         import numpy

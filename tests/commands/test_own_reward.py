@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from couplet.actors import connect
+from couplet.actors import ray_init as connect
 from couplet.configs.load import from_dict
 from couplet.configs.schema import ConfigError, RewardConfig
 from couplet.data.problem import Problem

@@ -12,7 +12,8 @@ import pytest
 import ray
 
 from couplet import PACKAGES
-from couplet.actors import connect, stage_group, storage
+from couplet.actors import ray_init as connect
+from couplet.actors import stage_group, storage
 from couplet.actors.stage_group import StageGroup
 from couplet.commands.adapt import run_adaptation
 from couplet.commands.display import Display

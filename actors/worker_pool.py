@@ -10,10 +10,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from couplet.actors.replay_hub import ROLES
+from couplet.actors.remote import DIED, WeightsLate, is_defect, is_gone, original, raised
+from couplet.actors.replay_state import ROLES
 from couplet.actors.reward_actor import RewardActor
 from couplet.actors.rollout_actor import RolloutActor
-from couplet.actors.waiting import DIED, WeightsLate, is_defect, is_gone, original, raised
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.problem import Problem
 from couplet.data.trajectory import PromptGroup, ScoredGroup

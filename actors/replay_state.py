@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from couplet.actors.waiting import is_gone, original
+from couplet.actors.remote import is_gone, original
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.verdict import Verdict
 from couplet.replay.ledger import Ledger

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from couplet.actors.connect import alive_nodes, connect
+from couplet.actors.ray_init import alive_nodes, connect
 from couplet.actors.storage import require_shared
 from couplet.actors.tiers import accepted
-from couplet.actors.workers import WorkerPool
+from couplet.actors.worker_pool import WorkerPool
 from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet, evaluation_requests
