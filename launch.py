@@ -116,7 +116,7 @@ def score(args: argparse.Namespace) -> None:
     """Judge a file of samples: one verdict per sample, pass@k."""
     from couplet.commands.score import run_score
     from couplet.configs.load import to_dict
-    from couplet.reward.score_file import SCORING
+    from couplet.evaluation.score_file import SCORING
 
     config = resolve(RunConfig, {"sandbox": to_dict(SCORING)}, args.overrides)
     run_score(args.problems, args.samples, args.out, args.workers, config.reward, config.sandbox, _console())

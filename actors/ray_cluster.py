@@ -20,13 +20,13 @@ from couplet.actors.ray_init import alive_nodes, connect
 from couplet.actors.remote import DIED, fetch, fetch_all
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.storage import require_shared
-from couplet.actors.tiers import accepted
 from couplet.actors.worker_pool import NAMESPACE, WorkerPool, replay_name
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.replay.record import Record
+from couplet.reward.tiers import accepted
 from couplet.training.cluster import Batch
 from couplet.training.factory import OrderBook, for_rollouts, load_prompts
 from couplet.training.step_metrics import FaultGuard, StageTimes, batch_metrics

@@ -9,13 +9,13 @@ from typing import Any
 
 from couplet.actors.ray_init import alive_nodes, connect
 from couplet.actors.storage import require_shared
-from couplet.actors.tiers import accepted
 from couplet.actors.worker_pool import WorkerPool
 from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet, evaluation_requests
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
+from couplet.reward.tiers import accepted
 from couplet.training.evaluator import Progress
 from couplet.training.factory import chunked
 from couplet.training.step_metrics import FaultGuard, workers_died

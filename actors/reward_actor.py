@@ -10,11 +10,11 @@ from typing import Any
 import ray
 
 from couplet.actors.gauges import Exporter
-from couplet.actors.tiers import refuse
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.trajectory import PromptGroup
 from couplet.data.verdict import Verdict
+from couplet.reward.tiers import refuse
 from couplet.reward.worker import RewardWorker
 from couplet.training.evaluator import judge_texts
 

@@ -41,19 +41,19 @@ def run_policy_analysis(
     local: bool = False,
     console: Console,
 ) -> dict[str, Any]:
-    """Figures and data of `evaluation.analyze.run_analysis` for `policy`, beside those of `before` where it is named.
+    """Figures and data of `evaluation.analysis.run_analysis` for `policy`, beside those of `before` where it is named.
 
     Args:
         policy, before: policy folders, run folders or hub names; both are sampled with the settings of `policy`.
         problems: problems with tests.
-        samples, seed, temperatures, steps: of `evaluation.analyze.AnalysisPlan`; its own where None.
+        samples, seed, temperatures, steps: of `evaluation.analysis.AnalysisPlan`; its own where None.
         words: word problems to set against the code (`arithmetic:SPLIT`); None leaves that part out.
         recipe, overrides, limit, out, local: as `run_evaluation`; a killed analysis goes on in `out`.
 
     Raises:
         ConfigError, ValueError: something the user must mend, named.
     """
-    from couplet.evaluation.analyze import AnalysisPlan, claim_folder, run_analysis
+    from couplet.evaluation.analysis import AnalysisPlan, claim_folder, run_analysis
 
     plan = AnalysisPlan(samples=samples, seed=seed, steps=steps, pass_ks=(1, samples) if samples > 1 else (1,))
     if temperatures is not None:
@@ -100,7 +100,7 @@ def _subject(label: str, folder: Path, config: RunConfig, bench: Bench) -> Any:
     import torch
 
     from couplet.data.tokenizer import load_tokenizer
-    from couplet.evaluation.analyze import Subject
+    from couplet.evaluation.analysis import Subject
     from couplet.model.policy import DiffusionPolicy
     from couplet.training.factory import load_policy
 

@@ -21,7 +21,7 @@ from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Verdict
 from couplet.evaluation.benchmark import Plan, run_benchmark, run_canonical
 from couplet.evaluation.policy_settings import config_for
-from couplet.reward.score_file import SCORING
+from couplet.evaluation.score_file import SCORING
 from couplet.training.evaluator import Progress, open_bench
 from couplet.training.factory import load_prompts
 

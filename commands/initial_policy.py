@@ -17,7 +17,7 @@ from couplet.commands.display import Display
 from couplet.configs.load import load, to_dict
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, require
 from couplet.learner.checkpoint import latest_checkpoint
-from couplet.reward.score import chosen
+from couplet.reward.functions import chosen
 
 
 def resolve_start(config: RunConfig, display: Display) -> str:

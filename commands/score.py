@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.evaluation.pass_at_k import estimate
-from couplet.reward.score_file import FileScore, score_file
+from couplet.evaluation.score_file import FileScore, score_file
 
 KS = (1, 2, 5, 10, 20, 50, 100)
 
@@ -24,7 +24,7 @@ def run_score(
     sandbox: SandboxConfig | None = None,
     console: Console | None = None,
 ) -> FileScore:
-    """Score `samples` against `problems` (see `reward.score_file`), with progress and a report on `console`."""
+    """Score `samples` against `problems` (see `evaluation.score_file`), with progress and a report on `console`."""
     console = console or Console()
     columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

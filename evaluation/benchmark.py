@@ -26,8 +26,8 @@ from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
 from couplet.evaluation.pass_at_k import estimate
 from couplet.evaluation.records import Records, same_run
+from couplet.evaluation.samples import evalplus_id
 from couplet.reward.code_format import program_of_sample, read_answer
-from couplet.reward.samples import evalplus_id
 
 Evaluate = Callable[[PromptSet, SamplerConfig, int, int, Callable[[int, ScoredGroup], None] | None], list[ScoredGroup]]
 """`Cluster.evaluate`: (prompts, sampler, samples, seed, progress) -> scored groups in prompt order."""

@@ -10,9 +10,9 @@ from couplet.configs.schema import SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
 from couplet.reward.candidate import Candidate
+from couplet.reward.planner.plan import Case
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.local import LocalSandbox
-from couplet.reward.testcases import Case
 from couplet.reward.verdicts import Expectations, ProgramRun
 
 ATTEMPTS = 3

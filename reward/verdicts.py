@@ -15,12 +15,12 @@ from couplet.configs.schema import SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
 from couplet.reward.candidate import Asked, Candidate, Question, Reply, Sandbox, TestFailed, read_reply
-from couplet.reward.names import import_line
 from couplet.reward.oracles import EXISTENCE_TASKS, agrees
+from couplet.reward.planner.names import import_line
+from couplet.reward.planner.plan import Case, ProblemDefect
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.handle import Budget, Child, ChildGone, frame
 from couplet.reward.sandbox.plain import Encoder, NotPlain, TooLarge
-from couplet.reward.testcases import Case, ProblemDefect
 
 JUDGE_REPLY = 32 << 20
 MOST_ANNOUNCED = 64  # questions told to a program at a time

@@ -17,10 +17,10 @@ from couplet.data.seeds import derive_seed
 from couplet.data.verdict import Outcome, TestResult, Verdict
 from couplet.reward.cache import VerdictCache, limits_fingerprint, problem_fingerprint, program_key
 from couplet.reward.code_format import read_answer
+from couplet.reward.functions import Judged, chosen, pay
+from couplet.reward.planner.plan import Case, ProblemDefect, plan
 from couplet.reward.runner import LocalRunner, Quarantined, Runner
 from couplet.reward.sandbox.faults import SandboxFault
-from couplet.reward.score import Judged, chosen, pay
-from couplet.reward.testcases import Case, ProblemDefect, plan
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ Work = tuple[str, Problem, str, Plan]  # cache key, problem, program, its tests
 def open_runner(config: SandboxConfig) -> Runner:
     """The runner of the configured tier. The cloud is used only where `sandbox.tier` names it."""
     if config.tier == "e2b":
-        from couplet.reward.e2b import E2BRunner
+        from couplet.reward.e2b.runner.runner import E2BRunner
 
         return E2BRunner(config)
     return LocalRunner(config)

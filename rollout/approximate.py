@@ -27,9 +27,9 @@ from couplet.model.dream import shift_source
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.randomness import seed_tensor, uniforms
 from couplet.rollout.canvas import Canvas, Revealed
+from couplet.rollout.draw import confidence, confidence_and_peak
 from couplet.rollout.orders import ORDERS, most_confident
 from couplet.rollout.schedule import random_reveal_steps, reveal_counts
-from couplet.rollout.scoring import confidence, confidence_and_peak
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from couplet.model.policy import DiffusionPolicy
 from couplet.model.randomness import seed_tensor, uniforms
 from couplet.rollout.approximate import approximate_steps
 from couplet.rollout.canvas import Canvas, Revealed
+from couplet.rollout.draw import confidence, draw_tokens
 from couplet.rollout.orders import ORDERS, most_confident
 from couplet.rollout.schedule import random_reveal_steps, reveal_counts
-from couplet.rollout.scoring import confidence, draw_tokens
 
 
 def denoise(

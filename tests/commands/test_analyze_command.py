@@ -14,7 +14,7 @@ def test_the_policys_subject_has_the_rows_of_its_recipe(run_folder, tmp_path, co
         return original(policy, prompts, config, seeds, microbatch_rows=microbatch_rows)
 
     monkeypatch.setattr(decoding, "sample", sample)
-    monkeypatch.setattr("couplet.evaluation.analyze._write", lambda *_: None)  # figures are slow
+    monkeypatch.setattr("couplet.evaluation.analysis._write", lambda *_: None)  # figures are slow
     words = ("--samples", 2, "--limit", 2, "--temperatures", 1, "--steps", 4, "--local", "rollout.microbatch_rows=3")
     code, _, error = command("analyze", run_folder, "katas:heldout", *words, "--out", tmp_path / "out")
     assert code == 0 and set(seen) == {3}, error

@@ -14,7 +14,7 @@ from couplet.actors import ray_init as connect
 from couplet.configs.load import from_dict
 from couplet.configs.schema import ConfigError, RewardConfig
 from couplet.data.problem import Problem
-from couplet.reward.score import Judged, chosen, pay
+from couplet.reward.functions import Judged, chosen, pay
 
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
@@ -48,7 +48,7 @@ def test_its_module_travels_to_a_cluster(documented, monkeypatch):
     (folder / "mine").mkdir()
     (folder / "mine" / "inner.py").write_text("")
     (folder / "elsewhere.py").write_text("")
-    modules = connect._own_modules([*config.functions, "mine.inner:f", "absent:f", "couplet.reward.score:code"])
+    modules = connect._own_modules([*config.functions, "mine.inner:f", "absent:f", "couplet.reward.functions:code"])
     with connect._code_alone((), modules) as code:
         found = {str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()}
     assert found == {"my_rewards.py", "mine/inner.py"}

@@ -11,7 +11,7 @@ import pytest
 from couplet.configs.schema import ConfigError
 from couplet.data.prompts import PromptSet
 from couplet.evaluation import decoding
-from couplet.evaluation.analyze import AnalysisPlan, Subject, run_analysis
+from couplet.evaluation.analysis import AnalysisPlan, Subject, run_analysis
 from couplet.evaluation.decoding import Decoded, decode_judged, decode_word_problems, measures
 from tests.evaluation.test_decoding import SAMPLER, Evaluator, code_prompts, spell, tiny_policy, word_prompts
 
@@ -22,7 +22,7 @@ FACTS = {"policy": "toy"}
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Figures are slow, and not what is asked here."""
-    monkeypatch.setattr("couplet.evaluation.analyze._write", lambda *_: None)
+    monkeypatch.setattr("couplet.evaluation.analysis._write", lambda *_: None)
 
 
 class Killed(Exception):

@@ -16,7 +16,7 @@ from couplet.data.prompts import PromptSet
 from couplet.data.seeds import derive_seed
 from couplet.data.trajectory import GroupId, RolloutRequest, ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
-from couplet.evaluation.analyze import AnalysisPlan, Subject, run_analysis
+from couplet.evaluation.analysis import AnalysisPlan, Subject, run_analysis
 from couplet.evaluation.decoding import (
     Decoded,
     decode_judged,

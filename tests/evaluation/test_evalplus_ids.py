@@ -8,7 +8,7 @@ import pytest
 
 from couplet.data.benchmarks import load_problems
 from couplet.evaluation.benchmark import write_samples
-from couplet.reward.samples import SampleFileError, read_samples
+from couplet.evaluation.samples import SampleFileError, read_samples
 
 MBPP = {"text": "Add one.", "code": "def f(x):\n    return x + 1", "test_list": ["assert f(1) == 2"]}
 HUMANEVAL = {"prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": "    return x + 1\n"}

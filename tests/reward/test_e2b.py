@@ -132,9 +132,9 @@ def cloud(monkeypatch, tmp_path):
     monkeypatch.setenv("E2B_API_KEY", "e2b_" + "0" * 40)
     monkeypatch.setenv("E2B_API_URL", f"http://127.0.0.1:{server.port}")
     monkeypatch.setenv("E2B_SANDBOX_URL", f"http://127.0.0.1:{server.port}")
-    monkeypatch.setattr("couplet.reward.e2b.FOLDER", str(tmp_path / "runner"))
-    monkeypatch.setattr("couplet.reward.e2b.BACK_OFF", 0.01)
-    monkeypatch.setattr("couplet.reward.e2b_pool.CREATE_BACK_OFF", 0.01)
+    monkeypatch.setattr("couplet.reward.e2b.runner.FOLDER", str(tmp_path / "runner"))
+    monkeypatch.setattr("couplet.reward.e2b.runner.BACK_OFF", 0.01)
+    monkeypatch.setattr("couplet.reward.e2b.pool.CREATE_BACK_OFF", 0.01)
     yield server
     server.close()
 

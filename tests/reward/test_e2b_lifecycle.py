@@ -10,10 +10,10 @@ from aiohttp import web
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.verdict import Outcome
-from couplet.reward import e2b_pool
-from couplet.reward.e2b import CloudCandidate
-from couplet.reward.e2b_pool import Pool
-from couplet.reward.sandbox import driver
+from couplet.reward.e2b.runner import driver
+from couplet.reward.e2b.runner import pool as e2b_pool
+from couplet.reward.e2b.runner.pool import Pool
+from couplet.reward.e2b.runner.runner import CloudCandidate
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.process import PROJECT
 from couplet.reward.worker import RewardWorker
@@ -99,9 +99,9 @@ def cloud(monkeypatch, tmp_path):
     monkeypatch.setenv("E2B_API_KEY", "e2b_" + "0" * 40)
     monkeypatch.setenv("E2B_API_URL", f"http://127.0.0.1:{server.control_port}")
     monkeypatch.setenv("E2B_SANDBOX_URL", f"http://127.0.0.1:{server.port}")
-    monkeypatch.setattr("couplet.reward.e2b.FOLDER", str(tmp_path / "runner"))
-    monkeypatch.setattr("couplet.reward.e2b.BACK_OFF", 0.01)
-    monkeypatch.setattr("couplet.reward.e2b_pool.CREATE_BACK_OFF", 0.01)
+    monkeypatch.setattr("couplet.reward.e2b.runner.FOLDER", str(tmp_path / "runner"))
+    monkeypatch.setattr("couplet.reward.e2b.runner.BACK_OFF", 0.01)
+    monkeypatch.setattr("couplet.reward.e2b.pool.CREATE_BACK_OFF", 0.01)
     server.gate = tmp_path / "gate"
     yield server
     server.gate.touch()
@@ -129,7 +129,7 @@ class Clock:
 @pytest.fixture
 def clock(cloud, monkeypatch):
     clock = cloud.now = Clock()
-    monkeypatch.setattr("couplet.reward.e2b_pool.monotonic", clock)
+    monkeypatch.setattr("couplet.reward.e2b.pool.monotonic", clock)
     return clock
 
 
@@ -222,9 +222,9 @@ def test_an_interpreter_that_does_not_start_is_no_outcome(monkeypatch):
 
 
 def test_sleeping_and_exiting_buys_no_infrastructure_fault(cloud, monkeypatch):
-    monkeypatch.setattr("couplet.reward.e2b.OVERHEAD", 4.0)
-    monkeypatch.setattr("couplet.reward.e2b.STARTING", 0.1)
-    monkeypatch.setattr("couplet.reward.e2b_pool.REQUEST_SECONDS", 4.0)  # the client waits for the longer of the two
+    monkeypatch.setattr("couplet.reward.e2b.runner.OVERHEAD", 4.0)
+    monkeypatch.setattr("couplet.reward.e2b.runner.STARTING", 0.1)
+    monkeypatch.setattr("couplet.reward.e2b.pool.REQUEST_SECONDS", 4.0)  # the client waits for the longer of the two
     problem = Problem("p", "q", tuple(f"assert f({k}) == {k}" for k in range(16)))
     with opened(cpu_seconds=0.15, wall_factor=2.0) as worker:
         verdict = judge(worker, SLEEP_AND_EXIT.format(0.2), problem)

@@ -13,7 +13,7 @@ from couplet.data.problem import Problem
 from couplet.data.verdict import Outcome
 from couplet.reward.cache import problem_fingerprint
 from couplet.reward.oracles import agrees
-from couplet.reward.testcases import ProblemDefect, plan
+from couplet.reward.planner.plan import ProblemDefect, plan
 from couplet.reward.worker import RewardWorker
 
 

@@ -11,7 +11,7 @@ import pytest
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.data.benchmarks import load_problems
 from couplet.data.verdict import Outcome
-from couplet.reward.testcases import plan
+from couplet.reward.planner.plan import plan
 from couplet.reward.worker import RewardWorker
 
 FILES = {"humaneval": "HumanEval.jsonl.gz", "mbpp": "mbpp.jsonl"}

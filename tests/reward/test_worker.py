@@ -10,8 +10,8 @@ import pytest
 from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.verdict import Outcome
+from couplet.reward.functions import REWARDS, register
 from couplet.reward.sandbox.faults import SandboxFault
-from couplet.reward.score import REWARDS, register
 from couplet.reward.worker import RewardWorker, visible_tests
 
 DOUBLE = Problem("double", "q", ("assert f(1) == 2", "assert f(2) == 4", "assert f(-3) == -6", "assert f(0) == 0"))
@@ -180,7 +180,7 @@ def test_a_function_of_any_module_is_paid(monkeypatch, tmp_path):
 
 
 def test_a_registered_function_is_paid(monkeypatch):
-    monkeypatch.setattr("couplet.reward.score.REWARDS", dict(REWARDS))
+    monkeypatch.setattr("couplet.reward.functions.REWARDS", dict(REWARDS))
 
     @register("short")
     def short(judged):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-STARTER = "import sys; sys.path.insert(0, {root!r}); from couplet.reward.sandbox.driver import child; child({job!r})"
+STARTER = "import sys; sys.path.insert(0, {root!r}); from couplet.reward.e2b.driver import child; child({job!r})"
 START_SECONDS = 20.0
 END_SECONDS = 5.0
 CPU_POLL = 0.05  # seconds between looks at the CPU clock

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from couplet.data.problem import Problem
-from couplet.reward.names import (
+from couplet.reward.planner.names import (
     BUILTINS,
     CONVERSIONS,
     Shape,

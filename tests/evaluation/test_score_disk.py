@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from couplet.configs.schema import ConfigError
-from couplet.reward import score_file as module
+from couplet.evaluation import score_file as module
 
 PROBLEM = {"task_id": 1, "text": "Add one.", "code": "def f(x):\n    return x + 1", "test_list": ["assert f(1) == 2"]}
 

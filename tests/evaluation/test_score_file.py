@@ -14,8 +14,8 @@ from couplet.commands.score import run_score
 from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.problems_file import write_parquet
-from couplet.reward import score_file as module
-from couplet.reward.score_file import score_file
+from couplet.evaluation import score_file as module
+from couplet.evaluation.score_file import score_file
 
 QUICK = SandboxConfig(cpu_seconds=1.0, wall_factor=30.0)
 

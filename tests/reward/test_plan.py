@@ -3,7 +3,7 @@
 import pytest
 
 from couplet.data.problem import Problem
-from couplet.reward.testcases import plan
+from couplet.reward.planner.plan import plan
 
 
 def kinds(*tests, **fields):

@@ -18,8 +18,8 @@ from couplet.data.benchmarks import load_problems, split_source
 from couplet.data.files import require_other, write_text, writing
 from couplet.data.problem import Problem
 from couplet.data.verdict import Outcome, Verdict
-from couplet.reward.samples import Sample, read_samples
-from couplet.reward.testcases import plan
+from couplet.evaluation.samples import Sample, read_samples
+from couplet.reward.planner.plan import plan
 from couplet.reward.worker import RewardWorker
 
 # Published solutions may be slow: the limits are wider than in training.
@@ -71,7 +71,7 @@ def score_file(
 
     Args:
         problems_path: HumanEval, MBPP (full or sanitised), HumanEval+, MBPP+, AceCode or our own Parquet, by content.
-        samples_path: see `reward.samples`.
+        samples_path: see `evaluation.samples`.
         out: JSON lines of verdicts (default: beside the samples, `<name>.verdicts.jsonl`); written aside, then renamed.
         workers: sandboxes, each with a process of its own; 1 judges in this process.
         progress: called with (samples judged, samples in all).

@@ -2,7 +2,7 @@
 
 import pytest
 
-from couplet.actors.tiers import accepted, refuse
+from couplet.reward.tiers import accepted, refuse
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ from couplet.configs.schema import SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
 from couplet.reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
-from couplet.reward.e2b_pool import LONGEST_RUN, Pool, Unrelated
+from couplet.reward.e2b.runner.pool import LONGEST_RUN, Pool, Unrelated
+from couplet.reward.planner.plan import Case
 from couplet.reward.runner import ATTEMPTS, Quarantined
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.handle import Child, ChildGone
 from couplet.reward.sandbox.local import LocalSandbox
 from couplet.reward.sandbox.plain import BadReply, parse
-from couplet.reward.testcases import Case
 from couplet.reward.verdicts import Expectations, ProgramRun, known_questions
 
 SHIPPED = ("plain", "child", "kernel", "syscalls", "seccomp", "landlock", "namespaces", "driver")
