@@ -65,7 +65,7 @@ def check_inputs(config: AdaptConfig) -> None:
         ConfigError, ValueError: the first thing that cannot work.
     """
     from couplet.commands.initial_policy import find_policy
-    from couplet.data.stream import Stream
+    from couplet.data.corpora.stream import Stream
     from couplet.data.tokenizer import load_tokenizer
     from couplet.model.device import device_for
 

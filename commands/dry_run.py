@@ -8,7 +8,7 @@ from pathlib import Path
 
 from couplet.commands.initial_policy import check_settings, may_be_policy
 from couplet.configs.schema import ConfigError, RunConfig
-from couplet.data.benchmarks import split_source
+from couplet.data.problem_sets import split_source
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 GB = 1e9

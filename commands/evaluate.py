@@ -14,8 +14,8 @@ from rich.console import Console
 from couplet.commands.display import Bar, Display
 from couplet.commands.initial_policy import find_policy
 from couplet.configs.schema import RunConfig
-from couplet.data.benchmarks import load_problems
 from couplet.data.problem import Problem
+from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Verdict
@@ -50,7 +50,7 @@ def run_evaluation(
 
     Args:
         policy: a policy folder, a run folder, or a hub name.
-        problems: as `data.benchmarks.load_problems`.
+        problems: as `data.problem_sets.load_problems`.
         plan: settings; None temperatures mean `evaluation.greedy_temperature`.
         recipe, overrides: settings other than the policy's own (`evaluation.policy_settings`).
         limit: first problems only.

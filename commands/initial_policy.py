@@ -160,7 +160,11 @@ def cache_folder() -> Path:
 
 def _fingerprint(recipe: AdaptConfig) -> str:
     """Changes with every setting that changes the result, and with the code that makes it."""
-    from couplet.data import corpus, kata_compositions, kata_corpus, katas, stream, tokenizer
+    from couplet.data import tokenizer
+    from couplet.data.corpora import corpus, stream
+    from couplet.data.katas.problems import compositions as kata_compositions
+    from couplet.data.katas.problems import corpus as kata_corpus
+    from couplet.data.katas.problems import problems as katas
     from couplet.learner import adapt, engine, schedule, supervised
     from couplet.model import dream, logprob, policy, randomness
 

@@ -24,13 +24,13 @@ from couplet.commands.evaluate import (
 )
 from couplet.configs.load import read_recipe, resolve
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
-from couplet.data.benchmarks import load_problems
 from couplet.data.files import write_json
-from couplet.data.formats import ANSWER_PREFIX
+from couplet.data.formats.published.parquet import write_parquet
+from couplet.data.formats.published.published import ANSWER_PREFIX
 from couplet.data.levels import Level
 from couplet.data.prepare import require_parquet
 from couplet.data.problem import Problem
-from couplet.data.problems_file import write_parquet
+from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet
 from couplet.data.rate import Judge, Rating, Sample, rate, select_level
 from couplet.data.seeds import derive_seed
@@ -92,7 +92,7 @@ def run_rating(
     whatever stands around it; one of our own policy under the format rule it is trained with.
 
     Args:
-        problems: as `data.benchmarks.load_problems`.
+        problems: as `data.problem_sets.load_problems`.
         policy: folder of our own policy; else `served` names the model.
         sampling: completions per problem and how they are drawn; a policy takes its own decoder at that temperature.
         level: `all`, `easy`, `medium` or `hard`, by percentiles over the rated problems.

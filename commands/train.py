@@ -13,7 +13,7 @@ from couplet.commands.display import Display, percent, step_note
 from couplet.commands.initial_policy import check_settings, resolve_start
 from couplet.configs.load import to_dict
 from couplet.configs.schema import RunConfig, require
-from couplet.data.benchmarks import load_problems
+from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet
 from couplet.evaluation.figures import reward_curve
 from couplet.evaluation.suite import run_suite

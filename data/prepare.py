@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from couplet.configs.schema import ConfigError
-from couplet.data.benchmarks import (
+from couplet.data.decontaminate import Overlap, find_overlaps
+from couplet.data.files import require_other, write_json
+from couplet.data.formats.published.columns import Row, RowError, identifier, parsed, statements, text
+from couplet.data.formats.published.parquet import ProblemFileError, write_parquet
+from couplet.data.levels import Level
+from couplet.data.problem import Problem
+from couplet.data.problem_sets import (
     at_place,
     check_problems,
     load_problems,
@@ -20,12 +26,6 @@ from couplet.data.benchmarks import (
     read_rows,
     split_source,
 )
-from couplet.data.columns import Row, RowError, identifier, parsed, statements, text
-from couplet.data.decontaminate import Overlap, find_overlaps
-from couplet.data.files import require_other, write_json
-from couplet.data.levels import Level
-from couplet.data.problem import Problem
-from couplet.data.problems_file import ProblemFileError, write_parquet
 
 SETS = ("acecode", "mbpp", "humaneval", "humaneval+", "mbpp+", "katas", "columns")
 DEFAULT_SOURCES = {"acecode": "hub:TIGER-Lab/AceCode-87K", "katas": "katas:rl"}
@@ -202,7 +202,7 @@ def _check_set(set_name: str, source: str, problems: list[Problem]) -> None:
 def read_columns(source: str, columns: Mapping[str, str]) -> list[Problem]:
     """Problems of any file with a prompt and tests, through a mapping of roles (`ROLES`) to its columns.
 
-    Tests are read as `data.columns.statements`. Without an id column the problems are numbered. A column that
+    Tests are read as `data.formats.columns.statements`. Without an id column the problems are numbered. A column that
     `columns` names must be in some row, those of `id`, `prompt` and `tests` in every one.
     """
     unknown = set(columns) - set(ROLES)

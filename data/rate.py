@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from couplet.data.files import writing
+from couplet.data.formats.published.parquet import ProblemFileError
 from couplet.data.levels import Choice, Level, choose
 from couplet.data.problem import Problem
-from couplet.data.problems_file import ProblemFileError
 
 # Problems in, one list of completion texts per problem out.
 Sample = Callable[[Sequence[Problem]], list[list[str]]]

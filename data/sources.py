@@ -215,7 +215,8 @@ def _read_parquet(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
 
 
 def _read_generated(family: str, split: str, skip: int) -> Iterator[tuple[str, Row]]:
-    from couplet.data import arithmetic, kata_corpus
+    from couplet.data import arithmetic
+    from couplet.data.katas.problems import corpus as kata_corpus
 
     pairs = {"katas": kata_corpus.corpus_pairs, "arithmetic": arithmetic.corpus_pairs}[family](split)
     for number, (prompt, answer) in enumerate(itertools.islice(pairs, skip, None), start=skip + 1):

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
-from couplet.data.benchmarks import load_problems, split_source
 from couplet.data.files import require_other, write_text, writing
 from couplet.data.problem import Problem
+from couplet.data.problem_sets import load_problems, split_source
 from couplet.data.verdict import Outcome, Verdict
 from couplet.evaluation.samples import Sample, read_samples
 from couplet.reward.planner.plan import plan

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from couplet.configs.schema import RunConfig
-from couplet.data.benchmarks import load_problems
 from couplet.data.problem import Problem
+from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet, encode_prompts, evaluation_requests
 from couplet.data.tokenizer import PAD, Tokenizer, completion_text, load_tokenizer
 from couplet.data.verdict import Outcome, format_rate

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from couplet.configs.load import load
 from couplet.configs.schema import ConfigError, RunConfig
-from couplet.data.benchmarks import load_problems
+from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import encode_prompts
 from couplet.data.tokenizer import load_tokenizer
 from couplet.model.policy import DiffusionPolicy

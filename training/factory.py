@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from couplet.configs.schema import RunConfig
-from couplet.data.benchmarks import load_problems
 from couplet.data.problem import Problem
+from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet, encode_prompts, rollout_request
 from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import load_tokenizer

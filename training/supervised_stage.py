@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from couplet.configs.schema import AdaptConfig, ConfigError, StageConfig
-from couplet.data.corpus import InstructBatches, PackedBatches
+from couplet.data.corpora.corpus import InstructBatches, PackedBatches
+from couplet.data.corpora.stream import Part
 from couplet.data.seeds import derive_seed
-from couplet.data.stream import Part
 from couplet.data.tokenizer import load_tokenizer
 from couplet.learner.adapt import Row, SupervisedLearner, fastest_threads, run_rows
 from couplet.learner.engine import build_engine

@@ -12,9 +12,9 @@ import pytest
 
 from couplet.commands import train as trainer
 from couplet.configs.schema import ConfigError
-from couplet.data.acecode import NothingRated
-from couplet.data.formats import RowError
-from couplet.data.problems_file import ProblemFileError
+from couplet.data.formats.published.acecode import NothingRated
+from couplet.data.formats.published.parquet import ProblemFileError
+from couplet.data.formats.published.published import RowError
 from couplet.data.sources import SourceError
 from couplet.learner.checkpoint import CheckpointError
 from couplet.model.folder import read_config

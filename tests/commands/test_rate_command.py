@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from couplet.configs.schema import ConfigError
-from couplet.data.problems_file import read_parquet
+from couplet.data.formats.published.parquet import read_parquet
 from couplet.data.rate import read_ratings
 from couplet.serving.vllm_server import VllmServer, serve_command
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from couplet.data.benchmarks import load_problems
+from couplet.data.problem_sets import load_problems
 from couplet.evaluation.benchmark import write_samples
 from couplet.evaluation.samples import SampleFileError, read_samples
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from couplet.configs.schema import RewardConfig, SandboxConfig
-from couplet.data.benchmarks import load_problems
+from couplet.data.problem_sets import load_problems
 from couplet.data.verdict import Outcome
 from couplet.reward.planner.plan import plan
 from couplet.reward.worker import RewardWorker

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from couplet.data import acecode, arithmetic, formats, katas
-from couplet.data.columns import Row, RowError
+from couplet.data import arithmetic
+from couplet.data.formats.published import acecode
+from couplet.data.formats.published import published as formats
+from couplet.data.formats.published.columns import Row, RowError
+from couplet.data.formats.published.parquet import ProblemFileError
+from couplet.data.katas.problems import problems as katas
 from couplet.data.problem import Problem
-from couplet.data.problems_file import ProblemFileError
 from couplet.data.sources import SourceError, read_hub, read_records
 
 # Recognised by a column that only this format has; the first match counts.
@@ -29,7 +32,7 @@ def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[
     """The problems of a source, in its order; `limit` keeps the first ones.
 
     `source` is `katas:SPLIT`, `arithmetic:SPLIT`, or a file (JSONL, JSON, both also gzipped, or Parquet) in the format
-    of HumanEval, MBPP (full or sanitised), HumanEval+, MBPP+, AceCode, or `data.problems_file`. `FILE@SPLIT` keeps one
+    of HumanEval, MBPP (full or sanitised), HumanEval+, MBPP+, AceCode, or `data.formats.published.parquet`. `FILE@SPLIT` keeps one
     published split of MBPP, e.g. `mbpp.jsonl@test`; `hub:NAME[@CONFIG][:SPLIT]` reads from the Hugging Face hub. `seed`
     serves the generated families.
 

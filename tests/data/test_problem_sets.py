@@ -8,9 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from couplet.configs.schema import ConfigError
-from couplet.data.benchmarks import load_problems
-from couplet.data.problem import Problem
-from couplet.data.problems_file import (
+from couplet.data.formats.published.parquet import (
     ProblemFileError,
     decode_value,
     encode_value,
@@ -18,6 +16,8 @@ from couplet.data.problems_file import (
     read_parquet,
     write_parquet,
 )
+from couplet.data.problem import Problem
+from couplet.data.problem_sets import load_problems
 
 HUMANEVAL_ROW = {
     "task_id": "HumanEval/7",

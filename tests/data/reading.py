@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from couplet.data.corpora.stream import column
 from couplet.data.sources import open_source
-from couplet.data.stream import column
 
 
 def texts(source: str, text_column: str = "text") -> Iterator[str]:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from couplet.data.corpus import InstructBatches, PackedBatches
+from couplet.data.corpora.corpus import InstructBatches, PackedBatches
+from couplet.data.corpora.stream import Stream
 from couplet.data.sources import SourceError, open_source
-from couplet.data.stream import Stream
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, tiny_tokenizer
 from tests.data_room.reading import pairs, texts
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from couplet.data.benchmarks import load_problems
 from couplet.data.decontaminate import find_overlaps, ngrams
+from couplet.data.formats.published.parquet import ProblemFileError
 from couplet.data.levels import choose
 from couplet.data.prepare import prepare
 from couplet.data.problem import Problem
-from couplet.data.problems_file import ProblemFileError
+from couplet.data.problem_sets import load_problems
 
 Q, L, OTHER = "qwen_coder_2.5", "llama3_instruct", "gpt"
 

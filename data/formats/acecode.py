@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from couplet.data.columns import Row, RowError, identifier, items, number, text, texts
-from couplet.data.formats import SYSTEM
+from couplet.data.formats.published.columns import Row, RowError, identifier, items, number, text, texts
+from couplet.data.formats.published.published import SYSTEM
 from couplet.data.levels import Level, choose
 from couplet.data.problem import Problem
 

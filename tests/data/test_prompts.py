@@ -3,8 +3,8 @@
 import pytest
 
 from couplet.configs.schema import ProblemsConfig
-from couplet.data.benchmarks import load_problems
 from couplet.data.problem import Problem
+from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import encode_prompts
 from couplet.data.tokenizer import MASK, tiny_tokenizer
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from couplet.data.benchmarks import load_problems
-from couplet.data.columns import RowError, identifier, number, statements, text, texts
+from couplet.data.formats.published.columns import RowError, identifier, number, statements, text, texts
+from couplet.data.formats.published.parquet import ProblemFileError
 from couplet.data.prepare import prepare
-from couplet.data.problems_file import ProblemFileError
+from couplet.data.problem_sets import load_problems
 
 MBPP = {"task_id": 12, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": ["assert add(1, 2) == 3"]}
 HUMANEVAL = {

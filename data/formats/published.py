@@ -11,9 +11,19 @@ import ast
 import builtins
 from typing import Any
 
-from couplet.data.columns import Row, RowError, identifier, items, number, parsed, text, texts, unexpected
+from couplet.data.formats.published.columns import (
+    Row,
+    RowError,
+    identifier,
+    items,
+    number,
+    parsed,
+    text,
+    texts,
+    unexpected,
+)
+from couplet.data.formats.published.parquet import problem_from_row
 from couplet.data.problem import Problem
-from couplet.data.problems_file import problem_from_row
 
 SYSTEM = "You are a helpful assistant."
 ANSWER_PREFIX = "Here is the code to solve this problem:\n```python\n"
@@ -156,7 +166,7 @@ def _restore_mbpp_inputs(number: int, inputs: list[Any]) -> list[Any]:
 
 
 def own(row: Row) -> Problem:
-    """The columns of `data.problems_file`, also as JSON lines."""
+    """The columns of `data.formats.published.parquet`, also as JSON lines."""
     _need(row, "a problem file", "problem_id", "question")
     for name in ("problem_id", "question", "entry_point", "code_prefix", "test_setup", "canonical_solution", "source"):
         text(row, name, None)

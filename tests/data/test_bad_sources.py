@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from couplet.data import sources
-from couplet.data.benchmarks import load_problems
+from couplet.data.corpora.stream import Stream
+from couplet.data.formats.published.parquet import ProblemFileError
 from couplet.data.prepare import prepare
-from couplet.data.problems_file import ProblemFileError
+from couplet.data.problem_sets import load_problems
 from couplet.data.sources import TEXTS_PER_SHARD, SourceError, open_source
-from couplet.data.stream import Stream
 from couplet.serving.completions import Client, EndpointError
 from tests.data_room.reading import pairs, texts
 

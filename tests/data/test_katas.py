@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from couplet.data import kata_corpus, katas
-from couplet.data.kata_compositions import KINDS, buggy_variants, compositions
+from couplet.data.katas.problems import corpus as kata_corpus
+from couplet.data.katas.problems import problems as katas
+from couplet.data.katas.problems.compositions import KINDS, buggy_variants, compositions
 from couplet.data.tokenizer import tiny_tokenizer
 
 

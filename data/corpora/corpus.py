@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from couplet.data.corpora.stream import Part, Stream
 from couplet.data.sources import SourceError
-from couplet.data.stream import Part, Stream
 from couplet.data.tokenizer import CHAT_END, FILLER, PAD, Tokenizer
 
 
