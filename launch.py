@@ -35,9 +35,9 @@ try:
     from couplet.commands.cli import DEFAULT_RECIPE, Call, column_mapping, parse
     from couplet.configs.load import load, resolve
     from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
-    from couplet.data.formats.published.acecode import NothingRated
-    from couplet.data.formats.published.parquet import ProblemFileError
-    from couplet.data.formats.published.published import RowError
+    from couplet.data.formats.acecode import NothingRated
+    from couplet.data.formats.parquet import ProblemFileError
+    from couplet.data.formats.published import RowError
     from couplet.data.sources import SourceError
     from couplet.learner.checkpoint import CheckpointError
     from couplet.serving.completions import EndpointError, Sampling

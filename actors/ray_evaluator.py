@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray import ObjectRef
+from ray.actor import ActorHandle
+
 from couplet.actors.ray_init import alive_nodes, connect
 from couplet.actors.storage import require_shared
 from couplet.actors.worker_pool import WorkerPool
@@ -70,7 +73,7 @@ class RayBench:
             if jobs and attempt:
                 time.sleep(0.1 * 2 ** (attempt - 1))
 
-            def submit(actor: Any, job: tuple[int, list[int]]) -> Any:
+            def submit(actor: ActorHandle, job: tuple[int, list[int]]) -> ObjectRef:
                 i, which = job
                 return actor.judge.remote(problems[i], [texts[i][g] for g in which], programs, self.pool.tiers)
 

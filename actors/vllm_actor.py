@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from couplet.configs.schema import ConfigError
+from couplet.learner.rendezvous import free_port
 from couplet.serving.vllm_server import VllmServer
 
 START_SECONDS = 60.0  # for the actor itself
@@ -22,7 +23,9 @@ class VllmActor:
 
     def start(self, model: str, python: str | None, options: Sequence[str], timeout: float) -> tuple[str, str]:
         """Start a server on this node and wait until it is ready; its address and key."""
-        self.server = VllmServer(model, python=python, options=options, host=ray.util.get_node_ip_address())
+        self.server = VllmServer(
+            model, free_port(), python=python, options=options, host=ray.util.get_node_ip_address()
+        )
         try:
             self.server.wait_ready(timeout)
         except ConfigError:

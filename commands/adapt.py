@@ -13,6 +13,7 @@ from couplet.commands.display import Display
 from couplet.configs.schema import AdaptConfig, SamplerConfig, StageConfig
 from couplet.data.files import writing
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
+from couplet.model.hub import find_policy
 from couplet.training.run_folder import MEND, RunFolder, keep_policy
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def check_inputs(config: AdaptConfig) -> None:
     Raises:
         ConfigError, ValueError: the first thing that cannot work.
     """
-    from couplet.commands.initial_policy import find_policy
     from couplet.data.corpora.stream import Stream
     from couplet.data.tokenizer import load_tokenizer
     from couplet.model.device import device_for
@@ -148,7 +148,6 @@ def _running(config: AdaptConfig, index: int, start: Path, folder: RunFolder) ->
 
 def _prepare_start(config: AdaptConfig, target: Path) -> None:
     """The start policy with every token diffusion needs, or a random one of the configured shape; and its tokenizer."""
-    from couplet.commands.initial_policy import find_policy
     from couplet.data.tokenizer import PAD, add_diffusion_tokens, load_tokenizer, tiny_tokenizer
     from couplet.model.policy import DiffusionPolicy
     from couplet.model.tokens import DEFAULT_END_TOKENS, resolve_token_ids

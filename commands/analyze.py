@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from couplet.commands.backends import open_bench
 from couplet.commands.evaluate import (
     judging_facts,
     open_policy,
@@ -21,7 +22,7 @@ from couplet.commands.evaluate import (
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
-from couplet.training.evaluator import Bench, Progress, open_bench
+from couplet.training.evaluator import Bench, Progress
 
 
 def run_policy_analysis(

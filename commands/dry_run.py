@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from couplet.commands.initial_policy import check_settings, may_be_policy
+from couplet.commands.initial_policy import check_settings
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.problem_sets import split_source
+from couplet.model.hub import may_be_policy
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 GB = 1e9

@@ -11,8 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
+from couplet.commands.backends import open_bench
 from couplet.commands.display import Bar, Display
-from couplet.commands.initial_policy import find_policy
 from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
@@ -22,7 +22,8 @@ from couplet.data.verdict import Verdict
 from couplet.evaluation.benchmark import Plan, run_benchmark, run_canonical
 from couplet.evaluation.policy_settings import config_for
 from couplet.evaluation.score_file import SCORING
-from couplet.training.evaluator import Progress, open_bench
+from couplet.model.hub import find_policy
+from couplet.training.evaluator import Progress
 from couplet.training.factory import load_prompts
 
 NO_LIMIT = 2**31 - 1

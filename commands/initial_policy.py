@@ -6,17 +6,18 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from couplet.commands.adapt import run_adaptation
 from couplet.commands.display import Display
 from couplet.configs.load import load, to_dict
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, require
 from couplet.learner.checkpoint import latest_checkpoint
+from couplet.model.hub import find_policy, may_be_policy
 from couplet.reward.functions import chosen
 
 
@@ -79,45 +80,11 @@ def _longest(config: RunConfig) -> int | None:
     return json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
 
 
-def may_be_policy(path: str) -> bool:
-    """Whether `path` is a model folder or has the form of a hub name."""
-    hub_name = not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path)
-    return (Path(path) / "config.json").is_file() or bool(hub_name)
-
-
-def find_policy(path: str, where: str) -> str:
-    """A model folder, or the local copy of a hub name (`owner/name`), fetched where it is not there yet.
-
-    Raises:
-        ConfigError: neither; `where` names the setting.
-    """
-    if (Path(path) / "config.json").is_file():
-        return str(Path(path).absolute())
-    if (Path(path) / "run.json").is_file():
-        raise ConfigError(
-            f"{where} = {path!r}: this run has no policy yet; it ends with one, and `export` takes a checkpoint's"
-        )
-    if not may_be_policy(path):
-        raise ConfigError(f"{where} = {path!r}: no such model folder (a folder with config.json is expected)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return str(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"{where} = {path!r}: neither a local folder nor a model of the hub that can be fetched ({reason}); "
-            "give a folder with config.json and safetensors"
-        ) from error
-
-
 def cached_start(recipe: AdaptConfig, display: Display) -> Path:
     """The last stage of `recipe` from the cache; trained now where it is not there yet.
 
     Of several processes that need it at once one trains and the others wait; a training that was killed goes on.
     """
-    from couplet.commands.adapt import run_adaptation
-
     folder = cache_folder() / f"{recipe.name}-{_fingerprint(recipe)}"
     policy, unfinished = folder / "policy", folder.with_name(f"{folder.name}.part")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -162,15 +129,15 @@ def _fingerprint(recipe: AdaptConfig) -> str:
     """Changes with every setting that changes the result, and with the code that makes it."""
     from couplet.data import tokenizer
     from couplet.data.corpora import corpus, stream
-    from couplet.data.katas.problems import compositions as kata_compositions
-    from couplet.data.katas.problems import corpus as kata_corpus
-    from couplet.data.katas.problems import problems as katas
-    from couplet.learner import adapt, engine, schedule, supervised
+    from couplet.data.katas import compositions as kata_compositions
+    from couplet.data.katas import corpus as kata_corpus
+    from couplet.data.katas import problems as katas
+    from couplet.learner import adapt, engine, schedule, supervised, torch_engine
     from couplet.model import dream, logprob, policy, randomness
 
     tree = {k: v for k, v in to_dict(recipe).items() if k not in ("name", "runs_dir", "ray", "checkpoint")}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
-    trained_by = (adapt, engine, schedule, supervised, dream, logprob, policy, randomness)
+    trained_by = (adapt, engine, torch_engine, schedule, supervised, dream, logprob, policy, randomness)
     trained_on = (corpus, kata_compositions, kata_corpus, katas, stream, tokenizer)
     for module in (*trained_by, *trained_on):
         digest.update(Path(str(module.__file__)).read_bytes())

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from couplet.commands.backends import open_bench
 from couplet.commands.evaluate import (
     judging_facts,
     open_policy,
@@ -25,8 +26,8 @@ from couplet.commands.evaluate import (
 from couplet.configs.load import read_recipe, resolve
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.files import write_json
-from couplet.data.formats.published.parquet import write_parquet
-from couplet.data.formats.published.published import ANSWER_PREFIX
+from couplet.data.formats.parquet import write_parquet
+from couplet.data.formats.published import ANSWER_PREFIX
 from couplet.data.levels import Level
 from couplet.data.prepare import require_parquet
 from couplet.data.problem import Problem
@@ -38,7 +39,7 @@ from couplet.data.verdict import Verdict
 from couplet.evaluation.pass_at_k import estimate
 from couplet.evaluation.records import check_run, same_run
 from couplet.serving.completions import Client, Sampling
-from couplet.training.evaluator import Bench, open_bench
+from couplet.training.evaluator import Bench
 
 # Where a base model that continues HumanEval's prompt has gone past the function, and past a fenced answer.
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")
@@ -266,9 +267,10 @@ def _serving(served: Served, local: bool) -> Iterator[tuple[str, str]]:
         ) as found:
             yield found
         return
+    from couplet.learner.rendezvous import free_port
     from couplet.serving.vllm_server import VllmServer
 
-    server = VllmServer(served.vllm, python=served.python, options=served.options)
+    server = VllmServer(served.vllm, free_port(), python=served.python, options=served.options)
     try:
         server.wait_ready(served.ready_seconds)
         yield server.url, server.key

@@ -17,16 +17,17 @@ from rich.text import Text
 
 from couplet.configs.load import from_dict
 from couplet.configs.schema import SamplerConfig
+from couplet.data.answers import ANY_FENCE
 from couplet.data.files import writing
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import Tokenizer, completion_text, load_tokenizer
+from couplet.data.trajectory import answer_length
 from couplet.evaluation.policy_settings import settings_tree
 from couplet.model.device import check_device
 from couplet.model.policy import DiffusionPolicy
 from couplet.report.trace import MASKED, Trace, step_colour, write_gif, write_svg
-from couplet.reward.code_format import ANY_FENCE, program_of_sample
-from couplet.rollout.ar_ness import answer_length
+from couplet.reward.code_format import program_of_sample
 from couplet.rollout.sampler import Completion, sample
 
 FRAME_SECONDS = 0.04  # between two frames in a terminal, so that a small model can be followed

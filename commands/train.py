@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from couplet.commands.backends import open_cluster
 from couplet.commands.display import Display, percent, step_note
 from couplet.commands.initial_policy import check_settings, resolve_start
 from couplet.configs.load import to_dict
@@ -17,7 +18,6 @@ from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet
 from couplet.evaluation.figures import reward_curve
 from couplet.evaluation.suite import run_suite
-from couplet.training import cluster as clusters
 from couplet.training.cluster import Batch, Cluster
 from couplet.training.factory import load_prompts
 from couplet.training.loop import train
@@ -43,7 +43,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         start = str(Path(resolve_start(config, display)).absolute())
         held_out = load_prompts(config, start, config.problems.evaluate, config.evaluation.limit)
         display.headline("Starting one process" if local else "Starting the Ray cluster")
-        cluster = (clusters.local if local else clusters.on_ray)(config, start, folder.checkpoints)
+        cluster = open_cluster(config, start, folder.checkpoints, local=local)
         ends.callback(cluster.close)
         folder.tracker = open_tracker(config.tracker, folder.root, to_dict(config))
         display.say(f"  {cluster.describe()}")

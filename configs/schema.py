@@ -12,10 +12,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from couplet.configs.errors import UserError
+
 log = logging.getLogger(__name__)
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration the user must mend. The message names the field, its value and what would be accepted."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from couplet.data.formats.published.published import called_function
+from couplet.data.formats.published import called_function
 from couplet.data.problem import Problem
 
 _WORD = re.compile(r"[a-z0-9]+")

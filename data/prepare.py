@@ -13,8 +13,8 @@ from typing import Any, Literal
 from couplet.configs.schema import ConfigError
 from couplet.data.decontaminate import Overlap, find_overlaps
 from couplet.data.files import require_other, write_json
-from couplet.data.formats.published.columns import Row, RowError, identifier, parsed, statements, text
-from couplet.data.formats.published.parquet import ProblemFileError, write_parquet
+from couplet.data.formats.columns import Row, RowError, identifier, parsed, statements, text
+from couplet.data.formats.parquet import ProblemFileError, write_parquet
 from couplet.data.levels import Level
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import (

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from couplet.data import arithmetic
-from couplet.data.formats.published import acecode
-from couplet.data.formats.published import published as formats
-from couplet.data.formats.published.columns import Row, RowError
-from couplet.data.formats.published.parquet import ProblemFileError
-from couplet.data.katas.problems import problems as katas
+from couplet.data.formats import acecode
+from couplet.data.formats import published as formats
+from couplet.data.formats.columns import Row, RowError
+from couplet.data.formats.parquet import ProblemFileError
+from couplet.data.katas import problems as katas
 from couplet.data.problem import Problem
 from couplet.data.sources import SourceError, read_hub, read_records
 
@@ -32,7 +32,7 @@ def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[
     """The problems of a source, in its order; `limit` keeps the first ones.
 
     `source` is `katas:SPLIT`, `arithmetic:SPLIT`, or a file (JSONL, JSON, both also gzipped, or Parquet) in the format
-    of HumanEval, MBPP (full or sanitised), HumanEval+, MBPP+, AceCode, or `data.formats.published.parquet`. `FILE@SPLIT` keeps one
+    of HumanEval, MBPP (full or sanitised), HumanEval+, MBPP+, AceCode, or `data.formats.parquet`. `FILE@SPLIT` keeps one
     published split of MBPP, e.g. `mbpp.jsonl@test`; `hub:NAME[@CONFIG][:SPLIT]` reads from the Hugging Face hub. `seed`
     serves the generated families.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from couplet.data.files import writing
-from couplet.data.formats.published.parquet import ProblemFileError
+from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.levels import Choice, Level, choose
 from couplet.data.problem import Problem
 

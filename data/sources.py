@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.errors import UserError
+
 Row = dict[str, Any]
 RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 TEXT_SUFFIXES = (".py", ".txt", ".md", ".rst")  # of a single file; a folder of text may hold any
@@ -27,7 +29,7 @@ UNREADABLE = (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
 log = logging.getLogger(__name__)
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A source that cannot be read; the message names the file and, where there is one, the line."""
 
 
@@ -216,7 +218,7 @@ def _read_parquet(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
 
 def _read_generated(family: str, split: str, skip: int) -> Iterator[tuple[str, Row]]:
     from couplet.data import arithmetic
-    from couplet.data.katas.problems import corpus as kata_corpus
+    from couplet.data.katas import corpus as kata_corpus
 
     pairs = {"katas": kata_corpus.corpus_pairs, "arithmetic": arithmetic.corpus_pairs}[family](split)
     for number, (prompt, answer) in enumerate(itertools.islice(pairs, skip, None), start=skip + 1):

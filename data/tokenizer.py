@@ -248,7 +248,7 @@ def train_tokenizer(texts: Iterable[str], size: int = TINY_SIZE) -> Tokenizer:
 def tiny_tokenizer() -> Tokenizer:
     """The tokenizer of the tiny recipes, trained on the tuning katas (clean and messy) and the word problems."""
     from couplet.data.arithmetic import corpus_pairs as arithmetic_pairs
-    from couplet.data.katas.problems.corpus import corpus_pairs
+    from couplet.data.katas.corpus import corpus_pairs
 
     sources = (corpus_pairs("tune"), corpus_pairs("tune-messy"), arithmetic_pairs("tune"))
     texts = [text for source in sources for pair in source for text in pair]

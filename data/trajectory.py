@@ -8,7 +8,7 @@ Shapes: G completions per group, C canvas (completion) positions, J inner update
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -94,3 +94,9 @@ def is_zero_signal(verdicts: Sequence[Verdict]) -> bool:
     """
     rewards = [verdict.reward for verdict in verdicts if verdict.outcome.is_verdict]
     return len(rewards) < 2 or float(np.std(rewards, ddof=1)) < ZERO_SIGNAL
+
+
+def answer_length(tokens_C: Sequence[int] | np.ndarray, end_ids: Collection[int]) -> int:
+    """Number of tokens up to and including the first end token; all of them where there is none."""
+    ends = np.flatnonzero(np.isin(np.asarray(tokens_C), list(end_ids)))
+    return int(ends[0]) + 1 if ends.size else len(tokens_C)

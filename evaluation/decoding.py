@@ -18,12 +18,12 @@ import torch
 from couplet.configs.schema import SamplerConfig
 from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet, evaluation_requests
-from couplet.data.trajectory import ScoredGroup
+from couplet.data.trajectory import ScoredGroup, answer_length
 from couplet.data.verdict import Outcome
 from couplet.evaluation.benchmark import Evaluate
 from couplet.evaluation.pass_at_k import Estimate, bootstrap, pass_at_k
 from couplet.model.policy import DiffusionPolicy
-from couplet.rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, order_entropy, reveal_order
+from couplet.rollout.ar_ness import global_ar_ness, local_ar_ness, order_entropy, reveal_order
 from couplet.rollout.sampler import Completion, sample
 
 ANSWER = re.compile(r"answer is (-?\d+)")

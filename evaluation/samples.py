@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.errors import UserError
 from couplet.data.problem import Problem
 from couplet.reward.code_format import fenced_code, program_of_sample, whole_program
 
 
-class SampleFileError(ValueError):
+class SampleFileError(UserError):
     """A sample file that cannot be scored; the message names file and line."""
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.errors import UserError
+
 MARK = "COMPLETE"
 STATE = "state.json"
 LITTLE_SPACE = 16 * 2**20  # bytes; a failed write with less than this left is taken for a full disk
@@ -25,7 +27,7 @@ LITTLE_SPACE = 16 * 2**20  # bytes; a failed write with less than this left is t
 log = logging.getLogger(__name__)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint that could not be written. What was there before is untouched."""
 
 

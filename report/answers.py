@@ -12,12 +12,12 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from couplet.data.answers import ANY_FENCE
+from couplet.data.trajectory import answer_length
 from couplet.data.verdict import Outcome
 from couplet.report.charts import number, percent
 from couplet.report.run_data import Run
 from couplet.report.trace import step_colour
-from couplet.reward.code_format import ANY_FENCE
-from couplet.rollout.ar_ness import answer_length
 
 SHOWN = 4  # of the best, and of the worst
 MOST_CHARACTERS = 6000  # of one text

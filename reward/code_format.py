@@ -12,13 +12,12 @@ import re
 import warnings
 from typing import NamedTuple
 
+from couplet.data.answers import ANY_FENCE, NO_FENCE
 from couplet.data.problem import Problem
 
-_NO_FENCE = r"(?:(?!```)[\s\S])*"
-FORMAT = re.compile(rf"{_NO_FENCE}```python\n({_NO_FENCE})```\s*")
+FORMAT = re.compile(rf"{NO_FENCE}```python\n({NO_FENCE})```\s*")
 # As published; it refuses an answer that ends at its fence, and one with blanks after it.
-STRICT_FORMAT = re.compile(rf"{_NO_FENCE}```python\n({_NO_FENCE})```\n")
-ANY_FENCE = re.compile(rf"```[^\n`]*\n({_NO_FENCE})(?:```|\Z)")
+STRICT_FORMAT = re.compile(rf"{NO_FENCE}```python\n({NO_FENCE})```\n")
 MAX_CODE = 1 << 20  # characters; longer code counts as code that does not parse
 
 

@@ -41,7 +41,7 @@ Work = tuple[str, Problem, str, Plan]  # cache key, problem, program, its tests
 def open_runner(config: SandboxConfig) -> Runner:
     """The runner of the configured tier. The cloud is used only where `sandbox.tier` names it."""
     if config.tier == "e2b":
-        from couplet.reward.e2b.runner.runner import E2BRunner
+        from couplet.reward.e2b.runner import E2BRunner
 
         return E2BRunner(config)
     return LocalRunner(config)

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
+from couplet.data.trajectory import answer_length
+
 SCOPES = ("answer", "canvas")
 
 
@@ -90,12 +92,6 @@ def reveal_order(
         raise ValueError("some positions were never revealed: use scope='answer' where the sampler stops early")
     order: list[int] = np.argsort(steps, kind="stable").tolist()
     return order
-
-
-def answer_length(tokens_C: Sequence[int] | np.ndarray, end_ids: Collection[int]) -> int:
-    """Number of tokens up to and including the first end token; all of them where there is none."""
-    ends = np.flatnonzero(np.isin(np.asarray(tokens_C), list(end_ids)))
-    return int(ends[0]) + 1 if ends.size else len(tokens_C)
 
 
 def _check(order: Sequence[int], k: int) -> None:

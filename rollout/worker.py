@@ -13,11 +13,11 @@ import torch
 
 from couplet.configs.schema import EstimatorConfig, SamplerConfig
 from couplet.data.seeds import mask_seed
-from couplet.data.trajectory import PromptGroup, RolloutRequest
+from couplet.data.trajectory import PromptGroup, RolloutRequest, answer_length
 from couplet.model.likelihood import inner_logprobs
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.weights import Manifest, unpack_into
-from couplet.rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness, order_entropy, reveal_order
+from couplet.rollout.ar_ness import global_ar_ness, local_ar_ness, order_entropy, reveal_order
 from couplet.rollout.sampler import Completion, approximations, sample
 
 

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from couplet.configs.errors import UserError
+
 RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 
 
-class EndpointError(RuntimeError):
+class EndpointError(UserError):
     """The server cannot be reached or refuses; the message names the address, the fault and the mend."""
 
 

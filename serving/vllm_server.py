@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from couplet.configs.schema import ConfigError
-from couplet.learner.rendezvous import free_port
 from couplet.serving.completions import Client, EndpointError
 
 KEEPER = Path(__file__).with_name("vllm_keeper.py")
@@ -34,12 +33,13 @@ class VllmServer:
     """
 
     def __init__(
-        self, model: str, *, python: str | None = None, options: Sequence[str] = (), host: str = "127.0.0.1"
+        self, model: str, port: int, *, python: str | None = None, options: Sequence[str] = (), host: str = "127.0.0.1"
     ) -> None:
         """Start the server; it is not ready yet.
 
         Args:
             model: folder or hub name of an autoregressive model.
+            port: where it listens; nobody else does.
             python: interpreter of the environment that has vLLM; default this one, or the `vllm` on the path.
             options: further options of `vllm serve`.
             host: address to listen on.
@@ -47,7 +47,6 @@ class VllmServer:
         Raises:
             ConfigError: no vLLM there.
         """
-        port = free_port()
         self.url, self.key = f"http://{host}:{port}/v1", secrets.token_hex(16)
         command = [*serve_command(python), model, "--host", host, "--port", str(port), *options]
         self.folder = Path(tempfile.mkdtemp(prefix="couplet-vllm-"))

@@ -1,6 +1,6 @@
 """Recipes against each other over seeds: every recipe of a folder trained from one start, one table, one figure.
 
-`python -m couplet.evaluation.ablations --start POLICY` trains in one process per run (`launch.py train --local`, plain torch,
+`python -m couplet.studies.ablations --start POLICY` trains in one process per run (`launch.py train --local`, plain torch,
 staleness 0) and writes ablations.md. A killed study goes on; the run that was not finished starts again.
 """
 
@@ -126,7 +126,7 @@ def _command(facts: dict[str, Any], names: Sequence[str] | None) -> str:
     seeds = ",".join(map(str, facts["seeds"]))
     chosen = f" --names {','.join(names)}" if names is not None else ""
     return " ".join(
-        [f"python -m couplet.evaluation.ablations --start POLICY --seeds {seeds}{chosen}", *facts["overrides"]]
+        [f"python -m couplet.studies.ablations --start POLICY --seeds {seeds}{chosen}", *facts["overrides"]]
     )
 
 
@@ -215,8 +215,8 @@ def _result(job: Job) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of `python -m couplet.evaluation.ablations`."""
-    options = argparse.ArgumentParser(prog="python -m couplet.evaluation.ablations", description=__doc__)
+    """The options of `python -m couplet.studies.ablations`."""
+    options = argparse.ArgumentParser(prog="python -m couplet.studies.ablations", description=__doc__)
     options.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, e.g. evaluation.limit=60")
     options.add_argument("--start", required=True, metavar="POLICY", help="policy folder that every run starts from")
     options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")

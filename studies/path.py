@@ -1,6 +1,6 @@
 """The paper's whole path on one model: supervised stages, then reinforcement learning, measured after every stage.
 
-`python -m couplet.evaluation.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny.yaml (`launch.py train --local`:
+`python -m couplet.studies.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny.yaml (`launch.py train --local`:
 plain torch, staleness 0) with every seed, one process after the other, measures each stage's policy, and writes path.md,
 path.json and path.png.
 A killed study goes on where it was; whatever is finished is read, not repeated.
@@ -176,7 +176,7 @@ def _measured(
 
 
 def _facts(plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
-    command = f"python -m couplet.evaluation.path --seeds {','.join(map(str, seeds))} --problems {plan.problems}"
+    command = f"python -m couplet.studies.path --seeds {','.join(map(str, seeds))} --problems {plan.problems}"
     for option, recipe, usual in (
         ("--adapt", plan.adapt_recipe, Plan.adapt_recipe),
         ("--train", plan.train_recipe, Plan.train_recipe),
@@ -198,8 +198,8 @@ def _facts(plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of `python -m couplet.evaluation.path`."""
-    options = argparse.ArgumentParser(prog="python -m couplet.evaluation.path", description=__doc__)
+    """The options of `python -m couplet.studies.path`."""
+    options = argparse.ArgumentParser(prog="python -m couplet.studies.path", description=__doc__)
     options.add_argument("overrides", nargs="*", metavar="key=value", help="of reinforcement learning, e.g. steps=20")
     options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")
     options.add_argument("--problems", type=int, default=40, metavar="N", help="held-out problems (default: 40)")

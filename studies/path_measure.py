@@ -21,11 +21,12 @@ from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet, encode_prompts, evaluation_requests
 from couplet.data.tokenizer import PAD, Tokenizer, completion_text, load_tokenizer
+from couplet.data.trajectory import answer_length
 from couplet.data.verdict import Outcome, format_rate
 from couplet.evaluation.pass_at_k import pass_at_k
 from couplet.model.policy import DiffusionPolicy
 from couplet.reward.worker import RewardWorker
-from couplet.rollout.ar_ness import answer_length, global_ar_ness, local_ar_ness
+from couplet.rollout.ar_ness import global_ar_ness, local_ar_ness
 from couplet.rollout.worker import RolloutWorker
 from couplet.studies.left_to_right import sample_left_to_right
 

@@ -1,6 +1,6 @@
 """The variance study on a policy folder.
 
-`python -m couplet.evaluation.variance_study --policy POLICY` writes variance.md. One that is killed begins anew.
+`python -m couplet.studies.variance --policy POLICY` writes variance.md. One that is killed begins anew.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from couplet.studies.variance_report import run_variance_study
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of `python -m couplet.evaluation.variance_study`."""
-    options = argparse.ArgumentParser(prog="python -m couplet.evaluation.variance_study", description=__doc__)
+    """The options of `python -m couplet.studies.variance`."""
+    options = argparse.ArgumentParser(prog="python -m couplet.studies.variance", description=__doc__)
     options.add_argument("--policy", required=True, help="policy folder whose estimates are studied")
     options.add_argument("--recipe", default="tiny.yaml", help="decoder and range of t (default: tiny.yaml)")
     options.add_argument("--problems", default="katas:heldout", help="one completion of each and seed is scored")
@@ -65,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spoken = [
         f"{name} {value}" for name, value in (("--limit", args.limit), ("--draws", args.draws), ("--seeds", seeds))
     ]
-    command = (
-        f"python -m couplet.evaluation.variance_study --policy POLICY --problems {args.problems} {' '.join(spoken)}"
-    )
+    command = f"python -m couplet.studies.variance --policy POLICY --problems {args.problems} {' '.join(spoken)}"
     try:
         study_policy(args, command, Console())
     except (ConfigError, ValueError) as error:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from couplet.configs.schema import EstimatorConfig, SamplerConfig
 from couplet.data.seeds import derive_seed
+from couplet.data.trajectory import answer_length
 from couplet.model.likelihood import ESTIMATORS
-from couplet.rollout.ar_ness import answer_length
 from couplet.rollout.sampler import sample
 
 WEIGHTINGS = ("inverse_t", "half_inverse_t", "none")

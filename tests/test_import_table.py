@@ -1,114 +1,143 @@
-"""Who may import whom: the rooms of the house stay what they are."""
+"""Who may import whom: packages keep to their layer, no file is in a circle, heavy libraries stay where they belong."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from couplet import PACKAGES
+from couplet import PACKAGES, ROOT
 
-ROOT = Path(__file__).parent.parent
-ROOMS = PACKAGES
-MAY_IMPORT = {
+BELOW_TRAINING = {"evaluation", "learner", "rollout", "reward", "replay", "model", "data"}
+BELOW_ACTORS = {"report", "training", "serving", *BELOW_TRAINING}
+MAY_IMPORT = {  # besides `configs`
     "configs": set(),
-    "model": {"configs"},
-    "data": {"configs"},
-    "reward": {"configs", "data"},
-    "rollout": {"configs", "model", "data"},
-    "learner": {"configs", "model", "data"},
-    "evaluation": {"configs", "model", "data", "rollout", "reward"},
-    "actors": set(ROOMS),
+    "model": set(),
+    "data": set(),
+    "serving": {"data"},
+    "learner": {"model", "data"},
+    "reward": {"data"},
+    "rollout": {"model", "data"},
+    "replay": {"data"},
+    "evaluation": {"reward", "rollout", "model", "data"},
+    "training": BELOW_TRAINING,
+    "report": {"evaluation", "replay", "data"},
+    "actors": BELOW_ACTORS,
+    "studies": {"actors", *BELOW_ACTORS},
+    "commands": {"actors", *BELOW_ACTORS},
 }
-# The loop, the local wiring and everything they need run without Ray.
-WITHOUT_RAY = (
-    "__init__", "adapt", "analyze", "arguments", "batch_metrics", "bench", "cluster", "display", "dry_run",
-    "evaluate", "export", "local_cluster", "loop", "model_card", "parts", "rate", "run_folder", "stage", "start", "telemetry",
-    "tiers", "trackers", "train", "vllm_keeper", "vllm_server",
-)  # fmt: skip
 
 
-def files(room):
-    return sorted((ROOT / room).rglob("*.py"))
+@cache
+def modules():
+    """Dotted name within the namespace -> syntax tree, of every file of the packages."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted(Path(ROOT, package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            found[name] = ast.parse(path.read_text())
+    return found
 
 
-def imported(path, top_level_only=False):
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else ast.walk(tree)
+def of_package(package):
+    return [(name, tree) for name, tree in modules().items() if name.partition(".")[0] == package]
+
+
+def imported(tree):
+    """Full names of what a file imports, anywhere in it: modules, and members of modules."""
     names = set()
-    for node in nodes:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module or "")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def tops(names):
-    """First parts of the names, within the namespace `couplet`."""
-    return {name.removeprefix("couplet.").partition(".")[0] for name in names}
+def libraries(tree):
+    return {name.partition(".")[0] for name in imported(tree)}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_what_the_table_allows(room):
-    for path in files(room):
-        foreign = (tops(imported(path)) & (set(ROOMS) | {"launch", "tests", "benchmarks"})) - {room} - MAY_IMPORT[room]
-        assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
+def own_modules(tree):
+    """Names within the namespace of the project's own modules that a file imports."""
+    names = [name.removeprefix("couplet.") for name in imported(tree) if name.startswith("couplet.")]
+    found = {name if name in modules() else name.rpartition(".")[0] for name in names}
+    return {name for name in found if name in modules()}
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if room != "actors"])
-def test_ray_stays_in_actors(room):
-    for path in files(room):
-        assert "ray" not in tops(imported(path)), path.relative_to(ROOT)
+def test_the_table_names_every_package():
+    assert set(MAY_IMPORT) == set(PACKAGES)
 
 
-@pytest.mark.parametrize("name", WITHOUT_RAY)
-def test_the_loop_and_the_local_wiring_do_not_name_ray(name):
-    assert "ray" not in tops(imported(ROOT / "actors" / f"{name}.py"))
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_what_the_table_allows(package):
+    allowed = {package, "configs"} | MAY_IMPORT[package]
+    for name, tree in of_package(package):
+        foreign = {module.partition(".")[0] for module in own_modules(tree)} - allowed
+        assert not foreign, f"{name} imports {sorted(foreign)}"
 
 
-def test_deepspeed_stays_in_its_engine_file():
-    users = [p.relative_to(ROOT).as_posix() for room in ROOMS for p in files(room) if "deepspeed" in tops(imported(p))]
-    assert users == ["learner/deepspeed_engine.py"]
+def test_only_the_namespace_is_imported():
+    own = {*PACKAGES, "launch", "tests", "benchmarks", "setup"}
+    for name, tree in modules().items():
+        assert not own & libraries(tree), name
 
 
-@pytest.mark.parametrize("room", ["reward", "data", "configs"])
-def test_torch_stays_out_of_reward_data_and_configs(room):
-    for path in files(room):
-        assert "torch" not in tops(imported(path)), path.relative_to(ROOT)
+def test_no_file_is_in_a_circle():
+    graph = {name: own_modules(tree) - {name} for name, tree in modules().items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_every_file_of_actors_imports_ray_and_only_commands_do_besides():
+    for name, tree in modules().items():
+        package, _, file = name.partition(".")
+        if package == "actors" and file:
+            assert "ray" in libraries(tree), name
+        elif package != "commands":
+            assert "ray" not in libraries(tree), name
+
+
+def test_deepspeed_is_imported_in_one_file():
+    users = [name for name, tree in modules().items() if "deepspeed" in libraries(tree)]
+    assert users == ["learner.deepspeed_engine"]
+
+
+@pytest.mark.parametrize("package", ["reward", "data", "configs", "replay", "serving"])
+def test_torch_stays_out(package):
+    for name, tree in of_package(package):
+        assert "torch" not in libraries(tree), name
 
 
 def loaded_modules(statement):
+    """Which of the heavy libraries a statement loads, in a fresh interpreter."""
     code = f"import sys; {statement}; print(' '.join(m for m in ('torch', 'ray', 'deepspeed') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
-def test_the_reward_actor_never_loads_torch():
-    assert loaded_modules("import couplet.actors.reward_actor") == {"ray"}
+@pytest.mark.parametrize("actor", ["reward_actor", "replay_actor"])
+def test_the_actors_without_weights_never_load_torch(actor):
+    assert loaded_modules(f"import couplet.actors.{actor}") == {"ray"}
 
 
-def test_the_replay_actor_never_loads_torch():
-    assert loaded_modules("import couplet.actors.replay_actor") == {"ray"}
+def test_training_in_one_process_never_loads_ray_or_deepspeed():
+    parts = ("commands.train", "training.local_cluster", "learner.learner", "rollout.worker")
+    assert loaded_modules("import " + ", ".join(f"couplet.{part}" for part in parts)) <= {"torch"}
 
 
-def test_the_local_wiring_never_loads_ray_or_deepspeed():
-    assert loaded_modules(
-        "import couplet.commands.train, couplet.actors.local_cluster, couplet.learner.learner, couplet.rollout.worker"
-    ) <= {"torch"}
-
-
-def test_the_drivers_of_the_commands_never_load_ray_or_deepspeed():
-    drivers = ("analyze", "arguments", "evaluate", "export", "rate", "vllm_server")
-    assert loaded_modules("import " + ", ".join(f"couplet.actors.{name}" for name in drivers)) <= {"torch"}
+@pytest.mark.parametrize("command", ["analyze", "cli", "evaluate", "export", "rate"])
+def test_the_drivers_of_the_commands_never_load_ray_or_deepspeed(command):
+    assert loaded_modules(f"import couplet.commands.{command}") <= {"torch"}
 
 
 def test_the_plain_classes_need_torch_and_transformers_only():
     code = "import sys; sys.modules |= dict.fromkeys(('ray', 'deepspeed', 'pyarrow', 'tensorboard', 'matplotlib')); "
-    subprocess.run(
-        [sys.executable, "-c", f"{code}import couplet.rollout.worker, couplet.learner.learner"], cwd=ROOT, check=True
-    )
+    code += "import couplet.rollout.worker, couplet.learner.learner"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_the_command_line_loads_nothing_heavy():

@@ -1,4 +1,4 @@
-"""The few verbs the training loop knows, and the two wirings that offer them."""
+"""The few verbs the training loop knows; `training.local_cluster` and `actors.ray_cluster` implement them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from couplet.configs.schema import ObjectiveConfig, RunConfig, SamplerConfig
+from couplet.configs.schema import ObjectiveConfig, SamplerConfig
 from couplet.data.trajectory import ScoredGroup
 from couplet.replay.record import State
 
@@ -87,17 +87,3 @@ class Cluster(Protocol):
 
     def close(self) -> None:
         """Stop every worker."""
-
-
-def local(config: RunConfig, start: str, checkpoints: Path) -> Cluster:
-    """One process, plain objects, no Ray."""
-    from couplet.training.local_cluster import LocalCluster
-
-    return LocalCluster(config, start, checkpoints)
-
-
-def on_ray(config: RunConfig, start: str, checkpoints: Path) -> Cluster:
-    """Actors on a Ray cluster; generation and judging go on between the calls."""
-    from couplet.actors.ray_cluster import RayCluster
-
-    return RayCluster(config, start, checkpoints)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,26 +51,6 @@ class Bench(Protocol):
 
     def close(self) -> None:
         """Stop every worker."""
-
-
-@contextmanager
-def open_bench(config: RunConfig, *, local: bool) -> Iterator[Bench]:
-    """A bench with the rollout and reward workers of `config`: actors on Ray, or plain objects in this process."""
-    config = replace(
-        config,
-        learner=replace(config.learner, engine="torch", ranks=1, cpus=0.0, gpus=0.0, zero_stage=0, offload="none"),
-    )
-    bench: Bench
-    if local:
-        bench = LocalBench(config)
-    else:
-        from couplet.actors.ray_evaluator import RayBench
-
-        bench = RayBench(config)
-    try:
-        yield bench
-    finally:
-        bench.close()
 
 
 class LocalBench:

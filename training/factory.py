@@ -94,7 +94,7 @@ def build_learner(config: RunConfig, start: str, rank: int = 0, ranks: int = 1) 
     """Rank `rank` of the learner with the weights of folder `start`."""
     import torch
 
-    from couplet.learner.engine import build_engine
+    from couplet.learner.engines import build_engine
     from couplet.learner.learner import Learner
     from couplet.model.device import device_for
     from couplet.model.policy import DiffusionPolicy

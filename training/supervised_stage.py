@@ -14,7 +14,7 @@ from couplet.data.corpora.stream import Part
 from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import load_tokenizer
 from couplet.learner.adapt import Row, SupervisedLearner, fastest_threads, run_rows
-from couplet.learner.engine import build_engine
+from couplet.learner.engines import build_engine
 from couplet.model.device import device_for
 from couplet.model.policy import DiffusionPolicy
 

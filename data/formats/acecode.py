@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from couplet.data.formats.published.columns import Row, RowError, identifier, items, number, text, texts
-from couplet.data.formats.published.published import SYSTEM
+from couplet.configs.errors import UserError
+from couplet.data.formats.columns import Row, RowError, identifier, items, number, text, texts
+from couplet.data.formats.published import SYSTEM
 from couplet.data.levels import Level, choose
 from couplet.data.problem import Problem
 
@@ -29,7 +30,7 @@ STANDARD = (
 RATED_MODELS = ("qwen_coder_2.5", "llama3_instruct")
 
 
-class NothingRated(ValueError):
+class NothingRated(UserError):
     """No problem is left to choose from."""
 
 

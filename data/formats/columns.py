@@ -11,11 +11,13 @@ import math
 import warnings
 from typing import Any
 
+from couplet.configs.errors import UserError
+
 Row = dict[str, Any]
 _NEEDED: Any = object()
 
 
-class RowError(ValueError):
+class RowError(UserError):
     """A row that lacks something or holds something else; the reader adds file and line."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.errors import UserError
 from couplet.data.files import replacing
 from couplet.data.problem import Problem
 
@@ -14,7 +15,7 @@ MARK = b"couplet.problems"  # key in the schema's metadata; its value is the ver
 VERSION = b"1"
 
 
-class ProblemFileError(ValueError):
+class ProblemFileError(UserError):
     """A problem file that cannot be read or trusted; the message names file and line."""
 
 

@@ -11,7 +11,7 @@ import ast
 import builtins
 from typing import Any
 
-from couplet.data.formats.published.columns import (
+from couplet.data.formats.columns import (
     Row,
     RowError,
     identifier,
@@ -22,7 +22,7 @@ from couplet.data.formats.published.columns import (
     texts,
     unexpected,
 )
-from couplet.data.formats.published.parquet import problem_from_row
+from couplet.data.formats.parquet import problem_from_row
 from couplet.data.problem import Problem
 
 SYSTEM = "You are a helpful assistant."
@@ -166,7 +166,7 @@ def _restore_mbpp_inputs(number: int, inputs: list[Any]) -> list[Any]:
 
 
 def own(row: Row) -> Problem:
-    """The columns of `data.formats.published.parquet`, also as JSON lines."""
+    """The columns of `data.formats.parquet`, also as JSON lines."""
     _need(row, "a problem file", "problem_id", "question")
     for name in ("problem_id", "question", "entry_point", "code_prefix", "test_setup", "canonical_solution", "source"):
         text(row, name, None)

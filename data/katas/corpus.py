@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from couplet.data.katas.problems import problems as katas
-from couplet.data.katas.problems.compositions import buggy_variants, compositions
+from couplet.data.katas import problems as katas
+from couplet.data.katas.compositions import buggy_variants, compositions
 from couplet.data.seeds import derive_seed
 
 FENCE, WRONG_FENCE, CLOSE = "```python\n", "```py\n", "\n```"

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from couplet.data.katas.problems.compositions import KINDS, buggy_variants, compositions
+from couplet.data.katas.compositions import KINDS, buggy_variants, compositions
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
 

@@ -21,7 +21,7 @@ from couplet.configs.schema import SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
 from couplet.reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
-from couplet.reward.e2b.runner.pool import LONGEST_RUN, Pool, Unrelated
+from couplet.reward.e2b.pool import LONGEST_RUN, Pool, Unrelated
 from couplet.reward.planner.plan import Case
 from couplet.reward.runner import ATTEMPTS, Quarantined
 from couplet.reward.sandbox.faults import SandboxFault
@@ -30,7 +30,7 @@ from couplet.reward.sandbox.local import LocalSandbox
 from couplet.reward.sandbox.plain import BadReply, parse
 from couplet.reward.verdicts import Expectations, ProgramRun, known_questions
 
-SHIPPED = ("plain", "child", "kernel", "syscalls", "seccomp", "landlock", "namespaces", "driver")
+SHIPPED = ("plain", "child", "kernel", "syscalls", "seccomp", "landlock", "namespaces")  # of the local sandbox
 FOLDER = "/tmp/couplet-runner"
 BACK_OFF = 0.5  # seconds before a second attempt, doubled before each later one
 STARTING = 0.25  # seconds of a job's time for each start of a process
@@ -40,9 +40,11 @@ DEADLY = ("sandbox_died", "driver")  # faults that a program may have caused
 
 def setup_code() -> str:
     """Python that writes the runner's files into a cloud sandbox."""
-    here = Path(__file__).parent / "sandbox"
-    files = {f"couplet/reward/sandbox/{name}.py": (here / f"{name}.py").read_text() for name in SHIPPED}
-    files |= {f"{package}/__init__.py": "" for package in ("couplet", "couplet/reward", "couplet/reward/sandbox")}
+    reward = Path(__file__).parents[1]
+    modules = ("e2b/driver", *(f"sandbox/{name}" for name in SHIPPED))
+    files = {f"couplet/reward/{name}.py": (reward / f"{name}.py").read_text() for name in modules}
+    folders = ("couplet", "couplet/reward", "couplet/reward/sandbox", "couplet/reward/e2b")
+    files |= {f"{folder}/__init__.py": "" for folder in folders}
     return (
         "import os\n"
         f"for _name, _text in {files!r}.items():\n"
@@ -56,7 +58,7 @@ def setup_code() -> str:
 def job_code(job: dict[str, Any], mark: str) -> str:
     """Python that runs one job and prints its outcomes behind `mark`."""
     return (
-        f"import json, sys\nif {FOLDER!r} not in sys.path:\n    sys.path.insert(0, {FOLDER!r})\nfrom couplet.reward.sandbox import driver\n"
+        f"import json, sys\nif {FOLDER!r} not in sys.path:\n    sys.path.insert(0, {FOLDER!r})\nfrom couplet.reward.e2b import driver\n"
         f"print({mark!r} + json.dumps(driver.run({FOLDER!r}, json.loads({json.dumps(job)!r}))))\n"
     )
 

@@ -14,9 +14,9 @@ from ray.exceptions import OutOfMemoryError
 from couplet.actors import ray_init as connect
 from couplet.actors.learner_group import LearnerGroup
 from couplet.commands import status as control
+from couplet.commands.backends import open_bench
 from couplet.configs.schema import ConfigError
 from couplet.learner.checkpoint import latest_checkpoint
-from couplet.training.evaluator import open_bench
 from tests.actors.fakes import RefusedReward, ScriptedLearner, ScriptedReward, ScriptedRollout
 from tests.actors.runs import History, kill_process, run_config, wait_for
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from couplet.commands.backends import open_bench
 from couplet.commands.evaluate import open_policy, prompts_of
 from couplet.configs.schema import ConfigError
 from couplet.data.verdict import Outcome
-from couplet.training.evaluator import open_bench
 
 pytestmark = pytest.mark.ray
 

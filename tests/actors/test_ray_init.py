@@ -109,7 +109,7 @@ import json, sys
 from pathlib import Path
 import ray
 from ray.exceptions import RuntimeEnvSetupError
-from couplet.actors import connect
+from couplet.actors import ray_init as connect
 from couplet.configs.load import from_dict
 from couplet.configs.schema import ConfigError, RayConfig, RunConfig
 address, said = sys.argv[1], {}

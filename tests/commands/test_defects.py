@@ -12,9 +12,9 @@ import pytest
 
 from couplet.commands import train as trainer
 from couplet.configs.schema import ConfigError
-from couplet.data.formats.published.acecode import NothingRated
-from couplet.data.formats.published.parquet import ProblemFileError
-from couplet.data.formats.published.published import RowError
+from couplet.data.formats.acecode import NothingRated
+from couplet.data.formats.parquet import ProblemFileError
+from couplet.data.formats.published import RowError
 from couplet.data.sources import SourceError
 from couplet.learner.checkpoint import CheckpointError
 from couplet.model.folder import read_config

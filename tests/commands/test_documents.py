@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 CALLS = {call.__name__: call for call in launch.CALLS}
 STUDIES = {
-    "couplet.evaluation.ablations": ablations,
-    "couplet.evaluation.path": path,
-    "couplet.evaluation.variance_study": variance_study,
+    "couplet.studies.ablations": ablations,
+    "couplet.studies.path": path,
+    "couplet.studies.variance": variance_study,
 }
 EXAMPLES = ("my.yaml", "my_stages.yaml", "adapt.yaml", "CONFIG", "RECIPE")  # recipes a reader would write
 
@@ -33,7 +33,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M):
             lines = block.replace("\\\n", " ").splitlines() if language in ("", "sh") else []
             for line in lines:
-                found = re.search(r"(?:^|\s)python (launch\.py|-m (?:couplet\.evaluation|benchmarks)\.\w+)(.*)", line)
+                found = re.search(r"(?:^|\s)python (launch\.py|-m (?:couplet\.studies|benchmarks)\.\w+)(.*)", line)
                 if found and "[" not in line:
                     yield page.name, shlex.split(found[1] + found[2], comments=True)
 

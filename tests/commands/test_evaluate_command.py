@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from couplet.commands.backends import open_bench
 from couplet.commands.evaluate import open_policy, prompts_of, results_folder, set_name, weights_print
 from couplet.data.prompts import PromptSet, evaluation_requests
-from couplet.training.evaluator import open_bench
 
 ROOT = Path(__file__).parents[2]
 

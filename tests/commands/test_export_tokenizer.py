@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from couplet.data.tokenizer import MASK, add_diffusion_tokens, load_tokenizer
-from tests.data_room.test_tokenizer import write_qwen2_files
+from tests.data.test_tokenizer import write_qwen2_files
 
 # Class names that transformers 4.46 resolves.
 KNOWN = {"PreTrainedTokenizerFast", "Qwen2Tokenizer"}

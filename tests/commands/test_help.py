@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kernel
+from couplet import PACKAGES
 from couplet.commands import train
 
 ROOT = Path(__file__).parents[2]
@@ -20,17 +21,18 @@ MODULES = (
     "couplet.configs.reference",
     "tests.golden",
 )
-STUDIES = ("couplet.evaluation.ablations", "couplet.evaluation.path", "couplet.evaluation.variance_study")
+STUDIES = ("couplet.studies.ablations", "couplet.studies.path", "couplet.studies.variance")
 
 
 def test_every_module_that_is_started_is_known():
     started = {
-        str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__main__")
-        for folder in ("actors", "benchmarks", "evaluation", "learner", "data", "rollout", "model", "docs", "configs")
+        ("" if folder == "benchmarks" else "couplet.")
+        + str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__main__")
+        for folder in (*PACKAGES, "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
         if "__main__" in path.name or '__name__ == "__main__"' in path.read_text()
     }
-    internal = {"couplet.actors.vllm_keeper"}
+    internal = {"couplet.serving.vllm_keeper"}
     assert started - internal == {*MODULES, *STUDIES} - {"tests.golden"}
 
 

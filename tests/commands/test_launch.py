@@ -12,7 +12,7 @@ import pytest
 
 import launch
 from couplet.commands import train as trainer
-from couplet.data.formats.published.parquet import read_parquet
+from couplet.data.formats.parquet import read_parquet
 
 ROOT = Path(__file__).parents[2]
 

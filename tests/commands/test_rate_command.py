@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from couplet.configs.schema import ConfigError
-from couplet.data.formats.published.parquet import read_parquet
+from couplet.data.formats.parquet import read_parquet
 from couplet.data.rate import read_ratings
+from couplet.learner.rendezvous import free_port
 from couplet.serving.vllm_server import VllmServer, serve_command
 
 ROOT = Path(__file__).parents[2]
@@ -89,8 +90,8 @@ def test_a_server_is_started_for_the_rating_and_ended_after_it(vllm_python, prob
 def test_the_server_and_its_engine_die_with_the_process_that_owns_it(vllm_python, tmp_path):
     pids = tmp_path / "pids"
     program = (
-        "import sys, time; from couplet.serving.vllm_server import VllmServer; "
-        f"s = VllmServer('toy', python={str(vllm_python)!r}, options=['--engine-file', {str(pids)!r}]); "
+        "import sys, time; from couplet.learner.rendezvous import free_port; from couplet.serving.vllm_server import VllmServer; "
+        f"s = VllmServer('toy', free_port(), python={str(vllm_python)!r}, options=['--engine-file', {str(pids)!r}]); "
         "s.wait_ready(240); print('ready', flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -109,7 +110,7 @@ def test_a_server_that_fails_or_is_slow_says_its_last_words(vllm_python):
         ("slow", 1.0, "not ready after 1 s", "loading slow"),
     )
     for model, seconds, message, words in cases:
-        server = VllmServer(model, python=str(vllm_python))
+        server = VllmServer(model, free_port(), python=str(vllm_python))
         try:
             wait_until(lambda: words in server.log.read_text())  # noqa: B023
             with pytest.raises(ConfigError, match=message) as caught:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from couplet.data.formats.published.acecode import SlimRow, select
+from couplet.data.formats.acecode import SlimRow, select
 
 
 def entry_point(*tests):

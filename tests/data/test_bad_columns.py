@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from couplet.data.formats.published.columns import RowError, identifier, number, statements, text, texts
-from couplet.data.formats.published.parquet import ProblemFileError
+from couplet.data.formats.columns import RowError, identifier, number, statements, text, texts
+from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.prepare import prepare
 from couplet.data.problem_sets import load_problems
 

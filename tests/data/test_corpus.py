@@ -12,7 +12,7 @@ from couplet.data.corpora.corpus import InstructBatches, PackedBatches
 from couplet.data.corpora.stream import Stream
 from couplet.data.sources import SourceError, open_source
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, tiny_tokenizer
-from tests.data_room.reading import pairs, texts
+from tests.data.reading import pairs, texts
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from couplet.data.decontaminate import FRAME_PROBLEMS, find_overlaps
-from couplet.data.formats.published.published import called_function
+from couplet.data.formats.published import called_function
 from couplet.data.prepare import prepare
 from couplet.data.problem import Problem
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from couplet.data.katas.problems import corpus as kata_corpus
-from couplet.data.katas.problems import problems as katas
-from couplet.data.katas.problems.compositions import KINDS, buggy_variants, compositions
+from couplet.data.katas import corpus as kata_corpus
+from couplet.data.katas import problems as katas
+from couplet.data.katas.compositions import KINDS, buggy_variants, compositions
 from couplet.data.tokenizer import tiny_tokenizer
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from couplet.data.decontaminate import find_overlaps, ngrams
-from couplet.data.formats.published.parquet import ProblemFileError
+from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.levels import choose
 from couplet.data.prepare import prepare
 from couplet.data.problem import Problem

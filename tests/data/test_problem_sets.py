@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from couplet.configs.schema import ConfigError
-from couplet.data.formats.published.parquet import (
+from couplet.data.formats.parquet import (
     ProblemFileError,
     decode_value,
     encode_value,

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from couplet.data.formats.published.parquet import ProblemFileError
+from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.problem import Problem
 from couplet.data.rate import Rating, rate, read_ratings, select_level
 from couplet.serving.completions import Client, EndpointError, Sampling

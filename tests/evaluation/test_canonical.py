@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from couplet.configs.schema import RewardConfig, SandboxConfig
-from couplet.data.katas.problems.problems import generate
+from couplet.data.katas.problems import generate
 from couplet.evaluation.benchmark import run_canonical
 from couplet.reward.worker import RewardWorker
 

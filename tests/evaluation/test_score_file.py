@@ -12,7 +12,7 @@ from rich.console import Console
 
 from couplet.commands.score import run_score
 from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
-from couplet.data.formats.published.parquet import write_parquet
+from couplet.data.formats.parquet import write_parquet
 from couplet.data.problem import Problem
 from couplet.evaluation import score_file as module
 from couplet.evaluation.score_file import score_file

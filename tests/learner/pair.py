@@ -31,7 +31,7 @@ def adapt(rank, ranks, steps, objective, engine, **learner):
     """Updates of a supervised stage on one rank of `ranks`: losses and validation loss."""
     from couplet.configs.schema import LearnerConfig, OptimizerConfig, StageConfig
     from couplet.learner.adapt import SupervisedLearner
-    from couplet.learner.engine import build_engine
+    from couplet.learner.engines import build_engine
     from tests.learner.toys import supervised_batches, toy_policy
 
     optimizer = OptimizerConfig(lr=1e-2, warmup_ratio=0.0, grad_norm=1.0)

@@ -7,7 +7,7 @@ import torch
 from couplet.configs.schema import LearnerConfig, OptimizerConfig, StageConfig
 from couplet.learner.adapt import EarlyStop, SupervisedLearner, fastest_threads, run_stage
 from couplet.learner.cost import training_flops, trunk_parameters
-from couplet.learner.engine import build_engine
+from couplet.learner.engines import build_engine
 from tests.learner.toys import instruct_batches, packed_batches, toy_policy, weights_of
 
 FAST = OptimizerConfig(lr=1e-2, warmup_ratio=0.0, grad_norm=1.0, weight_decay=0.0)

@@ -12,7 +12,7 @@ from couplet.commands.display import Display
 from couplet.configs.load import from_dict
 from couplet.configs.schema import AdaptConfig, LearnerConfig, OptimizerConfig, StageConfig
 from couplet.learner.adapt import SupervisedLearner, joined, run_rows, run_stage
-from couplet.learner.engine import build_engine
+from couplet.learner.engines import build_engine
 from couplet.model.policy import DiffusionPolicy
 from tests.learner.toys import instruct_batches, toy_policy, weights_of
 

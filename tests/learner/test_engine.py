@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from couplet.configs.schema import LearnerConfig, OptimizerConfig
-from couplet.learner.engine import build_engine, decay_groups
+from couplet.learner.engine import decay_groups
+from couplet.learner.engines import build_engine
 from couplet.learner.process_group import join
 from tests.learner.toys import toy_groups, toy_learner, toy_policy, weights_of
 

@@ -10,7 +10,7 @@ from couplet.configs.schema import EstimatorConfig, LearnerConfig, ObjectiveConf
 from couplet.data.seeds import derive_seed
 from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
-from couplet.learner.engine import build_engine
+from couplet.learner.engines import build_engine
 from couplet.learner.learner import Learner
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds

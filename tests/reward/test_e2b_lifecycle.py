@@ -10,10 +10,10 @@ from aiohttp import web
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.verdict import Outcome
-from couplet.reward.e2b.runner import driver
-from couplet.reward.e2b.runner import pool as e2b_pool
-from couplet.reward.e2b.runner.pool import Pool
-from couplet.reward.e2b.runner.runner import CloudCandidate
+from couplet.reward.e2b import driver
+from couplet.reward.e2b import pool as e2b_pool
+from couplet.reward.e2b.pool import Pool
+from couplet.reward.e2b.runner import CloudCandidate
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.process import PROJECT
 from couplet.reward.worker import RewardWorker

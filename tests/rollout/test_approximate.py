@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from couplet.configs.schema import ConfigError, SamplerConfig, ShapeConfig
+from couplet.data.trajectory import answer_length
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
 from couplet.rollout.approximate import Block, BlockStates, blocks
-from couplet.rollout.ar_ness import answer_length
 from couplet.rollout.canvas import Canvas
 from couplet.rollout.sampler import Completion, sample
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from couplet.data.trajectory import answer_length
 from couplet.rollout.ar_ness import (
-    answer_length,
     global_ar_ness,
     local_ar_ness,
     masked_ranks,

@@ -91,14 +91,12 @@ def test_every_seed_runs_its_stages_then_reinforcement_from_the_last_one_and_all
 
 def test_the_page_names_the_command_that_makes_it(tmp_path) -> None:
     usual = study(tmp_path, FakeLaunch(), FakeMeasure(), seeds=(0, 3))
-    assert usual["command"] == "python -m couplet.evaluation.path --seeds 0,3 --problems 40"
+    assert usual["command"] == "python -m couplet.studies.path --seeds 0,3 --problems 40"
     other = Plan(train_recipe=Path("configs/tiny.yaml"), train_overrides=("steps=7",))
     page = run_path(
         tmp_path / "more", tmp_path / "others", other, seeds=(0,), launch=FakeLaunch(), measure=FakeMeasure()
     )
-    assert (
-        page["command"] == "python -m couplet.evaluation.path --seeds 0 --problems 40 --train configs/tiny.yaml steps=7"
-    )
+    assert page["command"] == "python -m couplet.studies.path --seeds 0 --problems 40 --train configs/tiny.yaml steps=7"
 
 
 def test_a_killed_study_resumes_its_run_and_repeats_nothing_that_is_finished(tmp_path) -> None:

@@ -1,0 +1,41 @@
+"""Where the work is done: in this process (`--local`), or by actors on a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from couplet.configs.schema import RunConfig
+from couplet.training.cluster import Cluster
+from couplet.training.evaluator import Bench, LocalBench
+
+
+def open_cluster(config: RunConfig, start: str, checkpoints: Path, *, local: bool) -> Cluster:
+    """The cluster of a training run; `start` is the folder of the policy it begins with."""
+    if local:
+        from couplet.training.local_cluster import LocalCluster
+
+        return LocalCluster(config, start, checkpoints)
+    from couplet.actors.ray_cluster import RayCluster
+
+    return RayCluster(config, start, checkpoints)
+
+
+@contextmanager
+def open_bench(config: RunConfig, *, local: bool) -> Iterator[Bench]:
+    """The rollout and reward workers of `config`, without a learner or a queue."""
+    learner = replace(config.learner, engine="torch", ranks=1, cpus=0.0, gpus=0.0, zero_stage=0, offload="none")
+    config = replace(config, learner=learner)
+    bench: Bench
+    if local:
+        bench = LocalBench(config)
+    else:
+        from couplet.actors.ray_evaluator import RayBench
+
+        bench = RayBench(config)
+    try:
+        yield bench
+    finally:
+        bench.close()

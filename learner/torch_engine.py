@@ -1,0 +1,127 @@
+"""The plain torch engine: one rank, or several by torch.distributed; AdamW in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from couplet.configs.schema import LearnerConfig, OptimizerConfig
+from couplet.learner.engine import DTYPES, adamw, check_norm, decay_groups, own_settings
+from couplet.learner.process_group import gather_rows, join, sum_over_ranks
+from couplet.learner.schedule import learning_rate
+
+
+class TorchEngine:
+    """AdamW in plain torch, with gradients added up over ranks; in bfloat16 weights and gradients are kept in float32 too."""
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        optimizer: OptimizerConfig,
+        learner: LearnerConfig,
+        total_updates: int,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.config, self.rank, self.ranks = learner, rank, ranks
+        self.device = next(policy.parameters()).device
+        if ranks > 1:
+            join(rank, ranks, self.device, learner.timeout)
+        dtype = DTYPES[learner.dtype]
+        self._has_masters = dtype != torch.float32
+        exact = (
+            [(name, parameter.detach().float().clone()) for name, parameter in policy.named_parameters()]
+            if self._has_masters
+            else []
+        )
+        self.module = policy.to(dtype).train()
+        masters = exact or list(self.module.named_parameters())
+        self._parameters = [parameter for _, parameter in self.module.named_parameters()]
+        self._masters = [master for _, master in masters]
+        self._optimizer_config, self._total_updates = optimizer, total_updates
+        self._optimizer = adamw(decay_groups(masters, optimizer.weight_decay), optimizer)
+        self.updates = 0
+
+    @property
+    def learning_rate(self) -> float:
+        return learning_rate(self.updates, self._total_updates, self._optimizer_config)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        loss.backward()
+        if self._has_masters:
+            for master, parameter in zip(self._masters, self._parameters):
+                _gradient(master).add_(_gradient(parameter))
+                parameter.grad = None
+        if last and self.ranks > 1:
+            sum_over_ranks([_gradient(master) for master in self._masters])
+
+    def step(self) -> float:
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters, self._optimizer_config.grad_norm))
+        check_norm(norm, self.updates)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._publish_masters()
+        self.updates += 1
+        return norm
+
+    def gather(self, values_NM: Tensor) -> Tensor:
+        return gather_rows(values_NM, self.device, self.ranks)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.module.named_parameters():
+            yield name, parameter.detach()
+
+    @torch.no_grad()
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.module.named_parameters():
+            parameter.copy_(state[name])
+
+    def shards(self) -> list[Tensor]:
+        return list(self._parameters)
+
+    def exact_shards(self) -> Iterator[Tensor]:
+        for master in self._masters:
+            yield master.detach()
+
+    def settle(self) -> None:
+        return None
+
+    def save(self, folder: Path) -> None:
+        if self.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            state = {
+                "updates": self.updates,
+                "masters": [master.detach() for master in self._masters],
+                "optimizer": self._optimizer.state_dict(),
+            }
+            torch.save(state, folder / "engine.pt")
+
+    @torch.no_grad()
+    def restore(self, folder: Path) -> None:
+        path = folder / "engine.pt"
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist: the checkpoint was not written by learner.engine: torch")
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        for master, stored in zip(self._masters, state["masters"], strict=True):
+            master.copy_(stored)
+        self._publish_masters()
+        with own_settings(self._optimizer):
+            self._optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+
+    @torch.no_grad()
+    def _publish_masters(self) -> None:
+        if self._has_masters:
+            for master, parameter in zip(self._masters, self._parameters):
+                parameter.copy_(master)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
