@@ -1,4 +1,4 @@
-"""A bench on a Ray cluster: the worker pool of a run, without its learner and its queue."""
+"""The evaluator on a Ray cluster: the worker pool of a run, without its learner and its queue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from couplet.training.step_metrics import FaultGuard, workers_died
 OWN_WEIGHTS = (0, [None])  # version 0 is what a rollout actor has loaded from its folder
 
 
-class RayBench:
+class RayEvaluator:
     """Rollout and reward actors; the rollout actors are made anew where another policy is asked for."""
 
     def __init__(self, config: RunConfig) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from couplet.commands.backends import open_bench
+from couplet.commands.backends import open_evaluator
 from couplet.commands.evaluate import (
     judging_facts,
     open_policy,
@@ -22,7 +22,7 @@ from couplet.commands.evaluate import (
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
-from couplet.training.evaluator import Bench, Progress
+from couplet.training.evaluator import Evaluator, Progress
 
 
 def run_policy_analysis(
@@ -78,11 +78,13 @@ def run_policy_analysis(
         **judging_facts(config),
     }
     claim_folder(out, config.sampler, plan, facts)
-    with open_bench(config, local=local) as bench:
-        console.print(f"{', '.join(map(str, folders.values()))}: {bench.describe()}", highlight=False, soft_wrap=True)
-        subjects = [_subject(label, path, config, bench) for label, path in folders.items()]
+    with open_evaluator(config, local=local) as evaluator:
+        console.print(
+            f"{', '.join(map(str, folders.values()))}: {evaluator.describe()}", highlight=False, soft_wrap=True
+        )
+        subjects = [_subject(label, path, config, evaluator) for label, path in folders.items()]
         return run_analysis(
-            subjects, code, config.sampler, plan, out, words=asked, facts=facts, tier=bench.tier, console=console
+            subjects, code, config.sampler, plan, out, words=asked, facts=facts, tier=evaluator.tier, console=console
         )
 
 
@@ -97,7 +99,7 @@ def _shared_prompts(
     return sets[0]
 
 
-def _subject(label: str, folder: Path, config: RunConfig, bench: Bench) -> Any:
+def _subject(label: str, folder: Path, config: RunConfig, evaluator: Evaluator) -> Any:
     import torch
 
     from couplet.data.tokenizer import load_tokenizer
@@ -108,7 +110,7 @@ def _subject(label: str, folder: Path, config: RunConfig, bench: Bench) -> Any:
     def evaluate(
         prompts: PromptSet, sampler: SamplerConfig, samples: int, seed: int, progress: Progress | None
     ) -> list[ScoredGroup]:
-        return bench.evaluate(folder, prompts, sampler, samples, seed, progress)
+        return evaluator.evaluate(folder, prompts, sampler, samples, seed, progress)
 
     device = "cuda" if config.rollout.gpus > 0 and torch.cuda.is_available() else "cpu"
     policy = load_policy(DiffusionPolicy, config, str(folder), device).eval()

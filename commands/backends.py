@@ -9,7 +9,7 @@ from pathlib import Path
 
 from couplet.configs.schema import RunConfig
 from couplet.training.cluster import Cluster
-from couplet.training.evaluator import Bench, LocalBench
+from couplet.training.evaluator import Evaluator, LocalEvaluator
 
 
 def open_cluster(config: RunConfig, start: str, checkpoints: Path, *, local: bool) -> Cluster:
@@ -24,18 +24,18 @@ def open_cluster(config: RunConfig, start: str, checkpoints: Path, *, local: boo
 
 
 @contextmanager
-def open_bench(config: RunConfig, *, local: bool) -> Iterator[Bench]:
+def open_evaluator(config: RunConfig, *, local: bool) -> Iterator[Evaluator]:
     """The rollout and reward workers of `config`, without a learner or a queue."""
     learner = replace(config.learner, engine="torch", ranks=1, cpus=0.0, gpus=0.0, zero_stage=0, offload="none")
     config = replace(config, learner=learner)
-    bench: Bench
+    evaluator: Evaluator
     if local:
-        bench = LocalBench(config)
+        evaluator = LocalEvaluator(config)
     else:
-        from couplet.actors.ray_evaluator import RayBench
+        from couplet.actors.ray_evaluator import RayEvaluator
 
-        bench = RayBench(config)
+        evaluator = RayEvaluator(config)
     try:
-        yield bench
+        yield evaluator
     finally:
-        bench.close()
+        evaluator.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from couplet.commands.backends import open_bench
+from couplet.commands.backends import open_evaluator
 from couplet.commands.display import Bar, Display
 from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
@@ -73,13 +73,13 @@ def run_evaluation(
         "problem_print": problems_print(prompts.problems),
         **judging_facts(config),
     }
-    with open_bench(config, local=local) as bench:
-        facts["sandbox_tier"] = bench.tier
-        console.print(f"{folder} on {problems}: {bench.describe()}", highlight=False, soft_wrap=True)
+    with open_evaluator(config, local=local) as evaluator:
+        facts["sandbox_tier"] = evaluator.tier
+        console.print(f"{folder} on {problems}: {evaluator.describe()}", highlight=False, soft_wrap=True)
 
         def evaluate(prompts, sampler, samples, seed, progress):  # type: ignore[no-untyped-def]
             told = _told(progress, f"T = {sampler.temperature:g}, {sampler.steps} steps", len(prompts), console)
-            return bench.evaluate(folder, prompts, sampler, samples, seed, told)
+            return evaluator.evaluate(folder, prompts, sampler, samples, seed, told)
 
         return run_benchmark(evaluate, prompts, config.sampler, plan, out, facts=facts, console=console)
 
@@ -111,10 +111,10 @@ def run_canonical_check(
     """Judge the canonical solutions as if the policy had written them; nothing is sampled."""
     _, config = open_policy(policy, recipe, overrides)
     found = load_problems(problems, seed=config.problems.seed, limit=limit)
-    with open_bench(config, local=local) as bench:
+    with open_evaluator(config, local=local) as evaluator:
 
         def judge(problem: Problem, texts: Sequence[str]) -> list[Verdict]:
-            (verdicts,) = bench.judge([problem], [texts])
+            (verdicts,) = evaluator.judge([problem], [texts])
             return verdicts
 
         return run_canonical(judge, found, out, console)

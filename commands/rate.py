@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from couplet.commands.backends import open_bench
+from couplet.commands.backends import open_evaluator
 from couplet.commands.evaluate import (
     judging_facts,
     open_policy,
@@ -39,7 +39,7 @@ from couplet.data.verdict import Verdict
 from couplet.evaluation.pass_at_k import estimate
 from couplet.evaluation.records import check_run, same_run
 from couplet.serving.completions import Client, Sampling
-from couplet.training.evaluator import Bench
+from couplet.training.evaluator import Evaluator
 
 # Where a base model that continues HumanEval's prompt has gone past the function, and past a fenced answer.
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")
@@ -120,16 +120,16 @@ def run_rating(
     facts |= {"problems": problems, "problem_print": problems_print(found), "sampling": str(sampling)}
     facts |= judging_facts(config)
     check_run(_run_file(out), facts, [_ratings_file(out)])
-    with open_bench(config, local=local) as bench:
-        console.print(f"{problems}: {bench.describe()}", highlight=False, soft_wrap=True)
+    with open_evaluator(config, local=local) as evaluator:
+        console.print(f"{problems}: {evaluator.describe()}", highlight=False, soft_wrap=True)
         if policy is not None:
-            rater = PolicyRater(bench, folder, prompts, config, sampling)
+            rater = PolicyRater(evaluator, folder, prompts, config, sampling)
             ratings = _rate(found, rater.sample, rater.judge, out, facts, console)
         else:
             assert served is not None
             with _client(served, local) as client:
                 rate_served = ServedRater(client, sampling).sample
-                ratings = _rate(found, rate_served, program_judge(bench), out, facts, console)
+                ratings = _rate(found, rate_served, program_judge(evaluator), out, facts, console)
     return _write(found, ratings, level, out, facts, console)
 
 
@@ -166,8 +166,10 @@ def rating_sampler(config: RunConfig, sampling: Sampling) -> SamplerConfig:
 class PolicyRater:
     """Samples on the rollout actors; the verdicts come along and are handed out when they are asked for."""
 
-    def __init__(self, bench: Bench, folder: Path, prompts: PromptSet, config: RunConfig, sampling: Sampling) -> None:
-        self.bench, self.folder, self.sampling = bench, folder, sampling
+    def __init__(
+        self, evaluator: Evaluator, folder: Path, prompts: PromptSet, config: RunConfig, sampling: Sampling
+    ) -> None:
+        self.evaluator, self.folder, self.sampling = evaluator, folder, sampling
         self.sampler = rating_sampler(config, sampling)
         self.tokens = {p.problem_id: tokens for p, tokens in zip(prompts.problems, prompts.prompts, strict=True)}
         self.verdicts: dict[str, tuple[Verdict, ...]] = {}
@@ -176,7 +178,7 @@ class PolicyRater:
         """Texts of the completions of every problem."""
         part = PromptSet(tuple(problems), tuple(self.tokens[problem.problem_id] for problem in problems))
         seed = self.sampling.seed or 0
-        scored = self.bench.evaluate(self.folder, part, self.sampler, self.sampling.samples, seed)
+        scored = self.evaluator.evaluate(self.folder, part, self.sampler, self.sampling.samples, seed)
         self.verdicts = {group.group.problem_id: group.verdicts for group in scored}
         return [list(group.group.texts) for group in scored]
 
@@ -220,13 +222,13 @@ class ServedRater:
         return None if seed is None else derive_seed(seed, f"rate {first.problem_id}") % 2**31
 
 
-def program_judge(bench: Bench) -> Judge:
+def program_judge(evaluator: Evaluator) -> Judge:
     """Judges the program in each text: a fenced block, a whole program, or a continuation of the prompt."""
     from couplet.reward.code_format import program_of_sample
 
     def judge(problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[float | None]]:
         programs = [[program_of_sample(text, p) for text in texts] for p, texts in zip(problems, completions)]
-        return [pass_rates(verdicts) for verdicts in bench.judge(problems, programs, programs=True)]
+        return [pass_rates(verdicts) for verdicts in evaluator.judge(problems, programs, programs=True)]
 
     return judge
 

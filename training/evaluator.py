@@ -1,4 +1,4 @@
-"""A bench: sampling and judging without a learner or a queue. `evaluate`, `analyze` and `prepare rate` work on one."""
+"""Sampling and judging without a learner or a queue, for `evaluate`, `analyze` and `prepare rate`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Progress = Callable[[int, ScoredGroup], None]
 """Called with (index of a problem, its group) as each problem is done, in any order."""
 
 
-class Bench(Protocol):
-    """What both wirings offer. Workers start when they are first needed."""
+class Evaluator(Protocol):
+    """Both implementations start their workers when they are first needed."""
 
     def evaluate(
         self,
@@ -53,7 +53,7 @@ class Bench(Protocol):
         """Stop every worker."""
 
 
-class LocalBench:
+class LocalEvaluator:
     """One rollout worker and one reward worker in this process. Ray is not imported."""
 
     def __init__(self, config: RunConfig) -> None:

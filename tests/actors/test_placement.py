@@ -14,7 +14,7 @@ from ray.exceptions import OutOfMemoryError
 from couplet.actors import ray_init as connect
 from couplet.actors.learner_group import LearnerGroup
 from couplet.commands import status as control
-from couplet.commands.backends import open_bench
+from couplet.commands.backends import open_evaluator
 from couplet.configs.schema import ConfigError
 from couplet.learner.checkpoint import latest_checkpoint
 from tests.actors.fakes import RefusedReward, ScriptedLearner, ScriptedReward, ScriptedRollout
@@ -217,6 +217,6 @@ def test_a_bench_that_cannot_start_gives_back_its_actors_and_its_ray(ray_cluster
     monkeypatch.setattr("ray.shutdown", lambda: left.append("ray"))
     monkeypatch.setattr("couplet.actors.worker_pool.WorkerPool.stop", lambda pool: left.append("actors"))
     config = run_config(tmp_path, "refused")
-    with pytest.raises(ConfigError, match="reward actor 0 could not start"), open_bench(config, local=False):
+    with pytest.raises(ConfigError, match="reward actor 0 could not start"), open_evaluator(config, local=False):
         pass
     assert left == ["actors", "ray"]

@@ -1,4 +1,4 @@
-"""The bench on Ray gives what the bench in one process gives; a vLLM server dies with its actor."""
+"""The evaluator on Ray gives what the evaluator in one process gives; a vLLM server dies with its actor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from couplet.commands.backends import open_bench
+from couplet.commands.backends import open_evaluator
 from couplet.commands.evaluate import open_policy, prompts_of
 from couplet.configs.schema import ConfigError
 from couplet.data.verdict import Outcome
@@ -41,12 +41,12 @@ def test_the_bench_on_ray_equals_the_local_one(ray_cluster, run_folder, problem_
     answers = [[f"```python\n{p.canonical_solution}\n```", "no code"] for p in prompts.problems]
     found = {}
     for local in (True, False):
-        with open_bench(config, local=local) as bench:
+        with open_evaluator(config, local=local) as evaluator:
             done: dict[int, tuple[str, ...]] = {}
-            scored = bench.evaluate(folder, prompts, config.sampler, 3, 7, Notes(done))
+            scored = evaluator.evaluate(folder, prompts, config.sampler, 3, 7, Notes(done))
             assert done == {index: group.group.texts for index, group in enumerate(scored)}
-            hot = bench.evaluate(folder, prompts, replace(config.sampler, temperature=0.1), 3, 7)
-            verdicts = bench.judge(prompts.problems, answers)
+            hot = evaluator.evaluate(folder, prompts, replace(config.sampler, temperature=0.1), 3, 7)
+            verdicts = evaluator.judge(prompts.problems, answers)
             found[local] = [[group.group.texts for group in scored], [group.group.texts for group in hot]]
             outcomes = [[verdict.outcome for verdict in some] for some in verdicts]
             assert outcomes == [[Outcome.PASSED, Outcome.FORMAT_ERROR]] * 4

@@ -23,7 +23,7 @@ def test_the_policys_subject_has_the_rows_of_its_recipe(run_folder, tmp_path, co
 def test_an_out_that_cannot_be_written_is_found_before_anything_is_sampled(
     run_folder, problem_file, tmp_path, command, monkeypatch
 ):
-    monkeypatch.setattr("couplet.commands.analyze.open_bench", None)
+    monkeypatch.setattr("couplet.commands.analyze.open_evaluator", None)
     (tmp_path / "file").write_text("")
     words = ("--samples", 1, "--words", "none", "--local", "--out")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):

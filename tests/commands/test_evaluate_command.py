@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from couplet.commands.backends import open_bench
+from couplet.commands.backends import open_evaluator
 from couplet.commands.evaluate import open_policy, prompts_of, results_folder, set_name, weights_print
 from couplet.data.prompts import PromptSet, evaluation_requests
 
@@ -98,9 +98,9 @@ def test_a_problem_gets_the_same_completions_whichever_others_are_asked(run_fold
     last = PromptSet(prompts.problems[3:], prompts.prompts[3:])
     assert evaluation_requests(last, 2, 7)[0].seeds_G == evaluation_requests(prompts, 2, 7)[3].seeds_G
     assert len({seed for r in evaluation_requests(prompts, 2, 7) for seed in r.seeds_G}) == 8
-    with open_bench(config, local=True) as bench:
-        together = bench.evaluate(folder, prompts, config.sampler, 2, 7)
-        alone = bench.evaluate(folder, last, config.sampler, 2, 7)
+    with open_evaluator(config, local=True) as evaluator:
+        together = evaluator.evaluate(folder, prompts, config.sampler, 2, 7)
+        alone = evaluator.evaluate(folder, last, config.sampler, 2, 7)
     assert alone[0].group.texts == together[3].group.texts
 
 
