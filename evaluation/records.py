@@ -1,4 +1,4 @@
-"""Results that survive a kill: JSON lines appended problem by problem, a torn last line passed over."""
+"""Results that survive a kill: JSON lines appended problem by problem; an unfinished last line is skipped."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import Any
 
 from couplet.configs.schema import ConfigError
 from couplet.data.files import write_json, write_text, writing
+from couplet.data.jsonl import LineError, append_jsonl, cut_unfinished_line, read_jsonl
 
 
 class Records:
-    """One JSON line per problem, keyed by `problem_id`; opening a file that exists goes on behind its last whole line.
+    """One JSON line per problem, keyed by `problem_id`; an existing file is continued after its last whole line.
 
     Args:
-        path: the JSON lines file; made with its folder where missing.
+        path: the JSON lines file; created with its folder if missing.
 
     Attributes:
         rows: the records by problem id, in file order.
-        torn: characters of a half-written last line that was passed over (and cut off).
+        torn: bytes of an unfinished last line that were removed.
+
+    Raises:
+        ValueError: a line that is not the record of a problem.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +33,8 @@ class Records:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                self._read()
+                self.torn = cut_unfinished_line(path)
+                self.rows = {self._key(number, row): row for number, row in read_jsonl(path)}
             self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -38,30 +43,19 @@ class Records:
         if key in self.rows:
             return
         with writing(self.path):
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            self._file.flush()
+            append_jsonl(self._file, row)
         self.rows[key] = dict(row)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _read(self) -> None:
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        self.torn = len(data) - whole
-        lines = data[:whole].decode("utf-8").split("\n")[:-1]
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                self.rows[row["problem_id"]] = row
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{self.path}, line {number}: no record of a problem ({error!r}); delete the line or name another --out"
-                ) from error
-        if self.torn:
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
+    def _key(self, number: int, row: Mapping[str, Any]) -> str:
+        if not isinstance(row.get("problem_id"), str):
+            raise LineError(
+                f"{self.path}, line {number}: no record of a problem (problem_id is missing); delete the line"
+            )
+        return str(row["problem_id"])
 
 
 def same_run(path: Path, facts: Mapping[str, Any], results: Sequence[Path] = ()) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from couplet.configs.schema import ConfigError
+from couplet.data.jsonl import LineError, read_jsonl
 from couplet.data.tokenizer import Tokenizer, load_tokenizer
 
 COLUMNS = (
@@ -68,17 +69,12 @@ def read_run(root: Path) -> Run:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, row in read_jsonl(path) if path.is_file() else ():
         try:
-            row = json.loads(line)
-            row["step"] = int(row["step"])
-            rows.append(row)
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            if number == len(lines):
-                break  # a torn last line: the run is being written, or was killed while it was
-            raise ValueError(f"{path}, line {number}: no metrics of a learner step ({error})") from error
+            rows.append(row | {"step": int(row["step"])})
+        except (KeyError, TypeError, ValueError):
+            raise LineError(f"{path}, line {number}: no learner step in it; delete the line") from None
     if not rows:
         raise ConfigError(f"{path.parent}: metrics.jsonl has no learner step yet; a report needs at least one")
     return rows

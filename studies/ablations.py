@@ -25,6 +25,7 @@ from rich.console import Console
 from couplet.configs.load import load, to_dict
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.files import writing
+from couplet.data.jsonl import read_jsonl
 from couplet.studies.ablations_report import write_ablations
 
 ROOT = Path(__file__).parent.parent
@@ -203,8 +204,7 @@ def _result(job: Job) -> dict[str, Any]:
     if not path.is_file():
         raise RuntimeError(f"run {job.name} left no {path}: see {job.runs / (job.name + '.log')}")
     summary = json.loads(path.read_text())
-    lines = (job.folder / "metrics.jsonl").read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = [row for _, row in read_jsonl(job.folder / "metrics.jsonl")]
     flat = {key: value for key, value in summary.items() if isinstance(value, (int, float)) and key != "seed"}
     return {
         **flat,
