@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import be_patient_with_ray
+from tests.ray_limits import give_ray_time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -31,7 +31,7 @@ def ray_cluster():
     """A small local Ray that every `ray` test shares."""
     os.environ["RAY_AUTH_MODE"] = "disabled"  # loopback only
     os.environ["RAY_allow_out_of_band_object_ref_serialization"] = "0"
-    be_patient_with_ray()
+    give_ray_time()
     import ray
 
     ray.init(

@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from tests.actors.runs import settings
-from tests.patience import LIMITS
+from tests.ray_limits import LIMITS
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 LAUNCH = """
 import sys
-from tests.patience import more_time_for_nodes
+from tests.ray_limits import more_time_for_nodes
 more_time_for_nodes()
 import launch
 sys.exit(launch.main())

@@ -57,9 +57,9 @@ def refusal(folder: Path, policy: str) -> str:
 
 def main(policy: str, folder: str, parts: str) -> None:
     """Start, train, kill the second node, add a third, train on."""
-    from tests.patience import be_patient_with_ray
+    from tests.ray_limits import give_ray_time
 
-    be_patient_with_ray()
+    give_ray_time()
     import ray
     from ray.cluster_utils import Cluster
 

@@ -1,4 +1,4 @@
-"""Write the golden files anew. A change in them is explained in the commit."""
+"""Regenerate the golden files. A change in them is explained in the commit."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ LESS_WORK = {
 }
 
 
-def be_patient_with_ray(**more: int) -> None:
+def give_ray_time(**more: int) -> None:
     """For this process and those it starts; before `ray.init`."""
     for name, value in (LIMITS | LESS_WORK | more).items():
         os.environ.setdefault(name, str(value))
@@ -37,7 +37,7 @@ def more_time_for_nodes() -> None:
         return
 
     @functools.wraps(look)
-    def patient(*arguments):
+    def with_time(*arguments):
         deadline = time.monotonic() + SECONDS
         while True:
             try:
@@ -47,4 +47,4 @@ def more_time_for_nodes() -> None:
                     raise
                 time.sleep(0.2)
 
-    services.get_node = patient
+    services.get_node = with_time
