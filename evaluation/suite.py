@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,9 +13,10 @@ from couplet.configs.schema import EvaluationConfig, SamplerConfig
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Outcome, format_rate
-from couplet.evaluation.pass_at_k import pass_at_k
+from couplet.evaluation.benchmark import Evaluate
+from couplet.evaluation.pass_at_k import bootstrap, pass_at_k
 
-Evaluate = Callable[..., list[ScoredGroup]]
+KINDS = ("local", "global")
 
 
 def run_suite(
@@ -34,8 +36,9 @@ def run_suite(
         progress: called with (what, problems done, problems in all).
 
     Returns:
-        `pass_at_1` at the low temperature; `pass_at_1_t1` and `pass_at_<samples>` at `config.temperature`; `ar_ness`:
-        temperature -> {"local", "global"}; `excluded`: samples lost to sandbox faults.
+        `pass_at_1` at the low temperature; `pass_at_1_t1`, `pass_at_<samples>` and `format_rate_t1` at
+        `config.temperature`; `ar_ness`: temperature -> {"local", "global"}; `excluded`: samples lost to sandbox faults;
+        `intervals`: name in `suite_metrics` -> [low, high], 95% bootstrap over problems; `problems`: see `_problem_rows`.
     """
 
     def groups_at(temperature: float, samples: int, chosen: PromptSet) -> list[ScoredGroup]:
@@ -52,12 +55,10 @@ def run_suite(
     low = groups_at(config.greedy_temperature, config.greedy_samples, prompts)
     high = groups_at(config.temperature, config.samples, prompts)
     few = PromptSet(prompts.problems[: config.ar_ness_problems], prompts.prompts[: config.ar_ness_problems])
-    ar_ness = {
-        f"{temperature:g}": _ar_ness(
-            low[: config.ar_ness_problems]
-            if temperature == config.greedy_temperature
-            else groups_at(temperature, 1, few)
-        )
+    orders = {
+        temperature: low[: config.ar_ness_problems]
+        if temperature == config.greedy_temperature
+        else groups_at(temperature, 1, few)
         for temperature in config.ar_ness_temperatures
     }
     return {
@@ -65,9 +66,25 @@ def run_suite(
         "pass_at_1_t1": mean_pass_at(high, 1),
         f"pass_at_{config.samples}": mean_pass_at(high, config.samples),
         "format_rate_t1": format_rate([verdict for group in high for verdict in group.verdicts]),
-        "ar_ness": ar_ness,
+        "ar_ness": {f"{temperature:g}": _ar_ness(groups) for temperature, groups in orders.items()},
         "excluded": sum(not v.outcome.is_verdict for group in low + high for v in group.verdicts),
+        "intervals": _intervals(config, low, high, orders),
+        "problems": _problem_rows(prompts, low, high),
     }
+
+
+def suite_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """A result of `run_suite` as flat metrics for trackers: `eval/<name>`, with `_low` and `_high` of its interval.
+
+    Names: the pass and format rates, `excluded`, and `local_ar_ness_t0_2`, ... for AR-ness at T = 0.2. Values that are
+    not finite (nothing was judged) are left out.
+    """
+    flat = {name: value for name, value in result.items() if isinstance(value, (int, float)) and name != "step"}
+    for temperature, measured in result["ar_ness"].items():
+        flat |= {_ar_ness_name(kind, temperature): value for kind, value in measured.items()}
+    for name, (low, high) in result.get("intervals", {}).items():
+        flat |= {f"{name}_low": low, f"{name}_high": high}
+    return {f"eval/{name}": float(value) for name, value in flat.items() if math.isfinite(value)}
 
 
 def metric_name(key: str, evaluation: Mapping[str, Any]) -> str:
@@ -80,15 +97,64 @@ def metric_name(key: str, evaluation: Mapping[str, Any]) -> str:
 
 def mean_pass_at(groups: Sequence[ScoredGroup], k: int) -> float:
     """Unbiased pass@k averaged over problems; problems with fewer than k judged samples are left out."""
-    values = []
-    for scored in groups:
-        solved = sum(v.outcome is Outcome.PASSED for v in scored.verdicts)
-        judged = sum(v.outcome.is_verdict for v in scored.verdicts)
-        if judged >= k:
-            values.append(pass_at_k(judged, solved, k))
+    values = _pass_at(groups, k)
     return float(np.mean(values)) if values else float("nan")
 
 
+def _pass_at(groups: Sequence[ScoredGroup], k: int) -> list[float]:
+    """pass@k of every problem with at least k judged samples."""
+    counts = [_counts(scored) for scored in groups]
+    return [pass_at_k(judged, passed, k) for judged, passed in counts if judged >= k]
+
+
+def _counts(scored: ScoredGroup) -> tuple[int, int]:
+    """(judged, passed) samples of one problem."""
+    outcomes = [verdict.outcome for verdict in scored.verdicts]
+    return sum(outcome.is_verdict for outcome in outcomes), outcomes.count(Outcome.PASSED)
+
+
 def _ar_ness(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    measured = [scored.group.metrics or {} for scored in groups]
-    return {kind: float(np.mean([m[f"{kind}_ar_ness"] for m in measured])) for kind in ("local", "global")}
+    return {kind: float(np.mean(_measured(groups, kind))) for kind in KINDS}
+
+
+def _measured(groups: Sequence[ScoredGroup], kind: str) -> list[float]:
+    return [(scored.group.metrics or {})[f"{kind}_ar_ness"] for scored in groups]
+
+
+def _ar_ness_name(kind: str, temperature: float | str) -> str:
+    return f"{kind}_ar_ness_t{float(temperature):g}".replace(".", "_")
+
+
+def _intervals(
+    config: EvaluationConfig,
+    low: Sequence[ScoredGroup],
+    high: Sequence[ScoredGroup],
+    orders: Mapping[float, Sequence[ScoredGroup]],
+) -> dict[str, list[float]]:
+    """95% bootstrap intervals over problems; none for a name without a value."""
+    formats = [format_rate(scored.verdicts) for scored in high]
+    values = {
+        "pass_at_1": _pass_at(low, 1),
+        "pass_at_1_t1": _pass_at(high, 1),
+        f"pass_at_{config.samples}": _pass_at(high, config.samples),
+        "format_rate_t1": [rate for rate in formats if math.isfinite(rate)],
+    }
+    for temperature, groups in orders.items():
+        values |= {_ar_ness_name(kind, temperature): _measured(groups, kind) for kind in KINDS}
+    found = {name: bootstrap(np.array(some), config.seed) for name, some in values.items() if some}
+    return {name: [estimate.low, estimate.high] for name, estimate in found.items()}
+
+
+def _problem_rows(prompts: PromptSet, low: Sequence[ScoredGroup], high: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
+    """One row per problem: [judged, passed] samples at both temperatures, and the first answer at the low one."""
+    return [
+        {
+            "problem_id": problem.problem_id,
+            "question": problem.question,
+            "pass_at_1": list(_counts(greedy)),
+            "pass_at_1_t1": list(_counts(sampled)),
+            "answer": greedy.group.texts[0],
+            "outcome": greedy.verdicts[0].outcome.value,
+        }
+        for problem, greedy, sampled in zip(prompts.problems, low, high, strict=True)
+    ]
