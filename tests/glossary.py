@@ -19,7 +19,6 @@ NOT_YET = (
     *(f"tests/{package}" for package in PACKAGES),
     "benchmarks",
     "docs",
-    "README.md",
     "launch.py",
 )  # ends empty
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".html", ".jinja", ".j2", ".css", ".sh"}

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from functools import cache
@@ -71,6 +72,16 @@ def own_modules(tree):
 
 def test_the_table_names_every_package():
     assert set(MAY_IMPORT) == set(PACKAGES)
+
+
+def test_the_page_on_architecture_has_the_same_table():
+    """A row allows nothing (–), packages by name, "all above", or "all above but" some."""
+    page = Path(ROOT, "docs", "architecture.md").read_text()
+    documented: dict[str, set[str]] = {}
+    for package, cell in re.findall(r"^\| `(\w+)/` \|.*\| ([^|]+) \|$", page, re.MULTILINE):
+        named = set(re.findall(r"`(\w+)`", cell))
+        documented[package] = set(documented) - {"configs"} - named if cell.startswith("all above") else named
+    assert documented == MAY_IMPORT
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -74,9 +74,9 @@ def test_links_lead_somewhere(page):
             assert anchor in slugs, target
 
 
-def test_the_dry_run_says_what_the_readme_quotes():
+def test_the_dry_run_says_what_the_recipes_page_quotes():
     from couplet.commands.dry_run import describe
 
     said = describe(load(RunConfig, "diffucoder_7b.yaml"))
-    quoted = re.findall(r"^(?:memory per|generation [0-9]).*$", PAGES[0].read_text(), re.M)
+    quoted = re.findall(r"^(?:memory per|generation [0-9]).*$", (ROOT / "docs" / "recipes.md").read_text(), re.M)
     assert len(quoted) == 3 and all(part in said for line in quoted for part in line.split("…"))
