@@ -1,11 +1,11 @@
-"""Tokenizers: one wrapper for the tiny tokenizer trained on the katas and for Qwen2's and Dream's.
+"""Tokenizers: one wrapper for the tiny tokenizer trained on the katas and for those of Hugging Face folders.
 
 The tiny tokenizer is a byte-pair encoding over printable ASCII with about 470 entries: fences are one token, digits
 stay single, every word and operator of its corpus is one token, and none crosses from one to the next, so that a slip
-such as `>` for `>=` leaves the length of a program unchanged. Special tokens are Dream's. A character outside its alphabet becomes
-`<|unk|>`: it serves the generated problems, not the world.
+such as `>` for `>=` leaves the length of a program unchanged. Special tokens are Dream's. A character outside its
+alphabet becomes `<|unk|>`: it is made for the generated problems only.
 
-The only file that imports transformers (inside functions) besides the model room.
+The only file outside `model` that imports transformers (inside functions).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Tokenizer:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take note of tokens that were added to the backend."""
+        """Update after tokens were added to the backend."""
         self._special = {str(t): int(i) for i, t in self.backend.added_tokens_decoder.items() if t.special}
         self._special_ids = set(self._special.values())
         self._longest_first = sorted(self._special, key=len, reverse=True)
@@ -59,7 +59,7 @@ class Tokenizer:
         return dict(self._special)
 
     def id(self, token: str) -> int:
-        """Id of a token of the vocabulary; ValueError where there is none."""
+        """Id of a token of the vocabulary; ValueError if there is none."""
         found = self.backend.get_vocab().get(token)
         if found is None:
             raise ValueError(f"the tokenizer has no token {token!r}; its special tokens are {sorted(self.special)}")
@@ -75,12 +75,12 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text of token ids, without the special ones unless told otherwise; never re-spaced."""
+        """The text of token ids, without the special ones if `skip_special`; spaces are unchanged."""
         kept = [int(i) for i in ids if not (skip_special and int(i) in self._special_ids)]
         return str(self.backend.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def chat_text(self, question: str, system: str | None = None) -> str:
-        """The chat prompt as text, up to where the assistant speaks. ValueError without a chat template."""
+        """The chat prompt as text, up to the assistant's answer. ValueError without a chat template."""
         if not self.backend.chat_template:
             raise ValueError("the tokenizer has no chat template: add one to tokenizer_config.json (chat_template)")
         messages = [{"role": "system", "content": system}] if system else []
@@ -88,11 +88,11 @@ class Tokenizer:
         return str(self.backend.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def chat_prompt(self, question: str, system: str | None = None) -> list[int]:
-        """Token ids of the chat prompt of a question (see `chat_text`). Special tokens are the template's alone."""
+        """Token ids of the chat prompt of a question (see `chat_text`). Only the template adds special tokens."""
         if not self._special_pattern.search(f"{question}{system or ''}"):
             return self.encode(self.chat_text(question, system), special=True)
         text = self.chat_text(self._disguised(question), system and self._disguised(system))
-        # Cut where the template has special tokens: words are cut there anyway, so ids are those of the whole.
+        # Split at the template's special tokens: words end there anyway, so the ids are those of the whole text.
         pieces = [piece for piece in self._special_pattern.split(text) if piece]
         return [
             token
@@ -101,7 +101,7 @@ class Tokenizer:
         ]
 
     def _disguised(self, text: str) -> str:
-        """The text with private characters for special tokens, which a template passes on."""
+        """The text with private characters in place of special tokens, which a template leaves alone."""
         for number, token in enumerate(self._longest_first):
             text = text.replace(token, chr(_PRIVATE + number))
         return text
@@ -112,7 +112,7 @@ class Tokenizer:
         return text
 
     def save(self, folder: str | Path) -> None:
-        """Write the Hugging Face files (tokenizer.json, tokenizer_config.json, ...) into `folder`; see `settle_settings`."""
+        """Write tokenizer.json, tokenizer_config.json, ... into `folder`; see `settle_settings`."""
         self.backend.save_pretrained(str(folder))
         settle_settings(folder)
 
@@ -128,7 +128,7 @@ def completion_text(tokenizer: Tokenizer, tokens_C: Sequence[int], end_ids: Iter
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a Hugging Face folder (ours, Qwen2's or Dream's). No remote code is run.
 
-    ValueError where the folder holds no tokenizer files.
+    ValueError if the folder holds no tokenizer files.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
@@ -138,7 +138,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if _read_settings(folder).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-        # The automatic class would first read config.json, and warn that it does not know `model_type` Dream.
+        # The automatic class would first read config.json, and warn about the unknown `model_type` Dream.
         return Tokenizer(PreTrainedTokenizerFast.from_pretrained(str(folder)))
     return Tokenizer(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
 
@@ -146,8 +146,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 def settle_settings(folder: str | Path) -> None:
     """Make tokenizer_config.json readable by transformers 4, which Dream's own classes are written for.
 
-    Version 5 names a class 4 does not know, lists special tokens where 4 expects names for them, and leaves the chat
-    template to a file that 4 does not read. What is written here both understand.
+    Version 5 names a class that 4 does not know, lists special tokens although 4 expects a mapping, and writes the chat
+    template to a file that 4 does not read. Both versions read what is written here.
     """
     path, template = Path(folder) / "tokenizer_config.json", Path(folder) / "chat_template.jinja"
     if not path.is_file():
@@ -168,13 +168,13 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _declares_foreign_class(folder: Path) -> bool:
-    """Whether the folder names a tokenizer class of its own, as Dream does (a copy of Qwen2's with more tokens)."""
+    """Whether the folder names its own tokenizer class, as Dream does (a copy of Qwen2's with more tokens)."""
     settings = _read_settings(folder)
     return "AutoTokenizer" in settings.get("auto_map", {}) or settings.get("tokenizer_class") == "DreamTokenizer"
 
 
 def _load_without_remote_code(folder: Path) -> Any:
-    """The files of a class we do not run: tokenizer.json says everything; vocab.json with merges.txt is Qwen2's."""
+    """From the files of a class that is never run: tokenizer.json, or vocab.json with merges.txt as Qwen2 has them."""
     from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2Tokenizer
 
     settings = _read_settings(folder)

@@ -1,8 +1,8 @@
 """The supervised stages that lead to a diffusion policy, through the same engine as reinforcement learning.
 
 Stage 0 is autoregressive pre-training, stage 1 adaptation, stage 2 mid-training (both diffusion over packed text) and
-stage 3 instruction tuning; the loss of each is in `learner.supervised`. Where batches come from is the caller's
-business: an iterable that starts at the engine's update count, so that a restored engine goes on where it stopped.
+stage 3 instruction tuning; the loss of each is in `learner.supervised`. The caller
+provides the batches: an iterable that starts at the engine's update count, so that a restored engine resumes.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ BEST = "best.safetensors"
 
 @dataclass
 class EarlyStop:
-    """Stops a stage once `patience` validations in a row brought no better loss; patience 0 never does."""
+    """Stops a stage after `patience` validations in a row without a better loss; 0 never stops."""
 
     patience: int
     best: float = float("inf")
     waited: int = 0
 
     def update(self, loss: float) -> bool:
-        """Note a validation loss; True where the stage should stop."""
+        """Record a validation loss; True if the stage should stop."""
         if loss < self.best:
             self.best, self.waited = loss, 0
         else:
@@ -53,12 +53,12 @@ class EarlyStop:
 
     @property
     def stopped(self) -> bool:
-        """True once the patience has run out."""
+        """Whether the stage should stop."""
         return self.patience > 0 and self.waited >= self.patience
 
 
 class SupervisedLearner:
-    """One rank of a supervised stage. Every rank is given the same batches and trains its rows of them."""
+    """One rank of a supervised stage. Every rank receives the same batches and trains its rows of them."""
 
     def __init__(self, engine: Engine, policy: Any, stage: StageConfig, seed: int) -> None:
         """Args: `policy` is the module inside `engine`; `seed` decides diffusion times and masks."""
@@ -68,7 +68,7 @@ class SupervisedLearner:
         self._validation_seed = derive_seed(seed, "validation")
         self._objective = OBJECTIVES[stage.objective]
         self.early_stop = EarlyStop(stage.patience)
-        self._best: dict[str, Tensor] = {}  # on rank 0, where the stage may stop early: the weights that validated best
+        self._best: dict[str, Tensor] = {}  # weights of the best validation, on rank 0 of a stage that may stop early
 
     @property
     def updates(self) -> int:
@@ -113,16 +113,16 @@ class SupervisedLearner:
         return float(self._engine.gather(torch.stack(losses)[None]).sum(dim=0).mean())
 
     def consider(self, loss: float) -> None:
-        """Note the validation loss of the present weights, and keep them where they are the best so far. Collective."""
+        """Record the validation loss of the current weights, and keep them if they are the best so far. Collective."""
         best_before = self.early_stop.best
         self.early_stop.update(loss)
         if self._stage.patience > 0 and loss < best_before:
             self._best = self._weights()
 
     def save(self, folder: Path) -> None:
-        """Write the engine, the policy as a Hugging Face folder, and the early stop's memory. Collective.
+        """Write the engine, the policy as a Hugging Face folder, and the state of the early stop. Collective.
 
-        The policy of a stage that stopped early is that of its best validation.
+        A stage that stopped early has the policy of its best validation.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder / "engine")
@@ -138,7 +138,7 @@ class SupervisedLearner:
         """Read what `save` wrote. Collective."""
         path = folder / "stage.json"
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: {folder} is no checkpoint of a supervised stage")
+            raise ValueError(f"{path} does not exist: {folder} is not a checkpoint of a supervised stage")
         self._engine.restore(folder / "engine")
         self.early_stop = EarlyStop(**json.loads(path.read_text())["early_stop"])
         best = folder / BEST
@@ -184,12 +184,12 @@ def run_stage(
     progress: Progress | None = None,
     until: int | None = None,
 ) -> dict[str, float]:
-    """Train until `stage.steps` updates are done or the early stop says so; returns the last metrics.
+    """Train for `stage.steps` updates or until the early stop; returns the last metrics.
 
     Args:
         batches: from the engine's update count on; may be endless.
-        validation: batches of the fixed validation set, looked at every `stage.validate_every` updates.
-        until: return at this update count already; a later call goes on.
+        validation: batches of the fixed validation set, evaluated every `stage.validate_every` updates.
+        until: return at this update count; a later call continues.
 
     Raises:
         ValueError: `batches` ends before the stage does.
@@ -220,7 +220,7 @@ def run_rows(
     validation: Sequence[Any] = (),
     until: int | None = None,
 ) -> list[Row]:
-    """`run_stage`, as rows for a log: one ends at every validation and one where the call ends; none is lost."""
+    """`run_stage`, as rows for a log: one ends at every validation and one at the end of the call."""
     rows: list[Row] = []
     since: list[dict[str, float]] = []
 
@@ -240,7 +240,7 @@ RATES = ("tokens_per_second", "model_flops_per_second")
 
 
 def joined(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The metrics of several updates as one row: means per update, rates over their time; the rest is the last one's."""
+    """The metrics of several updates as one row: means per update, rates over their time, else the last value."""
     seconds = sum(metrics["step_seconds"] for metrics in updates)
     means = {name: sum(metrics[name] for metrics in updates) / len(updates) for name in MEANS}
     rates = {name: sum(metrics[name] * metrics["step_seconds"] for metrics in updates) / seconds for name in RATES}

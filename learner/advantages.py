@@ -1,4 +1,4 @@
-"""Advantages of the completions of a prompt over each other.
+"""Advantages of completions relative to the other completions of their prompt.
 
 Shapes: P prompts, G completions per prompt.
 """
@@ -66,5 +66,5 @@ def _checked(rewards_PG: Tensor, valid_PG: Tensor | None) -> tuple[Tensor, Tenso
             "must both be [P, G], valid of type bool"
         )
     if bool(torch.isnan(rewards_PG[valid_PG]).any()):
-        raise ValueError("a reward is NaN where valid is True: mark completions without a verdict as invalid")
+        raise ValueError("a reward is NaN although valid is True: mark completions without a verdict as invalid")
     return torch.where(valid_PG, rewards_PG, 0.0), valid_PG

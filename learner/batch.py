@@ -1,8 +1,9 @@
 """From scored groups to the tensors of one learner step.
 
-Every rank is given the same groups and works out the same plan, so ranks agree on the global token count and on the
+Every rank receives the same groups and computes the same plan, so ranks agree on the global token count and on the
 number of micro-batches without a message. A prompt's completions stay on one rank. A rank with fewer micro-batches
-than the others pads with micro-batches of zero weight: under ZeRO 2 and 3 every rank must run as many forwards.
+than the others pads with micro-batches of zero weight: under ZeRO 2 and 3 every rank must run equally many forward
+passes.
 
 Shapes: P groups, G completions per group, C canvas positions, J inner updates.
 """
@@ -26,7 +27,7 @@ from couplet.model.likelihood import GroupTokens
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one learner step trains on, the same on every rank: groups that teach nothing are already left out."""
+    """What one learner step trains on, the same on every rank: groups without signal are already left out."""
 
     groups: tuple[ScoredGroup, ...]
     advantages_PG: Tensor
@@ -38,7 +39,7 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward and backward sees. `weights_PGC` is zero everywhere in a padding micro-batch."""
+    """The inputs of one forward and backward pass. `weights_PGC` is zero everywhere in a padding micro-batch."""
 
     tokens: GroupTokens
     advantages_PG: Tensor
@@ -53,7 +54,7 @@ def step_batch(groups: Sequence[ScoredGroup], objective: ObjectiveConfig) -> Ste
     """Advantages, and which groups and completions count.
 
     A completion without a verdict is excluded from both sums; a group with fewer than 2 valid completions is left
-    out and counted as quarantined; a group without signal is counted, and left out where `zero_signal` is ``drop``.
+    out and counted as quarantined; a group without signal is counted, and left out if `zero_signal` is ``drop``.
     """
     if not groups:
         raise ValueError("a learner step needs at least one group")
@@ -63,15 +64,15 @@ def step_batch(groups: Sequence[ScoredGroup], objective: ObjectiveConfig) -> Ste
     if objective.scale_by_std:
         advantages_PG = scale_by_std(advantages_PG, std_P)
     enough_P = valid_PG.sum(dim=1) >= 2
-    silent_P = enough_P & torch.tensor([scored.zero_signal for scored in groups])
-    kept_P = enough_P if objective.zero_signal == "keep" else enough_P & ~silent_P
+    zero_signal_P = enough_P & torch.tensor([scored.zero_signal for scored in groups])
+    kept_P = enough_P if objective.zero_signal == "keep" else enough_P & ~zero_signal_P
     kept = [row for row in range(len(groups)) if kept_P[row]]
     masks = [groups[row].group.loss_mask_GC & valid_PG[row].numpy()[:, None] for row in kept]
     loss_mask_PGC = np.stack(masks) if masks else np.zeros((0, *groups[0].group.tokens_GC.shape), dtype=bool)
     valid_advantages = advantages_PG[kept_P][valid_PG[kept_P]]
     metrics = {
         "groups": float(len(groups)),
-        "zero_signal_share": float(silent_P.float().mean()),
+        "zero_signal_share": float(zero_signal_P.float().mean()),
         "quarantined_groups": float((~enough_P).sum()),
         "excluded_completions": float((~valid_PG).sum()),
         "tokens_trained": float(loss_mask_PGC.sum()),
@@ -100,7 +101,7 @@ def shard(
     micro_completions: int | None = None,
     device: torch.device | str = "cpu",
 ) -> list[MicroBatch]:
-    """The micro-batches of `rank`: as many on every rank, the last ones of zero weight where a rank has fewer groups.
+    """The micro-batches of `rank`: equally many on every rank, the last ones of zero weight if a rank has fewer groups.
 
     Args:
         batch: the whole step.
@@ -177,6 +178,6 @@ def _rewards(groups: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor]:
         raise ValueError(f"groups of one step must share completions and canvas, got {sorted(shapes)}")
     (completions, _) = next(iter(shapes))
     if any(len(scored.verdicts) != completions for scored in groups):
-        raise ValueError(f"a group of {completions} completions has another number of verdicts")
+        raise ValueError(f"a group of {completions} completions has a different number of verdicts")
     rewards_PG = torch.from_numpy(np.stack([scored.rewards_G for scored in groups]))
     return rewards_PG, torch.from_numpy(np.stack([scored.valid_G for scored in groups]))

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or do not exist.
+"""Checkpoints that are complete or do not exist.
 
-A checkpoint is written beside its place, flushed to the disk, renamed, and only then marked complete. The mark lists
-every file with its size, so a torn or truncated checkpoint is recognised and passed over with a message.
+A checkpoint is written to a temporary path, flushed to the disk, renamed, and only then marked complete. The mark
+lists every file with its size, so a torn or truncated checkpoint is recognised and skipped with a message.
 
     ROOT/step-00000012/...      what the learner wrote, and state.json of the driver
     ROOT/step-00000012/COMPLETE the mark
@@ -22,21 +22,21 @@ from couplet.configs.errors import UserError
 
 MARK = "COMPLETE"
 STATE = "state.json"
-LITTLE_SPACE = 16 * 2**20  # bytes; a failed write with less than this left is taken for a full disk
+LITTLE_SPACE = 16 * 2**20  # bytes; a write that fails with less than this left counts as a full disk
 
 log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
-    """A checkpoint that could not be written. What was there before is untouched."""
+    """A checkpoint that could not be written. Older checkpoints are untouched."""
 
 
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int = 2) -> Path:
     """Write the checkpoint of `step` and remove all but the newest `keep`.
 
     Args:
-        root: folder of the run's checkpoints; made where it is missing.
-        write: writes the learner's part into the folder it is given.
+        root: folder of the run's checkpoints; made if it is missing.
+        write: writes the learner's part into a folder.
         state: the driver's part, as JSON.
 
     Returns:
@@ -46,23 +46,23 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state:
         CheckpointError: the disk is full; older checkpoints stay.
     """
     final = root / f"step-{step:08d}"
-    aside = root / f".writing-{final.name}"
+    temporary = root / f".writing-{final.name}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         _check_space(root)
-        aside.mkdir()
-        write(aside)
-        (aside / STATE).write_text(json.dumps(state))
-        sizes = _flush(aside)
-        replaced = _rename(aside, final)
+        temporary.mkdir()
+        write(temporary)
+        (temporary / STATE).write_text(json.dumps(state))
+        sizes = _flush(temporary)
+        replaced = _rename(temporary, final)
         _write_mark(final, sizes)
     except Exception as error:
         full = _disk_is_full(error, root)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if full:
             raise CheckpointError(
-                f"no space left in {root}: the checkpoint of step {step} was not written, older ones are whole. "
+                f"no space left in {root}: the checkpoint of step {step} was not written, older ones are intact. "
                 "Free some space, or lower checkpoint.keep"
             ) from error
         raise
@@ -73,17 +73,17 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state:
 
 
 def latest_checkpoint(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Folder and driver state of the newest whole checkpoint, or None; torn ones are named in the log."""
+    """Folder and driver state of the newest complete checkpoint, or None; torn ones are named in the log."""
     for folder in reversed(_folders(root)):
         fault = _fault(folder)
         if fault is None:
             return folder, json.loads((folder / STATE).read_text())
-        log.warning("checkpoint %s is passed over: %s", folder, fault)
+        log.warning("checkpoint %s is skipped: %s", folder, fault)
     return None
 
 
 def _fault(folder: Path) -> str | None:
-    """Why a checkpoint cannot be used; None where it is whole."""
+    """Why a checkpoint cannot be used; None if it is complete."""
     mark = folder / MARK
     if not mark.is_file():
         return "it was not marked complete"
@@ -115,14 +115,14 @@ def _flush(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def _rename(aside: Path, final: Path) -> Path | None:
-    """Move into place; a checkpoint of the same step that was there goes aside and is returned."""
+def _rename(temporary: Path, final: Path) -> Path | None:
+    """Move into place; an older checkpoint of the same step is moved to a temporary path, which is returned."""
     replaced = None
     if final.exists():
         replaced = final.with_name(f".replaced-{final.name}")
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
-    aside.rename(final)
+    temporary.rename(final)
     _sync(final.parent)
     return replaced
 
@@ -144,7 +144,7 @@ def _sync(path: Path) -> None:
 
 
 def _forget_old(root: Path, keep: int) -> None:
-    """Remove whole checkpoints beyond the newest `keep`, and torn ones older than the newest whole one."""
+    """Remove complete checkpoints beyond the newest `keep`, and torn ones older than the newest complete one."""
     whole = [folder for folder in _folders(root) if _fault(folder) is None]
     kept = whole[-keep:]
     for folder in _folders(root):
@@ -153,7 +153,7 @@ def _forget_old(root: Path, keep: int) -> None:
 
 
 def _check_space(root: Path) -> None:
-    """A checkpoint is as large as the last one: see beforehand, so that no rank waits for one that could not write."""
+    """A checkpoint is as large as the last one: check first, so that no rank waits for one that could not write."""
     for folder in reversed(_folders(root)):
         if _fault(folder) is None:
             needed = sum(json.loads((folder / MARK).read_text()).values())

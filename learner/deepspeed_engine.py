@@ -32,7 +32,7 @@ from couplet.learner.engine import DTYPES, adamw, check_norm, decay_groups, own_
 from couplet.learner.process_group import gather_rows, join
 from couplet.learner.schedule import learning_rate
 
-# torch renames collectives faster than DeepSpeed follows; one line per call would bury a run's log.
+# torch renames collectives faster than DeepSpeed follows; one line per call would flood a run's log.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 TAG = "state"
@@ -79,18 +79,18 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
-        # DeepSpeed averages over the ranks; an engine adds up.
+        # DeepSpeed averages over the ranks; an engine sums.
         self._engine.backward(loss * self.ranks, scale_wrt_gas=False)
 
     def step(self) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
-        if self._stage == 0:  # DeepSpeed then clips without telling the norm
+        if self._stage == 0:  # DeepSpeed then clips without reporting the norm
             norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
             check_norm(norm, self.updates)
             self._engine.step()
         else:
-            self._engine.step()  # leaves the weights alone where a gradient is infinite
+            self._engine.step()  # leaves the weights unchanged if a gradient is infinite
             norm = float(self._engine.get_global_grad_norm())
             check_norm(norm, self.updates)
         self.updates += 1
@@ -142,7 +142,7 @@ class DeepSpeedEngine:
         dist.barrier()
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote, also with another number of ranks.
+        """Read what `save` wrote, with the same or another number of ranks.
 
         Raises:
             ValueError: no such checkpoint, or one of another ZeRO stage.
@@ -163,7 +163,7 @@ class DeepSpeedEngine:
         self.updates = record["updates"]
 
     def _restore_universal(self, folder: Path) -> None:
-        """Through DeepSpeed's universal format, which belongs to no number of ranks; removed afterwards."""
+        """Through DeepSpeed's universal format, which fits any number of ranks; removed afterwards."""
         target = folder / UNIVERSAL
         if self.rank == 0:
             shutil.rmtree(target, ignore_errors=True)
@@ -206,12 +206,12 @@ class DeepSpeedEngine:
 
 
 def zero_stage(learner: LearnerConfig) -> int:
-    """The stage DeepSpeed is run with: its stage 0 in bfloat16 clips wrongly, so stage 1 stands in for it there."""
+    """The stage DeepSpeed runs with: its stage 0 clips wrongly in bfloat16 and is replaced by stage 1."""
     return 1 if learner.dtype == "bfloat16" and learner.zero_stage == 0 else learner.zero_stage
 
 
 def settings(optimizer: OptimizerConfig, learner: LearnerConfig, ranks: int) -> dict[str, Any]:
-    """DeepSpeed's configuration. Accumulation is steered by hand, so its micro-batch numbers only have to agree."""
+    """DeepSpeed's configuration. Accumulation is controlled here: its batch sizes only have to be consistent."""
     zero: dict[str, Any] = {"stage": zero_stage(learner)}
     if learner.offload in ("optimizer", "all"):
         zero["offload_optimizer"] = {"device": "cpu"}

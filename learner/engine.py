@@ -1,4 +1,4 @@
-"""What a learner asks of an engine, and what the engines share.
+"""The engine's interface, and what the engines share.
 
 An engine owns the optimiser. Gradients are *sums* over the micro-batches of an update and over all ranks: the caller
 puts the normalisation into the loss, so one rank and several give the same gradient.
@@ -24,7 +24,7 @@ class Engine(Protocol):
     """One rank of the optimiser around a policy.
 
     Attributes:
-        module: what to call; forwards the policy's attributes.
+        module: what to call; delegates to the policy's attributes.
         config: the learner's configuration (micro-batch sizes).
         device: where inputs must be.
         rank, ranks: this process and how many there are.
@@ -49,7 +49,7 @@ class Engine(Protocol):
         """Clip, update, clear the gradients; returns the norm before clipping. Collective.
 
         Raises:
-            Diverged: the gradient is infinite or no number.
+            Diverged: the gradient is infinite or NaN.
         """
 
     def gather(self, values_NM: Tensor) -> Tensor:
@@ -59,16 +59,16 @@ class Engine(Protocol):
         """Full weights by name, one at a time; every rank must exhaust it. Collective."""
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Overwrite the weights (the optimiser's copies are left alone). Collective."""
+        """Overwrite the weights (the optimiser's copies are unchanged). Collective."""
 
     def shards(self) -> list[Tensor]:
-        """The tensors that hold this rank's part of the weights; `.data` may be swapped between forwards."""
+        """The tensors that hold this rank's part of the weights; `.data` may be swapped between forward passes."""
 
     def exact_shards(self) -> Iterator[Tensor]:
-        """What `shards` are the rounding of: the float32 weights that the optimiser moves. Collective."""
+        """The float32 weights that the optimiser updates, of which `shards` are the rounding. Collective."""
 
     def settle(self) -> None:
-        """Give up weights gathered for a forward, so that the next one reads `shards` again."""
+        """Release weights gathered for a forward pass, so that the next one reads `shards` again."""
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser state and update count. Collective."""
@@ -92,21 +92,21 @@ def adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.
 
 
 class Diverged(ConfigError, ArithmeticError):
-    """A gradient that is infinite or no number."""
+    """A gradient that is infinite or NaN."""
 
 
 def check_norm(norm: float, updates: int) -> None:
-    """Stop before weights are spoiled: raise `Diverged` where the gradient is infinite or no number."""
+    """Raise `Diverged` if the gradient is infinite or NaN, before it reaches the weights."""
     if not math.isfinite(norm):
         raise Diverged(
-            f"the gradient of optimiser update {updates} has norm {norm}: the weights would be spoiled; lower optimizer.lr "
-            "(or use learner.dtype: float32 where it is not) and go on from the last checkpoint with --resume"
+            f"the gradient of optimiser update {updates} has norm {norm}: the update was not applied; lower "
+            "optimizer.lr (or use learner.dtype: float32) and resume from the last checkpoint"
         )
 
 
 @contextmanager
 def own_settings(optimizer: Any) -> Iterator[None]:
-    """Keep this run's hyper-parameters while a checkpoint is read, which brings those it was written with."""
+    """Keep this run's hyper-parameters while a checkpoint is read, which restores those it was written with."""
     own = [{key: group[key] for key in ("weight_decay", "betas", "eps")} for group in optimizer.param_groups]
     yield
     for group, settings in zip(optimizer.param_groups, own, strict=True):

@@ -1,4 +1,4 @@
-"""The engine a recipe names."""
+"""The engine that a recipe names."""
 
 from __future__ import annotations
 

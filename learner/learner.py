@@ -1,7 +1,7 @@
 """The learner: one step is mu optimiser updates over a batch of scored groups (coupled-GRPO, arXiv 2506.20639).
 
 All old and reference log-probabilities, for the masks of every inner update, are computed under the weights before the
-first update. What is not covered: where groups come from and how weights travel; that is the actors' concern.
+first update. What is not covered: where groups come from and how weights travel.
 
 Shapes: P groups, G completions per group, C canvas positions, J inner updates.
 """
@@ -31,7 +31,7 @@ from couplet.model.weights import Manifest, pack
 
 
 class Learner:
-    """One rank of the learner. Every rank is given the same groups and trains its share of them.
+    """One rank of the learner. Every rank receives the same groups and trains its share of them.
 
     Attributes:
         version: learner steps done; the version of the current weights.
@@ -59,7 +59,7 @@ class Learner:
     def learn(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """One learner step over `groups` (all of them, on every rank); returns metrics. Collective.
 
-        A step whose groups all teach nothing makes no update but counts as a step.
+        A step whose groups are all without signal makes no update but counts as a step.
 
         Raises:
             ValueError: groups that are newer than the weights, or stale ones without behaviour log-probabilities.
@@ -113,7 +113,7 @@ class Learner:
         """Read what `save` wrote. Collective."""
         path = folder / "learner.json"
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: {folder} is no learner checkpoint")
+            raise ValueError(f"{path} does not exist: {folder} is not a learner checkpoint")
         self._engine.restore(folder / "engine")
         if self._reference:
             stored = folder / "reference.safetensors"
@@ -175,7 +175,7 @@ class Learner:
 
     @torch.no_grad()
     def _own_logprobs(self, batch: StepBatch, micro: list[MicroBatch]) -> list[Tensor | None]:
-        """Old log-probabilities of inner updates 2..mu under the present weights, where they serve as old."""
+        """Old log-probabilities of inner updates 2..mu under the current weights, if the objective uses them."""
         behaves = self._objective.ratio == "behaviour" and batch.groups[0].group.behaviour_GJC is not None
         if self._objective.inner_updates == 1 or behaves:
             return [None] * len(micro)
@@ -210,7 +210,7 @@ class Learner:
         )
 
     def _old(self, part: MicroBatch, update: int, new_PGC: Tensor, own: Tensor | None) -> Tensor:
-        """Old log-probabilities. At the first inner update the weights have not moved: `new` itself is the learner's."""
+        """Old log-probabilities. At the first inner update the learner's are `new` itself: the weights have not moved."""
         if self._objective.ratio == "behaviour" and part.behaviour_JPGC is not None:
             behaviour_PGC = part.behaviour_JPGC[update]
             if update > 0:

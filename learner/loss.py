@@ -47,14 +47,14 @@ def proximal_weight(old_logp_X: Tensor, behaviour_logp_X: Tensor, cap: float) ->
 
 
 def was_clipped(ratio_X: Tensor, advantages_X: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    """bool: tokens whose surrogate sits on the clip, so that it passes no gradient."""
+    """bool: tokens whose surrogate is clipped, so that it passes no gradient."""
     high_X = (ratio_X > 1.0 + clip_high) & (advantages_X > 0)
     low_X = (ratio_X < 1.0 - clip_low) & (advantages_X < 0)
     return high_X | low_X
 
 
 def token_weights(mask_BC: Tensor, per_sequence: bool, tokens: int, sequences: int) -> Tensor:
-    """What each token's term counts in the loss: float32 [B, C], zero outside the mask.
+    """The weight of each token's term in the loss: float32 [B, C], zero outside the mask.
 
     Args:
         mask_BC: bool, the loss tokens of these completions.
@@ -72,7 +72,7 @@ def token_weights(mask_BC: Tensor, per_sequence: bool, tokens: int, sequences: i
 
 
 class TokenLoss(NamedTuple):
-    """The loss of one micro-batch, and what its tokens say (each detached, of the shape of `logp`)."""
+    """The loss of one micro-batch, and statistics of its tokens (detached, of the shape of `logp`)."""
 
     loss: Tensor
     ratio: Tensor

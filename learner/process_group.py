@@ -24,8 +24,8 @@ def join(rank: int, ranks: int, device: torch.device, timeout: float) -> None:
     if dist.is_initialized():
         if (dist.get_rank(), dist.get_world_size()) != (rank, ranks):
             raise ValueError(
-                f"this process is rank {dist.get_rank()} of {dist.get_world_size()} already, asked to be "
-                f"{rank} of {ranks}: use a fresh process"
+                f"this process is already rank {dist.get_rank()} of {dist.get_world_size()} and cannot be "
+                f"{rank} of {ranks}: use a new process"
             )
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -47,7 +47,7 @@ def leave() -> None:
 
 
 def gather_rows(values_NM: Tensor, device: torch.device, ranks: int) -> Tensor:
-    """Rows of all ranks below each other, on the CPU of every rank; ranks may give different numbers of rows."""
+    """Rows of all ranks, concatenated, on the CPU of every rank; ranks may have different numbers of rows."""
     if ranks == 1:
         return values_NM.cpu()
     count = torch.tensor([values_NM.shape[0]], device=device)
@@ -62,7 +62,7 @@ def gather_rows(values_NM: Tensor, device: torch.device, ranks: int) -> Tensor:
 
 
 def sum_over_ranks(tensors: list[Tensor]) -> None:
-    """Add up gradients over the ranks, in place, as one message."""
+    """Sum gradients over the ranks, in place, as one message."""
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat)
     for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):

@@ -1,11 +1,11 @@
 """The reference of the KL penalty: a copy of the policy's weights that follows slowly.
 
-There is no second module: while the reference is asked, its tensors stand in the policy's place. A rank holds its own
-part of the weights only, so under ZeRO 3 the reference is sharded as the policy is.
+There is no second module: the reference's tensors replace the policy's while it is evaluated. A rank holds only its own
+part of the weights, so under ZeRO 3 the reference is sharded like the policy.
 
-What follows is kept in float32 and follows the float32 weights of the optimiser. Beside 16-bit weights it is in host
-memory, touched only when the reference moves, and what stands in the policy's place is its rounding. A rounded state, or
-one between rounded weights, would mostly jump to the policy: their difference is a unit in the last place or none.
+The reference is kept in float32 and follows the optimiser's float32 weights. With 16-bit weights it is in host memory,
+touched only when the reference moves, and its rounding replaces the policy's weights. A rounded state, or one between
+rounded weights, would mostly jump to the policy: they differ by one unit in the last place or not at all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reference:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the context the engine's module computes with the reference weights. No updates inside."""
+        """Inside the context the engine's module computes with the reference weights. No updates inside."""
         self._swap()
         try:
             yield
@@ -77,12 +77,12 @@ class Reference:
 
     @property
     def _parts(self) -> int:
-        """How many numbers of the weights' type add up to a float32 one: an engine gathers no other type."""
+        """How many numbers of the weights' type sum to a float32 one: an engine gathers no other type."""
         return 1 if self._is_exact else 3
 
     @torch.no_grad()
     def _show(self, number: int) -> None:
-        """Put a part of the exact values where the engine can be given it; part 0 is their rounding."""
+        """Put a part of the exact values into the tensors that the engine reads; part 0 is their rounding."""
         if not self._is_exact:
             for tensor, exact in zip(self._tensors, self._exact, strict=True):
                 tensor.copy_(_part(exact, number, self._dtype))

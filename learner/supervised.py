@@ -1,4 +1,4 @@
-"""Losses of the supervised stages: what a corpus batch becomes before it meets the policy.
+"""Objectives of the supervised stages: from a corpus batch to inputs, targets and loss weights.
 
 Diffusion stages minimise, per batch, the sum over masked tokens of cross-entropy / t, divided by the number of
 *maskable* tokens (not of masked ones), with t ~ U(t_min, 1] per sequence: an unbiased estimate of the negative ELBO
@@ -28,7 +28,7 @@ from couplet.model.randomness import seed_tensor, uniforms
 
 @dataclass(frozen=True)
 class Supervised:
-    """Inputs of one forward, and what each token's cross-entropy counts in the loss (0 = not predicted)."""
+    """Inputs of one forward pass, and the weight of each token's cross-entropy in the loss (0 = not predicted)."""
 
     tokens_BL: Tensor
     attention_BL: Tensor | None
@@ -84,7 +84,7 @@ def causal(length: int) -> Tensor:
 def annealed(length: int, seed: int, step: int, anneal_steps: int) -> Tensor | None:
     """Visibility [L, L] on the way from causal to full attention; None once everything is visible.
 
-    Each position sees each later one with probability step / anneal_steps, drawn anew at every step
+    Each position sees each later one with probability step / anneal_steps, redrawn at every step
     (Gong et al., arXiv 2410.17891).
     """
     if step >= anneal_steps:
@@ -109,7 +109,7 @@ def autoregressive(batch: Any, stage: StageConfig, seed: int, step: int, mask_id
 
 
 def pretrain(batch: Any, stage: StageConfig, seed: int, step: int, mask_id: int) -> Supervised:
-    """Diffusion over every token of a packed batch, attention annealed from causal to full where asked for."""
+    """Diffusion over every token of a packed batch, attention optionally annealed from causal to full."""
     tokens_BL, document_BL = _packed(batch)
     starts_BL = document_starts(document_BL)
     starts_BL[:, 0] = False  # read from its own row, so it can be predicted

@@ -15,7 +15,7 @@ from couplet.learner.schedule import learning_rate
 
 
 class TorchEngine:
-    """AdamW in plain torch, with gradients added up over ranks; in bfloat16 weights and gradients are kept in float32 too."""
+    """AdamW in plain torch, gradients summed over ranks; in bfloat16, with float32 copies of weights and gradients."""
 
     def __init__(
         self,

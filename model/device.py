@@ -8,27 +8,29 @@ from couplet.configs.schema import ConfigError
 
 
 def device_for(gpus: float, where: str) -> str:
-    """Device "cuda" where setting `where` asks for a share of a GPU, else "cpu". `ConfigError` where there is no GPU."""
+    """Device "cuda" if the setting `where` asks for a share of a GPU, else "cpu". `ConfigError` without a GPU."""
     if gpus <= 0:
         return "cpu"
-    return check_device("cuda", where, gpus, f"set {where}=0 to compute on the CPU, or start it where torch sees a GPU")
+    return check_device(
+        "cuda", where, gpus, f"set {where}=0 to compute on the CPU, or use a machine whose GPU torch sees"
+    )
 
 
-def check_device(name: str, where: str, value: object, mend: str) -> str:
-    """`name` itself, where torch can compute on that device.
+def check_device(name: str, where: str, value: object, remedy: str) -> str:
+    """`name` itself, if torch can compute on that device.
 
     Args:
         name: as torch writes it: cpu, cuda, cuda:1.
-        where, value, mend: the setting, what it is set to and what to do, for the message.
+        where, value, remedy: the setting, its value and what to do, for the message.
 
     Raises:
-        ConfigError: no such device, or none that works here.
+        ConfigError: no such device, or one that does not work here.
     """
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
         reason = f"torch knows no device {name!r}" if _is_unknown(name) else _first_line(error)
-        raise ConfigError(f"{where} = {value!r}: {reason}; {mend}") from error
+        raise ConfigError(f"{where} = {value!r}: {reason}; {remedy}") from error
     return name
 
 

@@ -76,7 +76,7 @@ class Head(nn.Linear):
 
 
 class DreamModel(Qwen2Model):
-    """Qwen2's trunk with full attention and a lean forward: no cache objects, no mask unless one is needed."""
+    """Qwen2's trunk with full attention and a minimal forward: no cache objects, no mask unless one is needed."""
 
     config_class = DreamConfig
 
@@ -103,12 +103,12 @@ class DreamModel(Qwen2Model):
 
         Args:
             tokens_BL: int64.
-            attention_BL: bool or 0/1, False at pads; None where there is no pad.
+            attention_BL: bool or 0/1, False at pads; None if there is no pad.
             visible_BLL: bool, query × key: further restriction of the attention.
-            rows: flat indices b · L + j of the only states that are wanted; the last layer then leaves the others out.
-                [N] gives [N, H]; [B, n], where row b holds positions of sequence b, gives [B, n, H] and is leaner.
+            rows: flat indices b · L + j of the states that are needed; the last layer then skips the others.
+                [N] gives [N, H]; [B, n], where row b holds positions of sequence b, gives [B, n, H] and is faster.
             cache: an object with `update(keys, values, layer)` that returns the keys and values to attend to.
-            positions_BL: positions where `tokens_BL` is a part of a sequence whose other keys `cache` holds.
+            positions_BL: positions of `tokens_BL` if it is a part of a sequence whose other keys are in `cache`.
         """
         hidden_BLH = self.embed_tokens(tokens_BL)
         rotary = self._rotary(hidden_BLH, attention_BL, positions_BL)
@@ -147,7 +147,7 @@ class DreamModel(Qwen2Model):
 def _layer_at(
     layer: Any, hidden_BLH: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor], rows: Tensor
 ) -> Tensor:
-    """A Qwen2 layer whose output is wanted at `rows` only: keys and values everywhere, the rest there."""
+    """A Qwen2 layer whose output is needed at `rows` only: keys and values everywhere, the rest there."""
     attention = layer.self_attn
     normed_BLH = layer.input_layernorm(hidden_BLH)
     queries, query_rotary = normed_BLH, rotary
@@ -185,10 +185,10 @@ def token_positions(attention_BL: Tensor) -> Tensor:
 
 
 def shift_source(rows_N: Tensor, attention_BL: Tensor | None, length: int) -> Tensor:
-    """Which hidden row predicts each token: the one place that knows of the shift.
+    """Which hidden row predicts each token: the only place that knows of the shift.
 
-    A Dream model keeps the habit of the autoregressive model it grew from: the state at position j predicts token
-    j + 1. So token i is read from row i - 1, and from row i itself at the first real position of its row.
+    A Dream model keeps the alignment of the autoregressive model it was adapted from: the state at position j predicts
+    token j + 1. So token i is read from row i - 1, and from row i itself at the first real position of its row.
 
     Args:
         rows_N: int64, flat indices b · L + i into a [B, L] batch.
@@ -206,10 +206,10 @@ def shift_source(rows_N: Tensor, attention_BL: Tensor | None, length: int) -> Te
 
 
 def attention_mask(backend: str, dtype: torch.dtype, attention_BL: Tensor | None, visible_BLL: Tensor | None) -> Any:
-    """The mask in the form `backend` takes; None where everything is visible.
+    """The mask in the form `backend` takes; None if everything is visible.
 
     A pad is attended by nobody, except that a query with nothing to attend to sees itself: no row is empty, so no
-    softmax gives NaN, and nobody reads the state of such a row.
+    softmax gives NaN, and the state of such a row is never read.
 
     Raises:
         ValueError: `visible_BLL` with a flash backend, which knows pads only.
@@ -249,7 +249,7 @@ def _block_mask(seen: Tensor) -> Any:
 
 
 def check_attention(backend: str) -> str:
-    """Return `backend`, or raise ValueError where it is unknown or its package is missing."""
+    """Return `backend`, or raise ValueError if it is unknown or its package is missing."""
     if backend not in ATTENTION_PACKAGES:
         raise ValueError(f"attention = {backend!r}: choose one of {', '.join(ATTENTION_PACKAGES)}")
     package = ATTENTION_PACKAGES[backend]

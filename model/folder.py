@@ -30,7 +30,7 @@ LEFT_OUT = (
     "torch_dtype",
     "dtype",
     "transformers_version",
-    "layer_types",  # sliding windows have no place in full attention
+    "layer_types",  # full attention has no sliding windows
     "sliding_window",
     "use_sliding_window",
 )
@@ -68,8 +68,8 @@ def model_config(fields: Mapping[str, Any]) -> DreamConfig:
         kept.pop("rope_theta", None)
     try:
         return DreamConfig(**kept)
-    except Exception as error:  # transformers raises a zoo of types for a field it refuses
-        raise ValueError(f"config.json is refused: {error}") from error
+    except Exception as error:  # transformers raises many types for a field it rejects
+        raise ValueError(f"config.json is rejected: {error}") from error
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -113,7 +113,9 @@ def read_weights(
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} tensors of this shape, first {missing[0]}; check config.json")
     if surplus:
-        raise ValueError(f"{folder} holds {len(surplus)} tensors the configuration has no place for: {surplus[0]}, ...")
+        raise ValueError(
+            f"{folder} holds {len(surplus)} tensors that the configuration does not expect, first {surplus[0]}"
+        )
     for path in sorted(set(files.values())):
         with _open(path, device) as file:
             present = set(file.keys())
@@ -136,7 +138,7 @@ def write_folder(
     max_shard_bytes: int,
     added_tokens: Mapping[str, int],
 ) -> None:
-    """Write a model folder aside and rename it into place, so that `path` never holds half of one."""
+    """Write a model folder to a temporary path and rename it, so that `path` never holds half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.writing-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)

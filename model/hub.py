@@ -15,7 +15,7 @@ def may_be_policy(path: str) -> bool:
 
 
 def find_policy(path: str, where: str) -> str:
-    """A model folder, or the local copy of a hub name (`owner/name`), fetched where it is not there yet.
+    """A model folder, or the local copy of a hub name (`owner/name`), fetched if there is none yet.
 
     Raises:
         ConfigError: neither; `where` names the setting.

@@ -1,13 +1,13 @@
-"""Estimators of the log-probability a diffusion policy gives to each token of a completion.
+"""Estimators of the log-probability that a diffusion policy gives to each token of a completion.
 
-The exact likelihood of a masked-diffusion model is out of reach, so each token is scored while it is masked, under a
+The exact likelihood of a masked-diffusion model is intractable, so each token is scored while it is masked, under a
 few views of the canvas (DiffuCoder, arXiv 2506.20639, equation 8):
 
     logp_k = ( logp0_k + sum_j [ 1(k in m1_j) w1_j logp1_jk + 1(k in m2_j) w2_j logp2_jk ] ) / (pairs + 1)
 
 view 0 masks the whole completion; views 1_j and 2_j mask the two halves of pair j. View 0 is the same input for all
-completions of a prompt, so one forward serves the group. Logits exist on the needed rows only: the loss positions of
-view 0, and the masked loss positions of each other view.
+completions of a prompt, so one forward pass serves the group. Logits exist on the needed rows only: the loss positions
+of view 0, and the masked loss positions of each other view.
 
 Shapes: P prompts, G completions per prompt, C canvas positions, L prompt + canvas, J inner updates, S view rows.
 """
@@ -40,7 +40,7 @@ def coupled(completion_BC: Tensor, seeds_B: Sequence[int], ratio_seeds_B: Sequen
 def decoupled(
     completion_BC: Tensor, seeds_B: Sequence[int], ratio_seeds_B: Sequence[int], cfg: EstimatorConfig
 ) -> Views:
-    """Pairs of independent masks at rates t and 1 - t; never renormalised where a token is in both or in neither."""
+    """Pairs of independent masks at rates t and 1 - t; never renormalised if a token is in both or in neither."""
     return _paired(decoupled_masks, completion_BC, seeds_B, ratio_seeds_B, cfg)
 
 
@@ -121,40 +121,10 @@ class GroupTokens:
 
     @property
     def attention_PL(self) -> Tensor | None:
-        """bool [P, L], or None where no prompt is padded."""
+        """bool [P, L], or None if no prompt is padded."""
         if bool(self.prompt_mask_PQ.all()):
             return None
         return torch.nn.functional.pad(self.prompt_mask_PQ, (0, self.tokens_PGC.shape[2]), value=True)
-
-
-def group_logprobs(
-    policy: Policy,
-    prompt_tokens: Any,
-    tokens_GC: Any,
-    loss_mask_GC: Any,
-    seeds_G: Sequence[int],
-    estimator: EstimatorConfig,
-    group_seed: int,
-    temperature: float = 1.0,
-) -> Tensor:
-    """Estimated log-probabilities of one group's completions, under one draw of masks.
-
-    Args:
-        policy: a `DiffusionPolicy` or a wrapper of one; called once for view 0 and once for all other views.
-        prompt_tokens: ids of the prompt.
-        tokens_GC: ids of the whole canvas, tail and filler included.
-        loss_mask_GC: bool, up to and including the first end token.
-        seeds_G: mask seeds of this inner update, one per completion.
-        estimator: which views, and their weights.
-        group_seed: seed of the diffusion time where `estimator.t_scope` is ``group``.
-        temperature: the sampling temperature; used where `estimator.match_temperature` is set.
-
-    Returns:
-        float32 [G, C], zero outside the loss mask; differentiable.
-    """
-    return inner_logprobs(
-        policy, prompt_tokens, tokens_GC, loss_mask_GC, [seeds_G], estimator, [group_seed], temperature
-    )[0]
 
 
 def inner_logprobs(
@@ -167,7 +137,21 @@ def inner_logprobs(
     group_seeds_J: Sequence[int],
     temperature: float = 1.0,
 ) -> Tensor:
-    """`group_logprobs` for J inner updates under the same weights, sharing view 0: float32 [J, G, C]."""
+    """Estimated log-probabilities of one group's completions for J inner updates under the same weights.
+
+    Args:
+        policy: a `DiffusionPolicy` or a wrapper of one; called once for view 0 and once for all other views.
+        prompt_tokens: ids of the prompt.
+        tokens_GC: ids of the whole canvas, tail and filler included.
+        loss_mask_GC: bool, up to and including the first end token.
+        seeds_JG: mask seeds of each inner update, one per completion.
+        estimator: which views, and their weights.
+        group_seeds_J: seeds of the diffusion time if `estimator.t_scope` is ``group``.
+        temperature: the sampling temperature; used if `estimator.match_temperature` is set.
+
+    Returns:
+        float32 [J, G, C], zero outside the loss mask; differentiable.
+    """
     batch = GroupTokens.of(
         [prompt_tokens],
         np.asarray(tokens_GC)[None],
@@ -189,7 +173,7 @@ def batch_logprobs(
 ) -> Tensor:
     """`inner_logprobs` for P groups at once: float32 [J, P, G, C], zero outside the loss mask.
 
-    Two calls of the policy (one for `full_mask`), whatever J, P and G are, so that all ranks run as many.
+    Two calls of the policy (one for `full_mask`) for any J, P and G, so that all ranks run equally many.
     """
     scale = temperature if estimator.match_temperature else 1.0
     if scale <= 0:
@@ -231,7 +215,7 @@ def _all_views(
 
 
 def _full_mask_logprobs(policy: Policy, batch: GroupTokens, temperature: float, chunk_rows: int) -> Tensor:
-    """View 0, one row per prompt: each needed row of logits serves the G tokens that stand there. [P, G, C]."""
+    """View 0, one row per prompt: each needed row of logits serves the G tokens at its position. [P, G, C]."""
     prompts, _, canvas = batch.tokens_PGC.shape
     masked_PC = torch.full((prompts, canvas), policy.token_ids.mask, device=batch.tokens_PGC.device)
     select_PC = _at_least_one(batch.loss_mask_PGC.any(dim=1))
@@ -251,7 +235,7 @@ def _full_mask_logprobs(policy: Policy, batch: GroupTokens, temperature: float, 
 
 
 def _view_logprobs(policy: Policy, batch: GroupTokens, masks: Tensor, temperature: float, chunk_rows: int) -> Tensor:
-    """All views of all groups in one call; rows that need nothing are left out. Like `masks` [J, V, P, G, C]."""
+    """All views of all groups in one call; rows without needed positions are left out. Like `masks` [J, V, P, G, C]."""
     select = masks & batch.loss_mask_PGC
     tokens_SC = batch.tokens_PGC.expand(masks.shape).reshape(-1, masks.shape[-1])
     needed_SC = _at_least_one(select.reshape(tokens_SC.shape))
@@ -275,7 +259,7 @@ def _view_logprobs(policy: Policy, batch: GroupTokens, masks: Tensor, temperatur
 
 
 def _at_least_one(select: Tensor) -> Tensor:
-    """`select`, or its first entry alone where it selects nothing: a padding batch still runs every layer."""
+    """`select`, or its first entry alone if it selects nothing: a padding batch still runs every layer."""
     if bool(select.any()):
         return select
     one = torch.zeros_like(select)

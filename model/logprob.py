@@ -1,8 +1,8 @@
-"""Log-probabilities of given tokens from hidden states, without ever holding all logits.
+"""Log-probabilities of given tokens from hidden states, without holding all logits.
 
 The softmax runs over the whole vocabulary in float32, on logits that were never rounded to less. Forward and backward
-both go through the rows in chunks, so at most one [chunk, V] block of logits exists at a time; the backward pass
-computes it again from the hidden states.
+both process the rows in chunks, so at most one [chunk, V] block of logits exists at a time; the backward pass
+recomputes it from the hidden states.
 
 Shapes: N rows, H hidden size, V vocabulary, K target tokens per row.
 """
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_WIDENED_ELEMENTS = 2**22  # of 16-bit head weights that are held in float32 at a time: 16 MiB
+_WIDENED_ELEMENTS = 2**22  # of 16-bit head weights that are converted to float32 at a time: 16 MiB
 
 
 def head_logits(hidden_NH: Tensor, weight_VH: Tensor) -> Tensor:
-    """hidden · weightᵀ, [..., V]: added up and returned in float32 for 16-bit inputs, in the input's type otherwise.
+    """hidden · weightᵀ, [..., V]: accumulated and returned in float32 for 16-bit inputs, else in the input's type.
 
     Rounded to bfloat16, a logit of 20 would be off by up to 0.06: a 6% error of its probability, and ties.
     """
@@ -39,7 +39,7 @@ def head_logits(hidden_NH: Tensor, weight_VH: Tensor) -> Tensor:
 
 @cache
 def _widens(device: str, dtype: torch.dtype) -> bool:
-    """Whether this torch multiplies `dtype` into float32 there: CUDA since torch 2.8, and without a derivative."""
+    """Whether this torch multiplies `dtype` into float32 there: CUDA since torch 2.8, without autograd."""
     few = torch.zeros(8, 8, dtype=dtype, device=device)
     try:
         torch.mm(few, few, out_dtype=torch.float32)

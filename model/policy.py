@@ -34,7 +34,7 @@ class DiffusionPolicy(nn.Module):
     Attributes:
         config: the architecture.
         token_ids: mask, pad, bos, eos, filler and end ids.
-        tokenizer_folder: where `save_pretrained` copies tokenizer files from; None where there are none.
+        tokenizer_folder: where `save_pretrained` copies tokenizer files from; None without tokenizer files.
         added_tokens: tokens this policy has beyond the tokenizer files of `tokenizer_folder`.
     """
 
@@ -72,9 +72,9 @@ class DiffusionPolicy(nn.Module):
             device: where the weights go.
             attention: a key of `model.dream.ATTENTION_PACKAGES`.
             end_tokens: names of the tokens that end an answer.
-            add_tokens: give a folder without a mask (and filler) token new ones; the embeddings grow if they must.
+            add_tokens: give a folder without a mask (and filler) token new ones; the embeddings grow if needed.
                 The mask starts as the mean embedding, the filler as the eos.
-            tokenizer_folder: with `add_tokens`: the tokens of this longer tokenizer become the policy's, new ones likewise.
+            tokenizer_folder: with `add_tokens`: the tokens of this longer tokenizer become the policy's.
 
         Raises:
             ValueError: anything that is missing, broken, misshapen or unknown, by name.
@@ -93,7 +93,7 @@ class DiffusionPolicy(nn.Module):
         policy.tokenizer_folder = words if names else None
         if added:
             policy.added_tokens = added
-            policy._make_room(vocab_size)
+            policy._grow(vocab_size)
         return policy
 
     @classmethod
@@ -142,7 +142,7 @@ class DiffusionPolicy(nn.Module):
         """Write a Hugging Face folder (Dream's layout, safetensors, tokenizer files); atomic.
 
         Args:
-            path: the folder; an older one is replaced.
+            path: the folder; an existing one is replaced.
             state: weights by name instead of this module's own (an engine that shards parameters gathers them).
             max_shard_bytes: larger models are written in shards with an index.
         """
@@ -157,17 +157,12 @@ class DiffusionPolicy(nn.Module):
         return tuple(name for name, _ in self.named_parameters())
 
     @property
-    def head_weight(self) -> Tensor:
-        """The output head, [V, H]."""
-        return self.lm_head.weight
-
-    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.lm_head.weight.device
 
     def checkpoint_gradients(self, enabled: bool = True) -> None:
-        """Trade computation for memory: keep only the input of each layer but the last for the backward pass (training mode)."""
+        """Trade computation for memory in training mode: keep only each layer's input for the backward pass."""
         self.model.checkpoint_gradients = enabled
 
     def hidden_at(
@@ -177,11 +172,11 @@ class DiffusionPolicy(nn.Module):
         attention_BL: Tensor | None = None,
         visible_BLL: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states that predict the tokens at some positions; the last layer computes no others.
+        """Hidden states that predict the tokens at some positions; the last layer computes only these.
 
         Args:
             rows: int64 flat positions b · L + i. [N] gives [N, H]; [B, n], where row b holds positions of sequence b,
-                gives [B, n, H] and is leaner.
+                gives [B, n, H] and is faster.
             tokens_BL, attention_BL, visible_BLL: as in `hidden`.
         """
         source = shift_source(rows, attention_BL, tokens_BL.shape[1])
@@ -194,7 +189,7 @@ class DiffusionPolicy(nn.Module):
 
         Args:
             tokens_BL: int64.
-            attention_BL: bool or 0/1, False at pads; None where there is no pad (leaner).
+            attention_BL: bool or 0/1, False at pads; None if there is no pad (faster).
             visible_BLL: bool, query × key: further restriction (documents of a packed sequence, causal attention).
         """
         _check(tokens_BL, attention_BL, visible_BLL)
@@ -266,7 +261,7 @@ class DiffusionPolicy(nn.Module):
                 parameter.fill_(1.0)
 
     @torch.no_grad()
-    def _make_room(self, vocab_size: int) -> None:
+    def _grow(self, vocab_size: int) -> None:
         """Grow embeddings and head to `vocab_size` rows and give `added_tokens` their first rows."""
         tables: list[nn.Module] = [self.model.embed_tokens]
         if not self.config.tie_word_embeddings:

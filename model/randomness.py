@@ -1,7 +1,7 @@
-"""Uniform numbers as a pure function of what they are for: the same bits on every device, in every batch.
+"""Uniform numbers as a pure function of their purpose: the same bits on every device, in every batch.
 
 Each number is a hash of (row seed, purpose, step, position) in 64-bit wrapping integer arithmetic (the finaliser of
-splitmix64, Steele et al. 2014), so a row depends neither on the rows beside it nor on forwards that were skipped.
+splitmix64, Steele et al. 2014), so a row depends neither on the other rows nor on skipped forward passes.
 Nothing here touches a global generator.
 
 Shapes: B rows, N positions per row.

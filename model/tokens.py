@@ -36,7 +36,7 @@ class TokenIds:
         pad: fills prompts on the left; attended by nobody.
         bos: begin of text.
         eos: end of a document.
-        filler: what the policy writes behind its answer.
+        filler: what the policy writes after its answer.
         end: tokens that end an answer (the chat end). Loss, text cut and early stop share them.
     """
 
@@ -49,10 +49,10 @@ class TokenIds:
 
 
 def read_token_names(folder: Path) -> dict[str, int]:
-    """Token name → id from whichever tokenizer files `folder` has; empty where it has none.
+    """Token name → id from the tokenizer files that `folder` has; empty without any.
 
     Raises:
-        ValueError: a file that is no valid JSON.
+        ValueError: a file that is not valid JSON.
     """
     names: dict[str, int] = {}
     names.update(_load(folder / "vocab.json"))
@@ -75,7 +75,7 @@ def resolve_token_ids(
     """The ids of a model folder, from its configuration and the token names of its tokenizer.
 
     A missing filler falls back to the pad, a missing pad or bos to the eos. End tokens are found by name; without a
-    tokenizer (or where only the default name is missing) `end_token_ids` of the configuration count, then the eos.
+    tokenizer (or if only the default name is missing) the configuration's `end_token_ids` count, then its eos.
 
     Raises:
         ValueError: no mask token, no eos, an unknown end token, or an id outside the vocabulary; says what to do.
@@ -105,9 +105,9 @@ def resolve_token_ids(
 
 
 def new_tokens(config: Mapping[str, Any], names: Mapping[str, int]) -> dict[str, int]:
-    """Ids for the mask and filler tokens a folder lacks: the first ones behind every token that has a name.
+    """Ids for the mask and filler tokens a folder lacks: the first ones after every named token.
 
-    With a tokenizer these are often unused padding rows of the vocabulary; without one they lie behind its end.
+    With a tokenizer these are often unused padding rows of the vocabulary; without one they follow its end.
     """
     known = {MASK_NAME: "mask_token_id", FILLER_NAME: "filler_token_id"}
     absent = [name for name, key in known.items() if name not in names and config.get(key) is None]
@@ -116,7 +116,7 @@ def new_tokens(config: Mapping[str, Any], names: Mapping[str, int]) -> dict[str,
 
 
 def add_to_tokenizer(folder: Path, tokens: Mapping[str, int]) -> None:
-    """Write special tokens into the `tokenizer.json` and `tokenizer_config.json` of `folder`, where these exist."""
+    """Write special tokens into the `tokenizer.json` and `tokenizer_config.json` of `folder`, if they exist."""
     path = folder / "tokenizer.json"
     if path.exists():
         tree = _load(path)
@@ -167,7 +167,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); fetch the file again") from error
+        raise ValueError(f"{path} is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected a JSON object; fetch the file again")
     return tree

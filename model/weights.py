@@ -1,4 +1,4 @@
-"""Weights on the wire: raw bytes in flat buckets, with a manifest that says what they are.
+"""Weights in transit: raw bytes in flat buckets, with a manifest that describes them.
 
 The learner packs, the object store carries, each rollout worker verifies and copies. The buckets are one byte stream
 cut at `bucket_bytes`, so a large tensor may span several. Bytes are bytes: bfloat16 needs no special case.
@@ -21,20 +21,20 @@ _CHECKSUM_THREADS = 4
 
 
 class WeightsError(ValueError):
-    """Weights that do not fit the module or arrived damaged. Nothing was written."""
+    """Weights that do not fit the module or are damaged. Nothing was written."""
 
 
 class DamagedWeights(WeightsError):
-    """The bytes are not those that were packed. The same weights, packed again, may arrive whole."""
+    """The bytes are not those that were packed. The same weights, packed again, may arrive intact."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a list of buckets holds.
+    """The contents of a list of buckets.
 
     Attributes:
         version: learner steps behind these weights.
-        names: parameters in the order of the byte stream; a tied head stands for its embedding and is not repeated.
+        names: parameters in the order of the byte stream; a tied head shares its embedding and is not repeated.
         shapes: one per name.
         dtypes: one per name, e.g. ``bfloat16``.
         bucket_bytes: where the stream is cut; the last bucket may be shorter.
@@ -127,11 +127,11 @@ def unpack_into(module: nn.Module, manifest: Manifest, buckets: Sequence[np.ndar
 def _check_fit(parameters: Mapping[str, Tensor], manifest: Manifest) -> None:
     version = f"weights version {manifest.version}"
     if len(set(manifest.names)) != len(manifest.names):
-        raise WeightsError(f"{version}: a name stands twice in the manifest")
+        raise WeightsError(f"{version}: a name is duplicated in the manifest")
     missing = sorted(set(parameters) - set(manifest.names))
     surplus = sorted(set(manifest.names) - set(parameters))
     if missing or surplus:
-        raise WeightsError(f"{version} lack {missing[:3]} and bring {surplus[:3]} that the model has no place for")
+        raise WeightsError(f"{version} lack {missing[:3]} and bring {surplus[:3]}, which the model does not expect")
     for name, shape, dtype in zip(manifest.names, manifest.shapes, manifest.dtypes, strict=True):
         parameter = parameters[name]
         if tuple(parameter.shape) != tuple(shape):

@@ -1,1 +1,1 @@
-"""Generation: the diffusion sampler, the worker around it and the accounting of what it produced."""
+"""Generation: the diffusion sampler and the worker around it."""

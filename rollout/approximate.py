@@ -2,12 +2,12 @@
 
 * early stop: a row is done once no mask precedes its first committed end token; the tail gets the filler.
 * blocks: the canvas is decoded block by block from the left, each with its share of the steps.
-* prefix or dual cache: inside a block the keys and values outside it are those of the last full forward. `prefix`
+* prefix or dual cache: inside a block the keys and values outside it are those of the last full forward pass. `prefix`
   recomputes the block and everything to its right, `dual` the block alone (Fast-dLLM, arXiv 2505.22618).
 * confidence threshold: besides the schedule's count, every position is revealed whose largest probability reaches it,
-  at temperature 1 and without filters, so that it means the same beside any of them.
+  at temperature 1 and without filters, so that it means the same with any of them.
 
-How many tokens a step reveals depends on the data here, so the host waits at each step.
+How many tokens a step reveals depends on the data here, so the host synchronises at each step.
 
 Shapes: B rows, A active rows, L prompt + canvas, C canvas, W width of a block, N masked positions of the block in all
 active rows, R revealed tokens, H hidden size.
@@ -68,7 +68,7 @@ def approximate_steps(policy: DiffusionPolicy, canvas: Canvas, config: SamplerCo
 
 
 class BlockStates:
-    """Hidden states for the masked positions of a block, from full forwards or from cached keys and values."""
+    """Hidden states for the masked positions of a block, from full forward passes or from cached keys and values."""
 
     def __init__(self, policy: DiffusionPolicy, canvas: Canvas, block: Block, config: SamplerConfig) -> None:
         self._policy = policy
@@ -138,9 +138,9 @@ class _Reveal:
     states: BlockStates
 
     def planned(self, plan_BW: Tensor) -> Revealed | None:
-        """Order "origin": the step was drawn beforehand."""
+        """Order "origin": the step was drawn in advance."""
         chosen_BW = self.open_BW & (plan_BW == self.step)
-        # A cache is given every open row at every step, so that its age and content depend on no other row.
+        # A cache is given every open row at every step, so that its age and content do not depend on other rows.
         row_N, column_N = (self.open_BW if self.states.cached else chosen_BW).nonzero(as_tuple=True)
         if len(row_N) == 0:
             return None
@@ -176,7 +176,7 @@ class _Reveal:
         return Revealed(row_N[chosen_N], position_N[chosen_N], hidden_NH[chosen_N])
 
     def _measure(self, row_N: Tensor, position_N: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The order's confidence [N], and whether the threshold, where there is one, is reached."""
+        """The order's confidence [N], and whether the threshold, if there is one, is reached."""
         order, threshold = ORDERS[self.config.order], self.config.confidence_threshold
         assert order.confidence is not None
         seeds_N = self.canvas.seeds_B[row_N]
@@ -196,7 +196,7 @@ def _random_plan(canvas: Canvas, config: SamplerConfig, block: Block) -> Tensor 
 
 
 def _finish(policy: DiffusionPolicy, canvas: Canvas) -> Tensor:
-    """Rows [B] whose answer is complete; what is masked behind their end token becomes filler."""
+    """Rows [B] whose answer is complete; masks after their end token become filler."""
     tokens_BC = canvas.completion_BC
     masked_BC = tokens_BC == policy.token_ids.mask
     ends_BC = torch.isin(tokens_BC, torch.tensor(policy.token_ids.end, device=tokens_BC.device))

@@ -19,7 +19,7 @@ SCOPES = ("answer", "canvas")
 def local_ar_ness(order: Sequence[int], k: int) -> float:
     """Share of reveals that continue a run to the right: p_{s-i} = p_s - i for i = 1..k.
 
-    Before the first reveal stand the virtual ones p_0 = -1, p_{-1} = -2, ..., so a run may begin at position 0.
+    Virtual reveals p_0 = -1, p_{-1} = -2, ... precede the first one, so a run may begin at position 0.
 
     Raises:
         ValueError: an empty order, a repeated position, or k below 1.
@@ -41,7 +41,7 @@ def global_ar_ness(order: Sequence[int], k: int) -> float:
 
 
 def masked_ranks(order: Sequence[int]) -> list[int]:
-    """For each reveal, how many masked positions stand left of it: all 0 from left to right."""
+    """For each reveal, how many masked positions are left of it: all 0 from left to right."""
     masked = sorted(order)
     ranks = []
     for position in order:
@@ -54,7 +54,7 @@ def masked_ranks(order: Sequence[int]) -> list[int]:
 def order_entropy(orders: Iterable[Sequence[int]]) -> float:
     """Entropy in nats of the rank among masked positions at which tokens are revealed, over all reveals of `orders`.
 
-    0 from left to right; towards log(answer length) where reveals jump anywhere in what is left.
+    0 from left to right; towards log(answer length) if reveals jump anywhere among the masked positions.
 
     Raises:
         ValueError: no reveal at all.
@@ -82,14 +82,14 @@ def reveal_order(
         scope: "answer" takes the positions up to and including the first end token (all without one), "canvas" all.
 
     Raises:
-        ValueError: an unknown scope, or positions in it that no step revealed (early stop leaves the tail so).
+        ValueError: an unknown scope, or positions in it that no step revealed (as after an early stop).
     """
     if scope not in SCOPES:
         raise ValueError(f"scope = {scope!r}: choose one of {', '.join(SCOPES)}")
     length = answer_length(tokens_C, end_ids) if scope == "answer" else len(tokens_C)
     steps = np.asarray(reveal_step_C)[:length]
     if (steps < 0).any():
-        raise ValueError("some positions were never revealed: use scope='answer' where the sampler stops early")
+        raise ValueError("some positions were never revealed: use scope='answer' if the sampler stops early")
     order: list[int] = np.argsort(steps, kind="stable").tolist()
     return order
 
@@ -98,6 +98,6 @@ def _check(order: Sequence[int], k: int) -> None:
     if len(order) == 0:
         raise ValueError("the order is empty: AR-ness needs at least one reveal")
     if len(set(order)) != len(order):
-        raise ValueError("a position stands twice in the order: each is revealed once")
+        raise ValueError("a position is duplicated in the order: each is revealed once")
     if k < 1:
         raise ValueError(f"k = {k}: must be at least 1")

@@ -1,7 +1,7 @@
 """The denoising loop over one batch of rows with prompts of equal length.
 
-Nothing in the exact loop reads a value back from the device: how many tokens a step reveals follows from the schedule,
-and where order "origin" reveals follows from the seeds.
+The exact loop never reads a value back from the device: the schedule says how many tokens a step reveals, and the
+seeds say which positions order "origin" reveals.
 
 Shapes: B rows, U unique prompts, F rows of a forward (U at the first, then B), L prompt + canvas, C canvas, n masked
 positions per row, k revealed per row, R revealed in all, H hidden size.
@@ -34,7 +34,7 @@ def denoise(
     """Fill the canvas in place, exactly or by the declared approximations that are on.
 
     Args:
-        trace: called after each step with its index and the canvas on the host; makes the host wait.
+        trace: called after each step with its index and the canvas on the host; forces a synchronisation.
     """
     if config.early_stop or config.block_length is not None or config.confidence_threshold is not None:
         steps = approximate_steps
@@ -49,7 +49,7 @@ def denoise(
 
 
 def _random_steps(policy: DiffusionPolicy, canvas: Canvas, config: SamplerConfig) -> Iterator[tuple[int, Revealed]]:
-    """Order "origin": the steps are drawn beforehand, so the head runs where tokens are revealed and nowhere else."""
+    """Order "origin": the steps are drawn in advance, so the head runs only where tokens are revealed."""
     length = config.completion_length
     step_BC = random_reveal_steps(seed_tensor(tuple(canvas.seeds)), length, config.steps, config.eps)
     flat_N = step_BC.flatten().argsort(stable=True)
@@ -112,7 +112,7 @@ def _confidences(
     open_Bn: Tensor,
     source_B: Tensor,
 ) -> Tensor:
-    """Confidence [B, n] of every masked position; rows that share a forward share it, unless it needs their draws."""
+    """Confidence [B, n] of every masked position, shared by rows of one forward pass unless it needs their draws."""
     order = ORDERS[config.order]
     assert order.confidence is not None
     if order.needs_draw:

@@ -26,7 +26,7 @@ def confidence(
 
     Args:
         rank: (p_NK, drawn column or None) → confidence; a value of `rollout.orders.ORDERS`.
-        u_N: uniforms of the draw where `rank` looks at the drawn token.
+        u_N: uniforms of the draw if `rank` uses the drawn token.
     """
     return torch.cat([rank(p_NK, drawn_N) for _, p_NK, drawn_N in _ranked_on(policy, config, hidden_NH, u_N)])
 
@@ -61,7 +61,7 @@ def draw_tokens(
 ) -> tuple[Tensor, Tensor]:
     """(tokens int64 [N], entropy float32 [N] of the distribution each was drawn from).
 
-    At temperature 0, where nothing is drawn, the entropy is that of the filtered distribution at temperature 1.
+    At temperature 0 nothing is drawn; the entropy is that of the filtered distribution at temperature 1.
     """
     tokens, entropies = [], []
     for part in _row_blocks(policy, len(u_N)):

@@ -6,9 +6,9 @@ id), so it is described by its smallest logit and by how many of the tokens tied
 * on the CPU a few of the largest logits often hold the whole prefix, and rows are cut down to these candidates; a wide
   nucleus is found from a histogram of the mass, whose decisive bin alone is sorted;
 * elsewhere the smallest logit is found by bisection over its bit pattern, a fixed number of passes without a branch on
-  data, so that an accelerator never waits for the host; with top-k the k largest are enough.
+  data, so that an accelerator never waits for the host; with top-k the k largest suffice.
 
-Shapes: N rows, V vocabulary, K candidates (V where a row was not cut down).
+Shapes: N rows, V vocabulary, K candidates (V for a row that was not cut down).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def keep_nucleus(z_NV: Tensor, top_p: float, top_k: int | None) -> tuple[Tensor,
         top_k: None is off.
 
     Returns:
-        (z_NK, ids_NK): logits with -inf at what is dropped, and their token ids in ascending order; ids None stands
-        for all of the vocabulary.
+        (z_NK, ids_NK): logits with -inf at what is dropped, and their token ids in ascending order; ids None
+        means the whole vocabulary.
     """
     vocab = z_NV.shape[1]
     top_k = None if top_k is None or top_k >= vocab else top_k
@@ -69,7 +69,7 @@ def draw(z_NK: Tensor, u_N: Tensor, temperature: float) -> Tensor:
     p_NK = torch.softmax(z_NK, dim=1)
     cdf_NK = p_NK.cumsum(dim=1, dtype=torch.float64)
     reached_NK = (cdf_NK > u_N.double().unsqueeze(1) * cdf_NK[:, -1:]) & (p_NK > 0)
-    # The largest probability where rounding left nothing beyond the target.
+    # If rounding left nothing beyond the target: the largest probability.
     return torch.where(reached_NK.any(dim=1), reached_NK.to(torch.uint8).argmax(dim=1), p_NK.argmax(dim=1))
 
 
@@ -79,7 +79,7 @@ def entropy(z_NK: Tensor) -> Tensor:
 
 
 def _on_the_host(z_NV: Tensor, top_p: float, top_k: int | None) -> tuple[Tensor, Tensor | None]:
-    """Whichever way is quick for these logits; looks at the data."""
+    """The fastest method for these logits; branches on the data."""
     vocab = z_NV.shape[1]
     if vocab <= _SORTED_VOCABULARY:
         keep_NV, _ = _keep_sorted(z_NV, None, top_p, top_k)
@@ -101,9 +101,9 @@ def _on_the_host(z_NV: Tensor, top_p: float, top_k: int | None) -> tuple[Tensor,
 
 
 def _keep_sorted(z_NK: Tensor, log_total_N1: Tensor | None, top_p: float, top_k: int | None) -> tuple[Tensor, bool]:
-    """Which columns (in order of their ids) are kept, and whether nothing beyond the columns could be kept too.
+    """Which columns (in order of their ids) are kept, and whether no token outside the columns could be kept.
 
-    `log_total_N1` is the logsumexp over the vocabulary; None where the columns are the vocabulary.
+    `log_total_N1` is the logsumexp over the vocabulary; None if the columns are the vocabulary.
     """
     values_NK, order_NK = z_NK.sort(dim=1, descending=True, stable=True)
     keep_NK = torch.ones_like(values_NK, dtype=torch.bool)

@@ -1,9 +1,9 @@
 """The diffusion decoder: from a canvas of masks to completions, a few tokens per step.
 
-The rule is that of Dream's `diffusion_generate`; what is skipped here changes no distribution: steps that reveal
-nothing run no forward, the head runs on masked rows only, orders that rank by entropy or margin draw only where they
-reveal, order "origin" runs the head only where it reveals, prompts are batched by length so that nothing is padded,
-and completions of one prompt share the first forward, whose input is the same. A token depends on the row's seed,
+The rule is that of Dream's `diffusion_generate`; the savings change no distribution: steps that reveal nothing run no
+forward pass, the head runs on masked rows only, orders that rank by entropy or margin draw only where they reveal,
+order "origin" runs the head only where it reveals, prompts are batched by length so that nothing is padded, and
+completions of one prompt share the first forward pass, whose input is the same. A token depends on the row's seed,
 the step and the position (`model.randomness`), so a row decodes the same alone and in any batch.
 
 Shapes: B rows, U unique prompts, L prompt + canvas, C canvas, n masked positions per row, R tokens revealed at a step.
@@ -33,9 +33,9 @@ class Completion:
     Attributes:
         tokens: int32 [C], never cut.
         reveal_step: int16 [C], 0-based index of the schedule's step that revealed the token, empty steps counted; -1
-            where none did (the filler behind an early stop).
+            if none did (the filler after an early stop).
         entropy: float32 [C], nats, of the filtered distribution each token was drawn from, at temperature 0 of that at
-            temperature 1; NaN where no token was revealed (early stop).
+            temperature 1; NaN if no token was revealed (early stop).
         approximations: names of the declared approximations that were on.
     """
 
@@ -62,15 +62,15 @@ def sample(
         prompts: token ids, of any lengths; repeat a prompt for several completions.
         config: the decoder's options.
         seeds: one per prompt; a row's result depends on its prompt and seed only.
-        microbatch_rows: most completions per forward; None is all of a length.
-        trace: for a live view; makes the host wait at each step.
+        microbatch_rows: most completions per forward pass; None is all of a length.
+        trace: for a live view; forces a synchronisation at each step.
 
     Returns:
         Completions in the order of `prompts`.
 
     Raises:
-        ValueError: another number of seeds than prompts, a token id outside the vocabulary, or a prompt that
-            contains the mask token.
+        ValueError: seeds and prompts differ in number, a token id is outside the vocabulary, or a prompt contains the
+            mask token.
     """
     _check_prompts(policy, prompts, seeds)
     by_length: dict[int, list[int]] = {}

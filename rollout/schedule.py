@@ -40,7 +40,7 @@ def reveal_counts(length: int, steps: int, eps: float = 1e-3) -> tuple[int, ...]
 def random_reveal_steps(seeds_B: Tensor, length: int, steps: int, eps: float = 1e-3) -> Tensor:
     """Order "origin": the step at which each position is revealed, independently with probability 1 - s/t per step.
 
-    The uniforms do not depend on the model, so the whole order is known before the first forward.
+    The uniforms do not depend on the model, so the whole order is known before the first forward pass.
 
     Args:
         seeds_B: int64 [B] on the CPU.

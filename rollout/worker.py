@@ -22,7 +22,7 @@ from couplet.rollout.sampler import Completion, approximations, sample
 
 
 class RolloutWorker:
-    """A policy that answers rollout requests and swaps its weights between them.
+    """A policy that serves rollout requests and swaps its weights between them.
 
     Attributes:
         version: learner steps behind the weights it holds.
@@ -43,11 +43,11 @@ class RolloutWorker:
         Args:
             policy: the model; used in evaluation mode.
             decode: token ids → text without special tokens.
-            sampler: how to decode, unless a call says otherwise.
+            sampler: how to decode, unless a call overrides it.
             estimator: how behaviour log-probabilities are estimated.
             inner_updates: mu, how many draws of masks to estimate them for.
             estimate_behaviour: whether groups carry behaviour log-probabilities.
-            microbatch_rows: most rows per forward; a behaviour estimate has at least those of one completion.
+            microbatch_rows: most rows per forward pass; a behaviour estimate has at least those of one completion.
             ar_ness_k: the k of the AR-ness metrics.
         """
         self.version = 0
@@ -64,7 +64,7 @@ class RolloutWorker:
         """Copy packed weights in and return their version.
 
         Raises:
-            WeightsError: they do not fit or arrived damaged; weights and version stay what they were.
+            WeightsError: they do not fit or arrived damaged; weights and version are unchanged.
         """
         unpack_into(self._policy, manifest, buckets, verify)
         self.version = manifest.version
@@ -74,11 +74,11 @@ class RolloutWorker:
         """One group per request, decoded together.
 
         Args:
-            requests: what to generate; prompts of any lengths.
+            requests: what to generate; prompts of any length.
             sampler: decode by these options instead; such groups (an evaluation) carry no behaviour estimate.
 
         Raises:
-            ValueError: a prompt the sampler refuses.
+            ValueError: a prompt that the sampler rejects.
         """
         config = sampler or self._sampler
         prompts = [request.prompt_tokens.tolist() for request in requests for _ in request.seeds_G]

@@ -89,7 +89,7 @@ def test_n_steps_a_kill_and_m_steps_are_n_plus_m_steps(uninterrupted, open_clust
     (torn / "COMPLETE").unlink()
     with caplog.at_level(logging.WARNING, logger="couplet.learner.checkpoint"):
         assert cluster.restore() == N
-    assert f"{torn} is passed over: it was not marked complete" in caplog.text
+    assert f"{torn} is skipped: it was not marked complete" in caplog.text
     cluster.publish()
     history.steps(cluster, M)
     assert history.losses == reference.losses[N:]

@@ -95,7 +95,7 @@ def test_an_unfinished_run_is_exported_from_its_newest_checkpoint(run_folder, tm
 
 def test_weights_are_cast_where_asked(run_folder, tmp_path, command):
     assert command("export", run_folder, tmp_path / "out", "--dtype", "bfloat16")[0] == 0
-    assert DiffusionPolicy.from_pretrained(tmp_path / "out").head_weight.dtype == torch.bfloat16
+    assert DiffusionPolicy.from_pretrained(tmp_path / "out").lm_head.weight.dtype == torch.bfloat16
 
 
 def test_what_stands_there_is_never_replaced(run_folder, tmp_path, command):

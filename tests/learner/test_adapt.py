@@ -90,7 +90,7 @@ def test_resume_equals_uninterrupted(tmp_path):
         assert torch.equal(weight, weights_of(second._policy)[name])
 
 
-def test_early_stop_waits_as_long_as_it_is_told():
+def test_early_stop_waits_for_as_many_validations_as_configured():
     stop = EarlyStop(patience=2)
     assert [stop.update(loss) for loss in (3.0, 2.0, 2.5, 1.9, 2.0, 2.1)] == [False, False, False, False, False, True]
     assert not any(EarlyStop(patience=0).update(loss) for loss in (1.0, 2.0, 3.0, 4.0))
@@ -112,7 +112,7 @@ def test_a_corpus_that_ends_early_is_named():
         run_stage(make(config), config, [next(instruct_batches())])
 
 
-def test_progress_is_told_after_every_update():
+def test_progress_is_reported_after_every_update():
     config, seen = stage("instruct", steps=4), []
     metrics = run_stage(
         make(config), config, instruct_batches(), progress=lambda done, found: seen.append((done, found))

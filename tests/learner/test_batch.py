@@ -16,10 +16,10 @@ def test_groups_that_teach_nothing_are_counted_and_left_out():
     assert batch.metrics["quarantined_groups"] == 1 and batch.metrics["excluded_completions"] == 4
 
 
-@pytest.mark.parametrize("apart,silent", [(1.9e-6, True), (2.1e-6, False)])
-def test_a_group_is_silent_by_the_deviation_of_its_rewards(apart, silent):
+@pytest.mark.parametrize("apart,zero_signal", [(1.9e-6, True), (2.1e-6, False)])
+def test_a_group_is_zero_signal_by_the_deviation_of_its_rewards(apart, zero_signal):
     """Of n = 4 equal rewards but one, the deviation is apart / 2."""
-    assert toy_group(1, (1.0, 1.0 + apart, 1.0, None, 1.0)).zero_signal == silent
+    assert toy_group(1, (1.0, 1.0 + apart, 1.0, None, 1.0)).zero_signal is zero_signal
 
 
 def test_zero_signal_keep_leaves_them_in_the_denominator():

@@ -32,7 +32,7 @@ def test_only_the_newest_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["unmarked", "truncated", "missing", "mark"])
-def test_a_torn_checkpoint_is_passed_over_with_a_message(tmp_path, caplog, damage):
+def test_a_torn_checkpoint_is_skipped_with_a_message(tmp_path, caplog, damage):
     whole = save_checkpoint(tmp_path, 1, writer("one"), {"step": 1})
     torn = save_checkpoint(tmp_path, 2, writer("two"), {"step": 2})
     if damage == "unmarked":
@@ -46,7 +46,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_message(tmp_path, caplog, damag
     with caplog.at_level(logging.WARNING):
         folder, state = latest_checkpoint(tmp_path)
     assert folder == whole and state == {"step": 1}
-    assert "step-00000002 is passed over" in caplog.text
+    assert "step-00000002 is skipped" in caplog.text
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

@@ -17,14 +17,14 @@ def engine(policy, total=10, learner=None, **optimizer):
 
 def pull(policy):
     """A loss whose gradient is 3 everywhere in the head."""
-    return 3.0 * policy.head_weight.sum()
+    return 3.0 * policy.lm_head.weight.sum()
 
 
 def test_gradients_are_sums_and_the_norm_is_taken_before_clipping(policy):
     built = engine(policy)
     built.backward(pull(policy), last=False)
     built.backward(pull(policy), last=True)
-    expected = 6.0 * policy.head_weight.numel() ** 0.5
+    expected = 6.0 * policy.lm_head.weight.numel() ** 0.5
     assert built.step() == pytest.approx(expected, rel=1e-5)
     assert built.updates == 1 and all(parameter.grad is None for parameter in policy.parameters())
 
@@ -59,7 +59,7 @@ def test_matrices_decay_and_vectors_do_not(policy):
 
 def test_an_infinite_gradient_stops_before_the_weights_are_spoiled(policy):
     built, before = engine(policy), weights_of(policy)
-    built.backward(policy.head_weight.sum() * float("inf"), last=True)
+    built.backward(policy.lm_head.weight.sum() * float("inf"), last=True)
     with pytest.raises(ArithmeticError, match="optimiser update 0"):
         built.step()
     for name, weight in weights_of(policy).items():

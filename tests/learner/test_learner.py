@@ -8,9 +8,10 @@ import couplet.learner.learner as module
 from couplet.configs.schema import EstimatorConfig, ObjectiveConfig
 from couplet.data.seeds import mask_seed
 from couplet.learner.loss import kl_penalty
-from couplet.model.likelihood import group_logprobs, inner_logprobs
+from couplet.model.likelihood import inner_logprobs
 from couplet.model.weights import unpack_into
 from tests.learner.toys import gradients, toy_group, toy_groups, toy_learner, toy_policy, weights_of
+from tests.one_group import group_logprobs
 
 
 def assert_same(left, right, tolerance=0.0):
@@ -171,11 +172,11 @@ def test_old_and_reference_are_taken_before_the_first_update(policy, monkeypatch
     estimate = module.batch_logprobs
 
     def watched(policy, *args):
-        seen.append((torch.is_grad_enabled(), float(policy.head_weight.detach().sum())))
+        seen.append((torch.is_grad_enabled(), float(policy.lm_head.weight.detach().sum())))
         return estimate(policy, *args)
 
     monkeypatch.setattr(module, "batch_logprobs", watched)
-    start = float(policy.head_weight.detach().sum())
+    start = float(policy.lm_head.weight.detach().sum())
     toy_learner(policy, objective={"inner_updates": 3}).learn(toy_groups())
     quiet = [value for grad, value in seen if not grad]
     moving = [value for grad, value in seen if grad]
@@ -278,7 +279,7 @@ def test_resume_equals_uninterrupted(tmp_path, dtype):
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(policy, tmp_path):
-    with pytest.raises(ValueError, match="is no learner checkpoint"):
+    with pytest.raises(ValueError, match="is not a learner checkpoint"):
         toy_learner(policy).restore(tmp_path)
 
 
@@ -302,7 +303,7 @@ def test_weights_travel_with_their_version(policy):
 def test_bfloat16_keeps_float32_masters(policy):
     """Updates far below bfloat16's resolution add up instead of vanishing."""
     learner = toy_learner(policy, learner={"dtype": "bfloat16"}, optimizer={"lr": 1e-5}, objective={"kl_weight": 0.0})
-    assert policy.head_weight.dtype == torch.bfloat16
+    assert policy.lm_head.weight.dtype == torch.bfloat16
     before = learner._engine._masters[0].clone()
     learner.learn(toy_groups())
     moved = (learner._engine._masters[0] - before).abs().max().item()

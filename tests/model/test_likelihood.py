@@ -9,13 +9,13 @@ from couplet.model.likelihood import (
     ESTIMATORS,
     GroupTokens,
     batch_logprobs,
-    group_logprobs,
     inner_logprobs,
     view_weights,
 )
 from couplet.model.masking import coupled_masks, decoupled_masks, mask_ratios
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
+from tests.one_group import group_logprobs
 
 TOKENS = TokenIds(mask=0, pad=1, bos=1, eos=1, filler=2, end=(3,))
 PROMPT = [5, 9, 4]
@@ -144,7 +144,7 @@ def test_the_head_runs_on_needed_rows_only(policy, monkeypatch):
 
 
 def test_nothing_to_learn_gives_zeros_with_a_graph(policy):
-    """A padding micro-batch runs the same forwards and a backward of zeros."""
+    """A padding micro-batch runs the same forward passes and a backward pass of zeros."""
     logp = group_logprobs(policy, PROMPT, COMPLETIONS, np.zeros_like(LOSS), SEEDS, EstimatorConfig(), 7)
     assert not logp.any()
     (gradient,) = torch.autograd.grad(logp.sum(), policy.lm_head.weight)

@@ -56,7 +56,7 @@ def test_no_rows_give_no_values_and_zero_gradients():
 
 
 def large_logits():
-    """bfloat16 inputs whose logits reach about 30, where bfloat16 knows eighths only."""
+    """bfloat16 inputs whose logits reach about 30, at which bfloat16 resolves eighths only."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(97, 64, generator=generator).bfloat16()
     targets = torch.randint(0, 97, (40,), generator=generator)

@@ -169,7 +169,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tokens_BL: torch.Tensor
 
 def test_the_rotary_angles_stay_exact_when_the_model_is_cast(policy: DiffusionPolicy) -> None:
     cast = build().to(torch.bfloat16)
-    assert cast.head_weight.dtype == torch.bfloat16
+    assert cast.lm_head.weight.dtype == torch.bfloat16
     assert torch.equal(cast.model.rotary_emb.inv_freq, policy.model.rotary_emb.inv_freq)
 
 
@@ -190,7 +190,7 @@ def test_random_weights_have_the_asked_deviation_and_depend_on_the_seed_alone() 
     other = DiffusionPolicy.from_shape(shape, 300, IDS, 4)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
-    assert not torch.equal(first.head_weight, other.head_weight)
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
     weights = dict(first.named_parameters())
     assert abs(weights["model.embed_tokens.weight"].std().item() - 0.05) < 0.001
     assert abs(weights["model.layers.0.mlp.down_proj.weight"].std().item() - 320**-0.5) < 0.001

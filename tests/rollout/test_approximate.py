@@ -1,4 +1,4 @@
-"""Declared approximations: each equals the exact sampler where it approximates nothing."""
+"""Declared approximations: each equals the exact sampler if it approximates nothing."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_answer_length() -> None:
 def test_what_is_no_order_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         local_ar_ness([], 1)
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="duplicated"):
         global_ar_ness([0, 1, 1], 1)
     with pytest.raises(ValueError, match="k = 0"):
         global_ar_ness([0, 1], 0)

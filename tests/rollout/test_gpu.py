@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from couplet.configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
-from couplet.model.likelihood import group_logprobs
 from couplet.model.logprob import head_logits
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.randomness import uniforms
@@ -15,6 +14,7 @@ from couplet.rollout.canvas import Canvas
 from couplet.rollout.denoise import denoise
 from couplet.rollout.nucleus import keep_nucleus
 from couplet.rollout.sampler import sample
+from tests.one_group import group_logprobs
 
 pytestmark = [
     pytest.mark.gpu,

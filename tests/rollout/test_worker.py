@@ -11,12 +11,12 @@ import couplet.rollout.worker as module
 from couplet.configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
 from couplet.data.seeds import derive_seed
 from couplet.data.trajectory import GroupId, RolloutRequest
-from couplet.model.likelihood import group_logprobs
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
 from couplet.model.weights import WeightsError, pack
 from couplet.rollout.sampler import sample
 from couplet.rollout.worker import RolloutWorker
+from tests.one_group import group_logprobs
 
 IDS = TokenIds(mask=5, pad=0, bos=0, eos=0, filler=7, end=(6,))
 SHAPE = ShapeConfig(hidden=32, layers=2, heads=2, kv_heads=1, ffn=48, embedding_std=0.6)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from couplet.configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
-from couplet.model.likelihood import group_logprobs
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
 from couplet.studies.variance_measure import (
@@ -25,6 +24,7 @@ from couplet.studies.variance_measure import (
     settings,
 )
 from couplet.studies.variance_report import antithetic_ratios, run_variance_study, summarise
+from tests.one_group import group_logprobs
 
 IDS = TokenIds(mask=1, pad=0, bos=0, eos=0, filler=0, end=(2,))
 CANVAS = 8
