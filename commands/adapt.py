@@ -1,7 +1,8 @@
-"""`launch.py adapt`: the supervised stages one after the other, in one process or on learner ranks that are Ray actors."""
+"""`adapt`: the supervised stages one after the other, in one process or on learner ranks that are Ray actors."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -9,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from couplet.commands import cli
 from couplet.commands.display import Display
+from couplet.configs.load import load
 from couplet.configs.schema import AdaptConfig, SamplerConfig, StageConfig
 from couplet.data.files import writing
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
@@ -21,6 +24,21 @@ if TYPE_CHECKING:
     from couplet.learner.adapt import Row
 
 UPDATES_PER_CALL = 20  # updates between two looks at the progress
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Options of `adapt`."""
+    parser.epilog = "Every key, with type and default: docs/configuration.md."
+    parser.add_argument("config", help="recipe of the stages, e.g. configs/tiny_adapt.yaml")
+    cli.add_overrides(parser, "e.g. stages.0.steps=100")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of this run")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out every stage of the recipe."""
+    display = Display()
+    policy = run_adaptation(load(AdaptConfig, args.config, args.overrides), display, resume=args.resume)
+    display.say(f"policy in {policy}")
 
 
 class Stage(Protocol):

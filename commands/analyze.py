@@ -1,105 +1,132 @@
-"""`launch.py analyze`: how one policy decodes, or two side by side."""
+"""`analyze`: how one policy decodes, or two side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import argparse
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from couplet.commands import cli
 from couplet.commands.backends import open_evaluator
-from couplet.commands.evaluate import (
+from couplet.commands.display import open_console
+from couplet.commands.subject import (
+    Subject,
     judging_facts,
     open_policy,
-    problems_print,
+    problems_fingerprint,
     prompts_of,
-    results_folder,
-    set_name,
-    weights_print,
+    weights_fingerprint,
 )
-from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
+from couplet.configs.errors import UserError
+from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
 from couplet.training.evaluator import Evaluator, Progress
 
+if TYPE_CHECKING:
+    from couplet.evaluation.analysis import AnalysisPlan
 
-def run_policy_analysis(
-    policy: str,
-    problems: str,
-    *,
-    samples: int = 8,
-    seed: int = 0,
-    temperatures: tuple[float, ...] | None = None,
-    steps: tuple[int, ...] | None = None,
-    before: str | None = None,
-    words: str | None = None,
-    recipe: str | None = None,
-    overrides: Sequence[str] = (),
-    limit: int | None = None,
-    out: Path | None = None,
-    local: bool = False,
-    console: Console,
-) -> dict[str, Any]:
-    """Figures and data of `evaluation.analysis.run_analysis` for `policy`, beside those of `before` where it is named.
 
-    Args:
-        policy, before: policy folders, run folders or hub names; both are sampled with the settings of `policy`.
-        problems: problems with tests.
-        samples, seed, temperatures, steps: of `evaluation.analysis.AnalysisPlan`; its own where None.
-        words: word problems to set against the code (`arithmetic:SPLIT`); None leaves that part out.
-        recipe, overrides, limit, out, local: as `run_evaluation`; a killed analysis goes on in `out`.
+def options(parser: argparse.ArgumentParser) -> None:
+    """Options of `analyze`."""
+    parser.epilog = (
+        "Keys and defaults: docs/configuration.md, with the limits of `score` (10 CPU seconds per test, 1 GB)."
+    )
+    cli.add_policy_and_problems(parser)
+    before = "a second policy to compare the first with, e.g. the start of RL"
+    parser.add_argument("--before", metavar="POLICY", help=before)
+    sweep = "of the sweep (default: 0.2,0.4 … 1.2)"
+    parser.add_argument("--temperatures", type=cli.numbers, metavar="T,T", help=sweep)
+    halving = "of the step halving (default: canvas, half, quarter)"
+    parser.add_argument("--steps", type=cli.counts, metavar="N,N", help=halving)
+    parser.add_argument(
+        "--samples", type=cli.positive, default=8, metavar="N", help="completions per problem (default: 8)"
+    )
+    words = "word problems to compare the code with; or none"
+    parser.add_argument("--words", default="arithmetic:heldout", metavar="SET", help=words)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="figures and data (default: RUN/analysis/SET)")
+    cli.add_subset(parser)
+    cli.add_local(parser)
 
-    Raises:
-        ConfigError, ValueError: something the user must mend, named.
+
+def run(args: argparse.Namespace) -> None:
+    """Sample, analyse, and write figures and data."""
+    from couplet.evaluation.analysis import AnalysisPlan
+
+    ks = (1, args.samples) if args.samples > 1 else (1,)
+    plan = AnalysisPlan(samples=args.samples, seed=args.seed, steps=args.steps, pass_ks=ks)
+    if args.temperatures is not None:
+        plan = replace(plan, temperatures=args.temperatures)
+    words = None if args.words == "none" else args.words
+    run_policy_analysis(Comparison(Subject.of(args), args.before, words), plan, open_console())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A policy on code problems, and what it is compared with.
+
+    Attributes:
+        subject: policy, problems with tests, and settings; `before` is sampled with the settings of its policy.
+        before: a second policy, or None.
+        words: word problems to compare the code with (`arithmetic:SPLIT`); None leaves that part out.
     """
-    from couplet.evaluation.analysis import AnalysisPlan, claim_folder, run_analysis
 
-    plan = AnalysisPlan(samples=samples, seed=seed, steps=steps, pass_ks=(1, samples) if samples > 1 else (1,))
-    if temperatures is not None:
-        plan = replace(plan, temperatures=temperatures)
-    folder, config = open_policy(policy, recipe, overrides)
+    subject: Subject
+    before: str | None
+    words: str | None
+
+
+def run_policy_analysis(comparison: Comparison, plan: AnalysisPlan, console: Console) -> dict[str, Any]:
+    """Figures and data of `evaluation.analysis.run_analysis`; a killed analysis continues in its folder.
+
+    Raises `UserError`.
+    """
+    from couplet.evaluation.analysis import claim_folder, run_analysis
+
+    subject, words = comparison.subject, comparison.words
+    folder, config = open_policy(subject.policy, subject.recipe, subject.overrides)
     folders = {"policy": folder}
-    if before is not None:
-        folders = {"before": open_policy(before, recipe, overrides)[0], "after": folder}
-    code = _shared_prompts(config, folders, problems, limit, overrides)
-    asked = None if words is None else _shared_prompts(config, folders, words, limit, overrides)
+    if comparison.before is not None:
+        folders = {"before": open_policy(comparison.before, subject.recipe, subject.overrides)[0], "after": folder}
+    code = _shared_prompts(config, folders, subject, subject.problems)
+    asked = None if words is None else _shared_prompts(config, folders, subject, words)
     if asked is not None and any("result" not in problem.metadata for problem in asked.problems):
-        raise ConfigError(f"--words {words}: word problems need a known result; use arithmetic:heldout")
-    name = f"{set_name(problems)}{f'-first{limit}' if limit else ''}"
-    out = out or results_folder(folder).with_name("analysis") / name
+        raise UserError(f"--words {words}: word problems need a known result; use arithmetic:heldout")
+    out = subject.results(folder, "analysis")
     facts: dict[str, Any] = {
         "policies": {label: str(path) for label, path in folders.items()},
-        "weights": {label: weights_print(path) for label, path in folders.items()},
-        "problems": problems,
-        "problem_print": problems_print(code.problems),
+        "weights": {label: weights_fingerprint(path) for label, path in folders.items()},
+        "problems": subject.problems,
+        "problem_print": problems_fingerprint(code.problems),
         "words": words,
         **judging_facts(config),
     }
     claim_folder(out, config.sampler, plan, facts)
-    with open_evaluator(config, local=local) as evaluator:
+    with open_evaluator(config, local=subject.local) as evaluator:
         console.print(
             f"{', '.join(map(str, folders.values()))}: {evaluator.describe()}", highlight=False, soft_wrap=True
         )
-        subjects = [_subject(label, path, config, evaluator) for label, path in folders.items()]
+        policies = [_policy(label, path, config, evaluator) for label, path in folders.items()]
         return run_analysis(
-            subjects, code, config.sampler, plan, out, words=asked, facts=facts, tier=evaluator.tier, console=console
+            policies, code, config.sampler, plan, out, words=asked, facts=facts, tier=evaluator.tier, console=console
         )
 
 
-def _shared_prompts(
-    config: RunConfig, folders: dict[str, Path], source: str, limit: int | None, overrides: Sequence[str]
-) -> PromptSet:
+def _shared_prompts(config: RunConfig, folders: dict[str, Path], subject: Subject, source: str) -> PromptSet:
+    limit, overrides = subject.limit, subject.overrides
     sets = [prompts_of(config, folder, source, limit, overrides) for folder in folders.values()]
     for other in sets[1:]:
         if [prompt.tolist() for prompt in other.prompts] != [prompt.tolist() for prompt in sets[0].prompts]:
             before, after = folders.values()
-            raise ConfigError(f"--before {before}: its tokenizer makes other prompts than that of {after}")
+            raise UserError(f"--before {before}: its tokenizer makes other prompts than that of {after}")
     return sets[0]
 
 
-def _subject(label: str, folder: Path, config: RunConfig, evaluator: Evaluator) -> Any:
+def _policy(label: str, folder: Path, config: RunConfig, evaluator: Evaluator) -> Any:
     import torch
 
     from couplet.data.tokenizer import load_tokenizer

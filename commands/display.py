@@ -15,6 +15,11 @@ from rich.table import Table
 PLAIN_SECONDS = 10.0  # between two plain progress lines of one phase
 
 
+def open_console() -> Console:
+    """The terminal; for a file or a pipe, lines as long as they are."""
+    return Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=120)
+
+
 class Bar:
     """One phase's progress: a bar in a terminal, a line now and then elsewhere."""
 

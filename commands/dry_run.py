@@ -1,4 +1,4 @@
-"""`launch.py train --dry-run`: what a run would cost, before anything is started."""
+"""`train --dry-run`: what a run would cost, before anything is started."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from couplet.commands.initial_policy import check_settings
+from couplet.commands.checks import check_settings
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.problem_sets import split_source
 from couplet.model.hub import may_be_policy

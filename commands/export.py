@@ -1,7 +1,8 @@
-"""`launch.py export`: a run's policy as a Hugging Face folder with decoding defaults and a model card."""
+"""`export`: a run's policy as a Hugging Face folder with decoding defaults and a model card."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,23 @@ from couplet.learner.checkpoint import latest_checkpoint
 CURVE = "reward.png"
 ORIGINAL_CLASSES = {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"}
 ORIGINAL_TOKENIZER = "tokenization_dream.DreamTokenizer"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Options of `export`."""
+    parser.add_argument("run", help="run folder, e.g. runs/latest, or a policy folder")
+    parser.add_argument("out", help="new folder")
+    text = "type of the weights (default: auto, as they are stored)"
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help=text)
+    parser.add_argument("--shard-gb", type=float, default=5.0, metavar="GB", help="largest weight file (default: 5)")
+    text = "hub repository with Dream's code, which transformers then uses if it is trusted"
+    parser.add_argument("--auto-map", metavar="REPO", help=text)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the folder and say where."""
+    out = export_policy(args.run, args.out, dtype=args.dtype, max_shard_gb=args.shard_gb, auto_map=args.auto_map)
+    print(f"{out}: written and read back without a difference")
 
 
 def export_policy(

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from couplet.commands.adapt import run_adaptation
+from couplet.commands.checks import check_start
 from couplet.commands.display import Display
 from couplet.configs.load import load, to_dict
-from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, require
+from couplet.configs.schema import AdaptConfig, RunConfig
 from couplet.learner.checkpoint import latest_checkpoint
-from couplet.model.hub import find_policy, may_be_policy
-from couplet.reward.functions import chosen
+from couplet.model.hub import find_policy
 
 
 def resolve_start(config: RunConfig, display: Display) -> str:
@@ -32,52 +32,6 @@ def resolve_start(config: RunConfig, display: Display) -> str:
         return find_policy(config.model.path, "model.path")
     recipe = load(AdaptConfig, str(config.model.recipe), [f"seed={config.seed}"])
     return str(cached_start(recipe, display))
-
-
-def check_start(config: RunConfig) -> None:
-    """`ConfigError` or `ValueError` unless exactly one start is named, can exist and has a mask token; trains nothing."""
-    path, recipe = config.model.path, config.model.recipe
-    if (path is None) == (recipe is None):
-        raise ConfigError(
-            f"model.path = {path!r}, model.recipe = {recipe!r}: give exactly one of them, and null for the other"
-        )
-    if recipe is not None:
-        load(AdaptConfig, recipe)
-    elif path is not None and not may_be_policy(path):
-        raise ConfigError(f"model.path = {path!r}: no such model folder (a folder with config.json is expected)")
-    elif path is not None and Path(path).is_dir():
-        from couplet.model.tokens import read_token_names, resolve_token_ids
-
-        fields = json.loads((Path(path) / "config.json").read_text())
-        resolve_token_ids(fields, read_token_names(Path(path)), config.model.end_tokens, f"model.path = {path!r}")
-
-
-def check_settings(config: RunConfig) -> None:
-    """`check_start`, and whatever else of a training run can be seen to fail without reading problems or starting anything.
-
-    Raises:
-        ConfigError, ValueError: the first thing that cannot work.
-    """
-    check_start(config)
-    sampler, rewards = config.sampler, config.reward.functions
-    chance = sampler.temperature > 0 or sampler.order == "origin" or bool(sampler.alg_temp)
-    require(
-        chance, "sampler.temperature", 0.0, "all completions of a prompt would be equal, and nothing could be learned"
-    )
-    chosen(rewards)  # each name known
-    longest, needed = _longest(config), config.problems.max_prompt_tokens + sampler.completion_length
-    if longest is not None:
-        where = "problems.max_prompt_tokens + sampler.completion_length"
-        require(needed <= longest, where, needed, f"the model has positions for {longest} tokens")
-
-
-def _longest(config: RunConfig) -> int | None:
-    """Positions of the start, where they can be known without fetching it."""
-    if config.model.recipe is not None:
-        recipe = load(AdaptConfig, config.model.recipe)
-        return recipe.shape.max_positions if recipe.start is None else None
-    file = Path(str(config.model.path)) / "config.json"
-    return json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
 
 
 def cached_start(recipe: AdaptConfig, display: Display) -> Path:

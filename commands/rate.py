@@ -1,10 +1,12 @@
-"""`launch.py prepare rate`: how often a model solves each problem; a level of difficulty and pass@k follow from it."""
+"""`prepare rate`: how often a model solves each problem; a level of difficulty and pass@k follow from it."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +16,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from couplet.commands import cli
 from couplet.commands.backends import open_evaluator
-from couplet.commands.evaluate import (
+from couplet.commands.display import open_console
+from couplet.commands.subject import (
     judging_facts,
     open_policy,
-    problems_print,
+    problems_fingerprint,
     prompts_of,
-    weights_print,
+    weights_fingerprint,
     with_scoring_limits,
 )
 from couplet.configs.load import read_recipe, resolve
@@ -28,7 +32,7 @@ from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.files import write_json
 from couplet.data.formats.parquet import write_parquet
 from couplet.data.formats.published import ANSWER_PREFIX
-from couplet.data.levels import Level
+from couplet.data.levels import LEVELS, Level
 from couplet.data.prepare import require_parquet
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
@@ -45,6 +49,69 @@ from couplet.training.evaluator import Evaluator
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")
 FENCE_STOPS = ("```",)
 KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Options of `prepare rate`."""
+    parser.add_argument("problems", help=cli.PROBLEMS)
+    cli.add_overrides(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="Parquet file of the chosen level")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--policy", metavar="FOLDER", help="our own policy, on rollout actors")
+    model.add_argument("--endpoint", metavar="URL", help="a running server, e.g. http://127.0.0.1:8000/v1")
+    model.add_argument("--vllm", metavar="MODEL", help="start `vllm serve MODEL` and stop it afterwards")
+    _options_of_served_model(parser)
+    parser.add_argument(
+        "--samples", type=cli.positive, default=8, metavar="N", help="completions per problem (default: 8)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="of the samples (default: 0.8)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
+    parser.add_argument("--level", choices=LEVELS, default="hard", help="which problems to keep (default: hard)")
+    cli.add_subset(parser)
+    cli.add_local(parser)
+
+
+def _options_of_served_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="name at the endpoint (default: its first)")
+    parser.add_argument("--base", action="store_true", help="no chat model: let it continue the problem's code")
+    parser.add_argument("--vllm-python", metavar="PATH", help="interpreter of vLLM's own environment")
+    gpus = "GPUs of the server (default: 1; CPU: 0)"
+    parser.add_argument("--vllm-gpus", type=float, default=1.0, metavar="N", help=gpus)
+    parser.add_argument("--vllm-options", default="", metavar="TEXT", help="further options of vllm serve, in quotes")
+    ready = "seconds until it must be ready (default: 1200)"
+    parser.add_argument("--vllm-timeout", type=float, default=1200.0, metavar="S", help=ready)
+    parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="of a served model (default: 0.95)")
+    answer = "of a served model's answer (default: 1024)"
+    parser.add_argument("--max-tokens", type=cli.positive, default=1024, metavar="N", help=answer)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Rate with a policy or a served model."""
+    served = None
+    if args.policy is None:
+        served = Served(
+            endpoint=args.endpoint,
+            vllm=args.vllm,
+            python=args.vllm_python,
+            gpus=args.vllm_gpus,
+            options=tuple(shlex.split(args.vllm_options)),
+            ready_seconds=args.vllm_timeout,
+            model=args.model,
+            base=args.base,
+        )
+    run_rating(
+        args.problems,
+        args.out,
+        policy=args.policy,
+        served=served,
+        level=args.level,
+        recipe=args.config,
+        sampling=Sampling(args.samples, args.max_tokens, args.temperature, args.top_p, seed=args.seed),
+        overrides=args.overrides,
+        limit=args.limit,
+        local=args.local,
+        console=open_console(),
+    )
 
 
 @dataclass(frozen=True)
@@ -97,7 +164,7 @@ def run_rating(
         policy: folder of our own policy; else `served` names the model.
         sampling: completions per problem and how they are drawn; a policy takes its own decoder at that temperature.
         level: `all`, `easy`, `medium` or `hard`, by percentiles over the rated problems.
-        recipe, overrides, limit, local: as `commands.evaluate.run_evaluation`.
+        recipe, overrides, limit, local: as in `commands.subject.Subject`.
 
     Raises:
         ConfigError, ValueError: something the user must mend, named.
@@ -117,7 +184,7 @@ def run_rating(
         found = load_problems(problems, seed=config.problems.seed, limit=limit)
         served = with_model(served)
         facts = {"model": served.model, "base": served.base}
-    facts |= {"problems": problems, "problem_print": problems_print(found), "sampling": str(sampling)}
+    facts |= {"problems": problems, "problem_print": problems_fingerprint(found), "sampling": str(sampling)}
     facts |= judging_facts(config)
     check_run(_run_file(out), facts, [_ratings_file(out)])
     with open_evaluator(config, local=local) as evaluator:
@@ -151,7 +218,7 @@ def policy_facts(folder: Path, prompts: PromptSet, config: RunConfig, sampling: 
         digest.update(len(tokens).to_bytes(8, "little") + tokens.tobytes())
     return {
         "policy": str(folder),
-        "weights": weights_print(folder),
+        "weights": weights_fingerprint(folder),
         "model": {"dtype": config.model.dtype, "end_tokens": config.model.end_tokens},
         "prompt_print": digest.hexdigest(),
         "sampler": dataclasses.asdict(rating_sampler(config, sampling)),

@@ -1,18 +1,38 @@
-"""`launch.py score`: judge a file of samples with a progress bar, then say what came out."""
+"""`score`: judge a file of samples with a progress bar, then report."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.commands import cli
+from couplet.commands.display import open_console
+from couplet.configs.load import resolve, to_dict
+from couplet.configs.schema import RewardConfig, RunConfig, SandboxConfig
 from couplet.evaluation.pass_at_k import estimate
-from couplet.evaluation.score_file import FileScore, score_file
+from couplet.evaluation.score_file import SCORING, FileScore, score_file
 
 KS = (1, 2, 5, 10, 20, 50, 100)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Options of `score`."""
+    parser.epilog = "Keys that count here: reward.* and sandbox.* of docs/configuration.md."
+    parser.add_argument("problems", help=cli.PROBLEMS)
+    parser.add_argument("samples", help='JSON lines {"task_id", "completion"} or {"task_id", "solution"}')
+    cli.add_overrides(parser, "limits, e.g. sandbox.cpu_seconds=5")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="verdicts, JSON lines (default: beside the samples)")
+    parser.add_argument("--workers", type=cli.positive, default=1, metavar="N", help="sandboxes at a time (default: 1)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge the file and report."""
+    config = resolve(RunConfig, {"sandbox": to_dict(SCORING)}, args.overrides)
+    run_score(args.problems, args.samples, args.out, args.workers, config.reward, config.sandbox, open_console())
 
 
 def run_score(

@@ -1,121 +1,20 @@
-"""`launch.py status` and `scale`: a second process looks at a running job and changes its number of workers."""
+"""`status`: workers, groups and rates of a running job."""
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Sequence
-from typing import Any
+import argparse
 
-import ray
-from rich.console import Console
-from rich.table import Table
-
-from couplet.actors.ray_init import NoCluster, attach
-from couplet.actors.remote import DIED, fetch
-from couplet.actors.replay_state import ROLES
-from couplet.actors.worker_pool import NAMESPACE, replay_name
-from couplet.configs.schema import ConfigError, RayConfig
-
-CALL_SECONDS = 30.0
-SCALE_SECONDS = 120.0  # a new worker has to start a process and probe its sandbox
-TELL_SECONDS = 10.0  # between two words to a user who waits
+from couplet.commands import cli
 
 
-def show_status(run: str | None, address: str | None, *, as_json: bool = False) -> None:
-    """Print workers, ledger states and rates of a running job."""
-    status = _call(_find(run, address), "status")
-    if as_json:
-        print(json.dumps(status))
-        return
-    console = Console()
-    console.print(f"run {status['run']}: learner step {status['step']} of {status['steps']}")
-    workers = Table(title="workers", title_justify="left")
-    for name in ("role", "index", "pid", "node", "calls", "lost", "tier"):
-        workers.add_column(name)
-    for role in ROLES:
-        for w in status["workers"][role]:
-            workers.add_row(
-                role, *(str(w[k])[:12] for k in ("index", "pid", "node", "calls", "lost")), _tier(w, status)
-            )
-    console.print(workers)
-    console.print("groups: " + ", ".join(f"{count} {name}" for name, count in status["ledger"].items()))
-    rates = status["rates"]
-    console.print(f"{rates['groups_per_second']:.2f} groups/s, {rates['tokens_per_second']:.0f} tokens/s")
+def options(parser: argparse.ArgumentParser) -> None:
+    """Options of `status`."""
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    cli.add_job(parser)
 
 
-def scale_workers(targets: Sequence[str], run: str | None, address: str | None) -> None:
-    """Change the number of reward or rollout actors of a running job and wait until it is so.
+def run(args: argparse.Namespace) -> None:
+    """Print what the job's replay queue reports."""
+    from couplet.commands.job import show_status
 
-    Raises:
-        ConfigError: a target that is not `reward=N` or `rollout=N` with N of at least 1, no such run, or no room for
-            so many; then the numbers are as before.
-    """
-    wanted = dict(_target(text) for text in targets)
-    queue = _find(run, address)
-    before = _call(queue, "roster")["targets"]
-    _call(queue, "set_targets", wanted)
-    started = told = time.monotonic()
-    deadline = started + SCALE_SECONDS
-    try:
-        while (serving := _serving(queue)) != serving | wanted:
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                print(
-                    f"waiting for {' '.join(targets)}; in service after {told - started:.0f} s: {serving}", flush=True
-                )
-            if time.monotonic() > deadline:
-                free = ray.available_resources().get("CPU", 0)
-                raise ConfigError(
-                    f"scale {' '.join(targets)}: after {SCALE_SECONDS:.0f} s there are {serving}, and the old numbers "
-                    f"are wanted again; the cluster has {free:g} CPU free: add nodes, or lower reward.cpus / rollout.cpus"
-                )
-            time.sleep(0.5)
-    except BaseException:
-        _call(queue, "set_targets", {role: before[role] for role in wanted})
-        raise
-    print(", ".join(f"{role}: {count} in service" for role, count in serving.items()))
-
-
-def _tier(worker: dict[str, Any], status: dict[str, Any]) -> str:
-    """The sandbox tier of a worker that has one, and whether it may judge."""
-    tier: str = worker.get("tier", "")
-    return f"{tier} (refused)" if tier and status["tiers"] and tier not in status["tiers"] else tier
-
-
-def _serving(queue: Any) -> dict[str, int]:
-    """Workers that are given work, by role."""
-    return {role: len(indices) for role, indices in _call(queue, "roster")["serving"].items()}
-
-
-def _target(text: str) -> tuple[str, int]:
-    role, _, count = text.partition("=")
-    if role not in ROLES or not count.isdigit() or int(count) < 1:
-        raise ConfigError(f"scale {text!r}: write reward=N or rollout=N with N of at least 1")
-    return role, int(count)
-
-
-def _find(run: str | None, address: str | None) -> Any:
-    try:
-        attach(RayConfig(address=address), local=False)
-    except NoCluster as error:
-        if address is None and not os.environ.get("RAY_ADDRESS"):
-            raise ConfigError("no job is running on this machine; --address HOST:PORT names another cluster") from error
-        raise
-    prefix = replay_name("")
-    names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
-    runs = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
-    if not runs or (run is not None and run not in runs):
-        running = f"; running: {', '.join(runs)}" if runs else ""
-        raise ConfigError(f"no running job{'' if run is None else f' named {run!r}'} on this cluster{running}")
-    if run is None and len(runs) > 1:
-        raise ConfigError(f"several jobs are running ({', '.join(runs)}): name one with --run")
-    return ray.get_actor(replay_name(run or runs[0]), namespace=NAMESPACE)
-
-
-def _call(queue: Any, method: str, *arguments: Any) -> Any:
-    try:
-        return fetch(getattr(queue, method).remote(*arguments), f"the job's replay queue: {method}", CALL_SECONDS)
-    except DIED as error:
-        raise ConfigError("the job has just ended, or its replay queue is being restarted: ask again") from error
+    show_status(args.run, args.address, as_json=args.json)

@@ -1,7 +1,8 @@
-"""`launch.py train`: the start, the cluster, evaluation before and after, the loop, and what is left behind."""
+"""`train`: the start, the cluster, evaluation before and after, the loop, and what is left behind."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Mapping
@@ -9,14 +10,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from couplet.commands import cli
 from couplet.commands.backends import open_cluster
+from couplet.commands.checks import check_settings
 from couplet.commands.display import Display, percent, step_note
-from couplet.commands.initial_policy import check_settings, resolve_start
-from couplet.configs.load import to_dict
+from couplet.commands.initial_policy import resolve_start
+from couplet.configs.load import load, to_dict
 from couplet.configs.schema import RunConfig, require
 from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet
-from couplet.evaluation.figures import reward_curve
 from couplet.evaluation.suite import run_suite
 from couplet.training.cluster import Batch, Cluster
 from couplet.training.factory import load_prompts
@@ -24,6 +26,32 @@ from couplet.training.loop import train
 from couplet.training.run_folder import RunFolder
 from couplet.training.step_metrics import STAGES, overlap
 from couplet.training.trackers import open_tracker
+
+DEFAULT_RECIPE = "tiny.yaml"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Options of `train`."""
+    parser.epilog = "Every key, with type and default: docs/configuration.md; `--dry-run` checks them."
+    parser.add_argument("config", nargs="?", default=DEFAULT_RECIPE, help="recipe (default: configs/tiny.yaml)")
+    cli.add_overrides(parser, "e.g. seed=1 sampler.temperature=1.2")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of this run")
+    parser.add_argument("--dry-run", action="store_true", help="validate, estimate memory and cost, start nothing")
+    cli.add_local(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, or estimate what training would cost."""
+    recipe, overrides = args.config, args.overrides
+    if "=" in recipe:  # the recipe is left out, this is the first setting
+        recipe, overrides = DEFAULT_RECIPE, [recipe, *overrides]
+    config = load(RunConfig, recipe, overrides)
+    if args.dry_run:
+        from couplet.commands.dry_run import describe
+
+        print(describe(config))
+    else:
+        run_training(config, resume=args.resume, local=args.local)
 
 
 def run_training(config: RunConfig, *, resume: bool = False, local: bool = False) -> dict[str, Any]:
@@ -186,6 +214,8 @@ def _overlap(folder: RunFolder) -> dict[str, Any]:
 
 
 def _report(display: Display, folder: RunFolder, config: RunConfig, summary: dict[str, Any]) -> None:
+    from couplet.evaluation.figures import reward_curve
+
     reward_curve(folder.metrics(), folder.root / "reward.png", title=f"{folder.root.name}: reward per learner step")
     samples = config.evaluation.samples
     rows = [

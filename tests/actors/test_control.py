@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from couplet.actors.ray_init import NoCluster
-from couplet.commands import status as control
+from couplet.commands import job as control
 from couplet.configs.schema import ConfigError
 from tests.actors.runs import assert_identity, assert_trained_once, wait_for
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAUSE = 0.3  # seconds between two steps, in which the other process gets a core
 LAUNCH = """
 import functools, sys, launch
-from couplet.actors import control
+from couplet.commands import job as control
 control.CALL_SECONDS = control.SCALE_SECONDS = 600.0
 control.RayConfig = functools.partial(control.RayConfig, connect_timeout=300.0)
 sys.exit(launch.main())

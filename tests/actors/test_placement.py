@@ -13,7 +13,7 @@ from ray.exceptions import OutOfMemoryError
 
 from couplet.actors import ray_init as connect
 from couplet.actors.learner_group import LearnerGroup
-from couplet.commands import status as control
+from couplet.commands import job as control
 from couplet.commands.backends import open_evaluator
 from couplet.configs.schema import ConfigError
 from couplet.learner.checkpoint import latest_checkpoint

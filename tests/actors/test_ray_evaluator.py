@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from couplet.commands.backends import open_evaluator
-from couplet.commands.evaluate import open_policy, prompts_of
+from couplet.commands.subject import open_policy, prompts_of
 from couplet.configs.schema import ConfigError
 from couplet.data.verdict import Outcome
 

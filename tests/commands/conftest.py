@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import launch
+from couplet.commands import main
 from couplet.configs.schema import ShapeConfig
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, train_tokenizer
 
@@ -88,7 +88,7 @@ def command(capsys):
 
     def run(*words: object) -> tuple[int, str, str]:
         try:
-            code = launch.main([str(word) for word in words])
+            code = main([str(word) for word in words])
         except SystemExit as stop:  # argparse
             code = int(stop.code or 0)
         found = capsys.readouterr()

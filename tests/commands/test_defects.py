@@ -128,7 +128,7 @@ def test_a_pipe_that_breaks_elsewhere_is_no_reader_gone(output):
     """To a worker, say: standard output is still read."""
     script = (
         "import errno, sys, launch\n"
-        "from couplet.actors import train\n"
+        "from couplet.commands import train\n"
         "def broken(config, **options):\n"
         "    raise BrokenPipeError(errno.EPIPE, 'Broken pipe')\n"
         "train.run_training = broken\n"

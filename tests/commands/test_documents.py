@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import launch
-from couplet.commands.cli import parse
+from couplet.commands.cli import COMMANDS, parse
 from couplet.configs.load import load
 from couplet.configs.schema import AdaptConfig, RunConfig
 from couplet.studies import ablations, path
@@ -18,7 +17,6 @@ from couplet.studies import variance as variance_study
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-CALLS = {call.__name__: call for call in launch.CALLS}
 STUDIES = {
     "couplet.studies.ablations": ablations,
     "couplet.studies.path": path,
@@ -46,7 +44,7 @@ def test_a_command_can_be_typed(page, words):
         if words[1] in STUDIES:
             STUDIES[words[1]].parser().parse_intermixed_args(words[2:])
         return
-    args = parse(words[1:], CALLS, "")
+    args = parse(words[1:])
     kind = {"train": RunConfig, "adapt": AdaptConfig}.get(args.command)
     recipe = getattr(args, "config", None)
     if kind is not None and recipe not in EXAMPLES:
@@ -57,7 +55,7 @@ def test_a_command_can_be_typed(page, words):
 
 def test_there_are_commands_of_every_kind():
     found = {words[1] for _, words in commands() if words[0] == "launch.py"}
-    assert found >= set(CALLS)
+    assert found >= set(COMMANDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from couplet.commands.backends import open_evaluator
-from couplet.commands.evaluate import open_policy, prompts_of, results_folder, set_name, weights_print
+from couplet.commands.subject import open_policy, prompts_of, results_folder, set_name, weights_fingerprint
 from couplet.data.prompts import PromptSet, evaluation_requests
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_results_of_other_weights_are_never_mixed_in(run_folder, problem_file, t
     folder = tmp_path / "run" / "policy"
     policy = DiffusionPolicy.from_pretrained(run_folder / "policy")
     policy.save_pretrained(folder)
-    assert weights_print(folder) == weights_print(run_folder / "policy")
+    assert weights_fingerprint(folder) == weights_fingerprint(run_folder / "policy")
     assert command("evaluate", folder, problem_file, *words, "sampler.steps=2", "sampler.completion_length=4")[0] == 0
     policy.model.norm.weight.data[0] += 1e-3
     policy.save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from benchmarks import kernel
 from couplet import PACKAGES
 from couplet.commands import train
+from couplet.commands.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
@@ -56,7 +58,7 @@ def test_a_table_of_a_folder_that_is_no_finished_run(tmp_path):
 
 
 def test_an_interpreter_without_the_packages_is_told_so():
-    command = [sys.executable, "-S", "-E", "launch.py", "--help"]
+    command = [sys.executable, "-S", "-E", "launch.py", "train"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert (
@@ -77,8 +79,7 @@ def test_a_set_shows_only_the_options_it_takes(command):
 
 def test_every_option_has_a_help_text():
     import argparse
-
-    from couplet.commands.cli import OPTIONS
+    import importlib
 
     def without(parser):
         for action in parser._actions:
@@ -88,10 +89,28 @@ def test_every_option_has_a_help_text():
             elif not action.help:
                 yield action.dest
 
-    for name, fill in OPTIONS.items():
+    for name in COMMANDS:
         parser = argparse.ArgumentParser()
-        fill(parser)
+        importlib.import_module(f"couplet.commands.{name}").options(parser)
         assert list(without(parser)) == [], name
+
+
+def cpu_seconds_of_help(words):
+    """User and system seconds of one `launch.py WORDS --help`."""
+    child = os.posix_spawn(
+        sys.executable,
+        [sys.executable, str(ROOT / "launch.py"), *words, "--help"],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+    )
+    _, status, usage = os.wait4(child, 0)
+    assert status == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS), ("prepare", "rate"), ("prepare", "mbpp")])
+def test_help_is_quick(words):
+    assert min(cpu_seconds_of_help(words) for _ in range(3)) < 0.5
 
 
 def test_the_program_has_the_name_it_was_started_by(command, monkeypatch):

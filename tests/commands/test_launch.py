@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import launch
+from couplet.commands import cli, main
 from couplet.commands import train as trainer
 from couplet.data.formats.parquet import read_parquet
 
@@ -26,7 +26,7 @@ def asked(monkeypatch):
 
 
 def test_without_a_command_the_tiny_recipe_is_trained(asked):
-    assert launch.main([]) == 0
+    assert main([]) == 0
     assert asked[0][0].name == "tiny" and asked[0][1] == {"resume": False, "local": False}
 
 
@@ -39,7 +39,7 @@ def test_without_a_command_the_tiny_recipe_is_trained(asked):
     ],
 )
 def test_settings_may_stand_anywhere(asked, words):
-    assert launch.main(words) == 0
+    assert main(words) == 0
     config, options = asked[0]
     assert (config.name, config.seed, config.steps, options["local"]) == ("tiny", 3, 7, True)
 
@@ -47,10 +47,10 @@ def test_settings_may_stand_anywhere(asked, words):
 def test_help_names_every_command_and_every_command_has_help(command):
     code, printed, _ = command("--help")
     assert code == 0
-    for call in launch.CALLS:
-        assert re.search(rf"^    {call.__name__} ", printed, re.M)
-        code, own, _ = command(call.__name__, "--help")
-        assert code == 0 and own.startswith(f"usage: launch.py {call.__name__}")
+    for name in cli.COMMANDS:
+        assert re.search(rf"^    {name} ", printed, re.M)
+        code, own, _ = command(name, "--help")
+        assert code == 0 and own.startswith(f"usage: launch.py {name}")
     assert command("prepare", "rate", "--help")[0] == 0
 
 
@@ -58,7 +58,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
     """`launch.py train --dry-run | head -1`"""
     script = (
         "import sys, launch\n"
-        "from couplet.actors import dry_run\n"
+        "from couplet.commands import dry_run\n"
         "dry_run.describe = lambda config: 'a line\\n' * 100000\n"
         "sys.exit(launch.main(['train', 'configs/tiny.yaml', '--dry-run']))"
     )
@@ -68,7 +68,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
     assert child.stdout is not None and child.stderr is not None
     assert child.stdout.readline() == "a line\n"
     child.stdout.close()
-    assert child.stderr.read() == "" and child.wait() == launch.BROKEN_PIPE
+    assert child.stderr.read() == "" and child.wait() == cli.BROKEN_PIPE
     child.stderr.close()
 
 

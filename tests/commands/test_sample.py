@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from couplet.commands.sample import LiveView, run_sample, sampler_of
+from couplet.commands.session import LiveView, run_sample, sampler_of
 from couplet.configs.schema import ConfigError, SamplerConfig, ShapeConfig
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, Tokenizer, train_tokenizer
 from couplet.model.policy import DiffusionPolicy

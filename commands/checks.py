@@ -1,0 +1,57 @@
+"""What of a training run can be seen to fail before anything is read or started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from couplet.configs.load import load
+from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, require
+from couplet.model.hub import may_be_policy
+from couplet.reward.functions import chosen
+
+
+def check_start(config: RunConfig) -> None:
+    """`ConfigError` or `ValueError` unless exactly one start is named, can exist and has a mask token; trains nothing."""
+    path, recipe = config.model.path, config.model.recipe
+    if (path is None) == (recipe is None):
+        raise ConfigError(
+            f"model.path = {path!r}, model.recipe = {recipe!r}: give exactly one of them, and null for the other"
+        )
+    if recipe is not None:
+        load(AdaptConfig, recipe)
+    elif path is not None and not may_be_policy(path):
+        raise ConfigError(f"model.path = {path!r}: no such model folder (a folder with config.json is expected)")
+    elif path is not None and Path(path).is_dir():
+        from couplet.model.tokens import read_token_names, resolve_token_ids
+
+        fields = json.loads((Path(path) / "config.json").read_text())
+        resolve_token_ids(fields, read_token_names(Path(path)), config.model.end_tokens, f"model.path = {path!r}")
+
+
+def check_settings(config: RunConfig) -> None:
+    """`check_start`, and whatever else of a training run can be seen to fail without reading problems or starting anything.
+
+    Raises:
+        ConfigError, ValueError: the first thing that cannot work.
+    """
+    check_start(config)
+    sampler, rewards = config.sampler, config.reward.functions
+    chance = sampler.temperature > 0 or sampler.order == "origin" or bool(sampler.alg_temp)
+    require(
+        chance, "sampler.temperature", 0.0, "all completions of a prompt would be equal, and nothing could be learned"
+    )
+    chosen(rewards)  # each name known
+    longest, needed = _longest(config), config.problems.max_prompt_tokens + sampler.completion_length
+    if longest is not None:
+        where = "problems.max_prompt_tokens + sampler.completion_length"
+        require(needed <= longest, where, needed, f"the model has positions for {longest} tokens")
+
+
+def _longest(config: RunConfig) -> int | None:
+    """Positions of the start, where they can be known without fetching it."""
+    if config.model.recipe is not None:
+        recipe = load(AdaptConfig, config.model.recipe)
+        return recipe.shape.max_positions if recipe.start is None else None
+    file = Path(str(config.model.path)) / "config.json"
+    return json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None

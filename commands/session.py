@@ -1,0 +1,190 @@
+"""Prompts typed in a terminal, and the answers as they are denoised: the driver of `sample`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.text import Text
+
+from couplet.configs.load import from_dict
+from couplet.configs.schema import SamplerConfig
+from couplet.data.answers import ANY_FENCE
+from couplet.data.files import writing
+from couplet.data.problem import Problem
+from couplet.data.seeds import derive_seed
+from couplet.data.tokenizer import Tokenizer, completion_text, load_tokenizer
+from couplet.data.trajectory import answer_length
+from couplet.evaluation.policy_settings import settings_tree
+from couplet.model.device import check_device
+from couplet.model.policy import DiffusionPolicy
+from couplet.report.trace import MASKED, Trace, step_colour, write_gif, write_svg
+from couplet.reward.code_format import program_of_sample
+from couplet.rollout.sampler import Completion, sample
+
+FRAME_SECONDS = 0.04  # between two frames in a terminal, so that a small model can be followed
+QUIT = ("exit", "quit", ":q")
+
+
+def run_sample(
+    folder: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    once: str | None = None,
+    seed: int = 0,
+    gif: Path | None = None,
+    svg: Path | None = None,
+    device: str = "cpu",
+    console: Console | None = None,
+    read: Callable[[str], str] = input,
+) -> None:
+    """Answer one prompt, or prompts typed until an empty line.
+
+    Args:
+        folder: a policy's Hugging Face folder with its tokenizer.
+        changes: fields of `SamplerConfig` to set; None values are left alone. The rest is `sampler_of(folder)`.
+        once: answer this and return. Where the output is no terminal, only the answer's text is printed.
+        seed: of the samples; each prompt of a session gets its own.
+        gif, svg: where to write the trace of the last prompt as an animation.
+        device: where the policy runs.
+        console: where to show; default the terminal.
+        read: asks for a prompt.
+
+    Raises:
+        ValueError: a folder that is no policy, or a prompt (`once`) the sampler refuses.
+        ConfigError: a device or sampler options that cannot work, or a file that cannot be written.
+    """
+    console = console or Console()
+    check_device(device, "--device", device, "use --device cpu, or cuda where torch sees a GPU")
+    policy = DiffusionPolicy.from_pretrained(folder, device=device).eval()
+    tokenizer = load_tokenizer(folder)
+    config = sampler_of(Path(folder), changes or {})
+    if once is not None:
+        _export(show_answer(policy, tokenizer, once, config, seed, console), gif, svg, console)
+        return
+    console.print(
+        f"[bold]{folder}[/bold]: {config.order} order, {config.steps} steps, canvas of {config.completion_length} tokens, "
+        f"T = {config.temperature:g}. An empty line ends.",
+        highlight=False,
+    )
+    number = 0
+    while (question := _ask(read)) is not None:
+        try:
+            trace = show_answer(policy, tokenizer, question, config, derive_seed(seed, "sample", number), console)
+        except ValueError as error:
+            console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            continue
+        _export(trace, gif, svg, console)
+        number += 1
+
+
+def sampler_of(folder: Path, changes: Mapping[str, Any]) -> SamplerConfig:
+    """How to decode with the policy in `folder`, by its own settings (`evaluation.policy_settings`); then `changes`.
+
+    Where only the canvas is changed, the steps follow it in proportion.
+    """
+    base = from_dict(SamplerConfig, settings_tree(folder).get("sampler") or {}, "sampler")
+    chosen = {name: value for name, value in changes.items() if value is not None}
+    if "completion_length" in chosen and "steps" not in chosen:
+        chosen["steps"] = max(1, base.steps * chosen["completion_length"] // base.completion_length)
+    return from_dict(SamplerConfig, dataclasses.asdict(base) | chosen, "sampler")
+
+
+def show_answer(
+    policy: DiffusionPolicy, tokenizer: Tokenizer, question: str, config: SamplerConfig, seed: int, console: Console
+) -> Trace:
+    """Decode an answer, live in a terminal, and print it; the code of a fenced answer is highlighted."""
+    prompt = tokenizer.chat_prompt(question)
+    started = time.perf_counter()
+    if console.is_terminal:
+        view = LiveView(policy, tokenizer, config)
+        with Live(console=console, refresh_per_second=30, transient=True) as live:
+
+            def frame(step: int, rows: Sequence[int], tokens_1C: np.ndarray) -> None:
+                live.update(view.frame(step, tokens_1C[0]), refresh=True)
+                time.sleep(FRAME_SECONDS)
+
+            (completion,) = sample(policy, [prompt], config, [seed], trace=frame)
+        console.print(view.frame(config.steps - 1, completion.tokens))
+    else:
+        (completion,) = sample(policy, [prompt], config, [seed])
+    text = completion_text(tokenizer, completion.tokens.tolist(), policy.token_ids.end)
+    _print_answer(text, console)
+    if console.is_terminal:
+        seconds = time.perf_counter() - started
+        console.print(f"{len(completion.tokens)} tokens, {config.steps} steps, {seconds:.1f} s", style="dim")
+    return trace_of(policy, tokenizer, question, completion, config.steps)
+
+
+class LiveView:
+    """The canvas while it is denoised: each token keeps the colour of the step that revealed it."""
+
+    def __init__(self, policy: DiffusionPolicy, tokenizer: Tokenizer, config: SamplerConfig) -> None:
+        self.ids = policy.token_ids
+        self.tokenizer = tokenizer
+        self.steps = config.steps
+        self.step_C = np.full(config.completion_length, -1)
+
+    def frame(self, step: int, tokens_C: np.ndarray) -> Panel:
+        """The canvas after `step`; `tokens_C` holds MASK where nothing is revealed yet."""
+        revealed_C = np.asarray(tokens_C) != self.ids.mask
+        self.step_C[revealed_C & (self.step_C < 0)] = step
+        body = Text()
+        for token, own in zip(tokens_C.tolist(), self.step_C.tolist()):
+            if own < 0:
+                body.append(MASKED, style="dim")
+            else:
+                body.append(self._piece(token), style=step_colour(own, self.steps))
+        title = f"step {step + 1} of {self.steps}, {int(revealed_C.sum())} of {len(tokens_C)} tokens"
+        return Panel(body, title=title, title_align="left", border_style="dim")
+
+    def _piece(self, token: int) -> str:
+        if token in self.ids.end:
+            return "■"
+        if token in (self.ids.filler, self.ids.pad):
+            return "·"
+        return self.tokenizer.decode([token], skip_special=False)
+
+
+def trace_of(policy: DiffusionPolicy, tokenizer: Tokenizer, question: str, completion: Completion, steps: int) -> Trace:
+    """The trace of a completion, cut behind its first end token."""
+    end = policy.token_ids.end
+    length = answer_length(completion.tokens, end)
+    tokens = completion.tokens[:length].tolist()
+    pieces = tuple("■" if token in end else tokenizer.decode([token], skip_special=False) for token in tokens)
+    return Trace(question, pieces, tuple(completion.reveal_step[:length].tolist()), steps)
+
+
+def _print_answer(text: str, console: Console) -> None:
+    if not console.is_terminal:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    elif ANY_FENCE.search(text):
+        code = program_of_sample(text, Problem("sample", ""))
+        console.print(Syntax(code.rstrip(), "python", background_color="default", word_wrap=True))
+    else:
+        console.print(text, markup=False)
+
+
+def _ask(read: Callable[[str], str]) -> str | None:
+    try:
+        question = read("\nprompt> ").strip()
+    except EOFError:
+        return None
+    return question if question and question not in QUIT else None
+
+
+def _export(trace: Trace, gif: Path | None, svg: Path | None, console: Console) -> None:
+    for path, write in ((gif, write_gif), (svg, write_svg)):
+        if path is not None:
+            with writing(path):
+                write(trace, path)
+            if console.is_terminal:
+                console.print(f"trace written to {path}", style="dim", highlight=False)
