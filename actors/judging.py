@@ -16,8 +16,8 @@ from couplet.actors.replay_state import IDLE_SECONDS, Hub, Worker
 from couplet.data.trajectory import is_zero_signal
 from couplet.data.verdict import Verdict
 from couplet.replay.record import State
-from couplet.training.evaluator import faulty
-from couplet.training.step_metrics import workers_died
+from couplet.reward.fault_limit import workers_died
+from couplet.reward.judgement import Judgement
 
 
 @dataclass
@@ -28,8 +28,7 @@ class Job:
     attempt: int
     group: Any  # reference to the PromptGroup
     generated: float
-    verdicts: list[Verdict] | None = None
-    tries: int = 0
+    judgement: Judgement[int]  # of the group with this number
     avoid: int | None = None  # reward worker that failed it last
 
 
@@ -43,7 +42,9 @@ class Judging:
 
     def add(self, number: int, attempt: int, group: Any) -> None:
         """A group has been generated."""
-        self.jobs.append(Job(number, attempt, group, time.monotonic()))
+        config = self.hub.config
+        judgement = Judgement(number, config.replay.completions, config.reward.retries)
+        self.jobs.append(Job(number, attempt, group, time.monotonic(), judgement))
 
     async def serve(self, worker: Worker) -> None:
         """Keep one reward actor busy until it leaves."""
@@ -96,24 +97,20 @@ class Judging:
         return [w for w in active if not self.hub.tiers or w.info["tier"] in self.hub.tiers] or active
 
     async def _judge(self, worker: Worker, job: Job) -> None:
-        which = None if job.verdicts is None else faulty(job.verdicts)
         self.hub.ledger.scoring(job.number, job.attempt, time.monotonic())
         worker.calls += 1
-        call = worker.handle.score.remote(self.hub.book.problem(job.number), job.group, which, self.hub.tiers)
+        problem, pending = self.hub.book.problem(job.number), tuple(job.judgement.pending)
+        call = worker.handle.score.remote(problem, job.group, pending, self.hub.tiers)
         verdicts, seconds, info = await asyncio.wait_for(call, self.hub.config.reward.timeout)
         self.hub.answered(worker, info)
         self.hub.progress += 1
         self.hub.telemetry.judged(verdicts, seconds, time.monotonic())
-        if job.verdicts is None or which is None:
-            job.verdicts = list(verdicts)
+        job.judgement.record(verdicts)
+        if job.judgement.pending:
+            job.avoid = worker.index
+            self.hub.spawn(self._later(job, job.judgement.pause))
         else:
-            for place, verdict in zip(which, verdicts, strict=True):
-                job.verdicts[place] = verdict
-        if faulty(job.verdicts) and job.tries < self.hub.config.reward.retries:
-            job.tries, job.avoid = job.tries + 1, worker.index
-            self.hub.spawn(self._later(job, 0.1 * 2**job.tries))
-        else:
-            self._settle(job)
+            self._settle(job, job.judgement.verdicts)
 
     async def _later(self, job: Job, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -122,19 +119,17 @@ class Judging:
 
     def _try_again(self, job: Job, worker: Worker) -> None:
         """Judge again on another worker; a group that keeps killing its worker is quarantined, not scored 0."""
-        job.tries, job.avoid = job.tries + 1, worker.index
-        if job.tries <= self.hub.config.reward.retries:
+        job.avoid = worker.index
+        if job.judgement.fail():
             self.jobs.appendleft(job)
-            return
-        job.verdicts = workers_died("reward", self.hub.config.replay.completions)
-        self._settle(job)
+        else:
+            self._settle(job, workers_died("reward", self.hub.config.replay.completions))
 
-    def _settle(self, job: Job) -> None:
-        assert job.verdicts is not None
+    def _settle(self, job: Job, verdicts: Sequence[Verdict]) -> None:
         now = time.monotonic()
-        self.hub.guard(job.verdicts)
-        valid, silent = sum(v.outcome.is_verdict for v in job.verdicts), is_zero_signal(job.verdicts)
+        self.hub.guard(verdicts)
+        valid, silent = sum(v.outcome.is_verdict for v in verdicts), is_zero_signal(verdicts)
         state = self.hub.ledger.ready(job.number, job.attempt, now, valid=valid, zero_signal=silent)
         if state is State.READY:
-            self.ready[job.number] = (job.group, tuple(job.verdicts))
+            self.ready[job.number] = (job.group, tuple(verdicts))
             self.hub.telemetry.ready(now - job.generated)

@@ -26,10 +26,11 @@ from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.replay.record import Record
+from couplet.reward.fault_limit import FaultShareLimit
 from couplet.reward.tiers import accepted
 from couplet.training.cluster import Batch
 from couplet.training.factory import OrderBook, for_rollouts, load_prompts
-from couplet.training.step_metrics import FaultGuard, StageTimes, batch_metrics
+from couplet.training.step_metrics import StageTimes, batch_metrics
 
 TICK = 1.0  # seconds between two looks at the roster while the driver waits
 NAME_SECONDS = 30.0  # the actors of a driver that was killed end within this time
@@ -59,7 +60,7 @@ class RayCluster:
         self.memory = Memory(Record(), targets=targets)
         self.holder: tuple[int, list[Any]] | None = None
         self.times = StageTimes()
-        self.faults = FaultGuard(config.reward.max_fault_share)  # of evaluations; the queue guards training
+        self.faults = FaultShareLimit(config.reward.max_fault_share)  # of evaluations; the queue guards training
         self.tiers: set[str] = set()
         self.replay: Any = None
         self._reconciled = float("inf")  # nothing is looked after before everything stands

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet, evaluation_requests
 from couplet.data.trajectory import ScoredGroup
-from couplet.data.verdict import Outcome, Verdict
+from couplet.data.verdict import Verdict
+from couplet.reward.fault_limit import FaultShareLimit, workers_died
+from couplet.reward.judgement import Judgement, judge_in_rounds
 from couplet.reward.tiers import accepted
 from couplet.training.evaluator import Progress
 from couplet.training.factory import chunked
-from couplet.training.step_metrics import FaultGuard, workers_died
 
 OWN_WEIGHTS = (0, [None])  # version 0 is what a rollout actor has loaded from its folder
 
@@ -33,7 +33,7 @@ class RayEvaluator:
         self.config = config
         self.connection = connect(config)
         self.pool = WorkerPool(config, "")
-        self.faults = FaultGuard(config.reward.max_fault_share)
+        self.faults = FaultShareLimit(config.reward.max_fault_share)
         try:
             self._need(rollout=0)
         except BaseException:
@@ -62,27 +62,20 @@ class RayEvaluator:
     def judge(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
     ) -> list[list[Verdict]]:
-        """All reward actors at once; what an infrastructure fault took is judged again."""
-        found: list[dict[int, Verdict]] = [{} for _ in problems]
-        for attempt in range(self.config.reward.retries + 1):
-            lost = [
-                (i, [g for g in range(len(some)) if g not in found[i] or found[i][g].outcome is Outcome.INFRA_ERROR])
-                for i, some in enumerate(texts)
-            ]
-            jobs = [(i, which) for i, which in lost if which]
-            if jobs and attempt:
-                time.sleep(0.1 * 2 ** (attempt - 1))
+        """On all reward actors at once."""
 
-            def submit(actor: ActorHandle, job: tuple[int, list[int]]) -> ObjectRef:
-                i, which = job
-                return actor.judge.remote(problems[i], [texts[i][g] for g in which], programs, self.pool.tiers)
+        def submit(actor: ActorHandle, job: Judgement[int]) -> ObjectRef:
+            chosen = [texts[job.subject][g] for g in job.pending]
+            return actor.judge.remote(problems[job.subject], chosen, programs, self.pool.tiers)
 
-            for (i, which), verdicts in self.pool.spread("reward", jobs, submit, poisoned=_poisoned):
-                found[i].update(zip(which, verdicts, strict=True))
-        judged = [[verdicts[g] for g in sorted(verdicts)] for verdicts in found]
-        for verdicts in judged:
+        def judge(jobs: Iterable[Judgement[int]]) -> Iterator[tuple[Judgement[int], list[Verdict]]]:
+            return self.pool.spread("reward", jobs, submit, lambda job: workers_died("reward", len(job.pending)))
+
+        work = [Judgement(i, len(some), self.config.reward.retries) for i, some in enumerate(texts)]
+        judged = {job.subject: job.verdicts for job in judge_in_rounds(work, judge)}
+        for verdicts in judged.values():
             self.faults.count(verdicts)
-        return judged
+        return [judged[i] for i in range(len(problems))]
 
     @property
     def tier(self) -> str:
@@ -133,8 +126,3 @@ def sample_and_judge_on(
         if progress:
             progress(index, scored)
     return [results[index] for index in range(len(prompts))]
-
-
-def _poisoned(job: tuple[int, list[int]]) -> list[Verdict]:
-    """The verdicts of answers that keep killing the actor that judges them: quarantined, not scored 0."""
-    return workers_died("reward", len(job[1]))

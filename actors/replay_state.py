@@ -16,9 +16,9 @@ from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.verdict import Verdict
 from couplet.replay.ledger import Ledger
 from couplet.replay.record import State
+from couplet.reward.fault_limit import FaultShareLimit, workers_died
 from couplet.training.factory import OrderBook
 from couplet.training.replay_metrics import Telemetry
-from couplet.training.step_metrics import FaultGuard, workers_died
 
 ROLES = ("rollout", "reward")
 IDLE_SECONDS = 5.0  # a task looks around at least this often
@@ -52,7 +52,7 @@ class Hub:
         self.workers: dict[str, dict[int, Worker]] = {role: {} for role in ROLES}
         self.lost = {role: lost.get(role, 0) for role in ROLES}
         self.tiers: tuple[str, ...] = ()  # sandbox tiers the run accepts
-        self.faults = FaultGuard(config.reward.max_fault_share)
+        self.faults = FaultShareLimit(config.reward.max_fault_share)
         self.telemetry = Telemetry(time.monotonic())
         self.failure: BaseException | None = None
         self.progress = 0  # groups generated and calls judged so far

@@ -18,8 +18,8 @@ from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.problem import Problem
 from couplet.data.trajectory import PromptGroup, ScoredGroup
 from couplet.data.verdict import Verdict
-from couplet.training.evaluator import faulty
-from couplet.training.step_metrics import workers_died
+from couplet.reward.fault_limit import workers_died
+from couplet.reward.judgement import Judgement, judge_in_rounds
 
 NAMESPACE = "couplet"
 IN_FLIGHT = 2  # evaluation calls per worker, so that it never waits for the driver
@@ -251,29 +251,21 @@ class WorkerPool:
             yield job, result
 
     def judge(self, groups: Iterable[PromptGroup], problem: Callable[[PromptGroup], Problem]) -> Iterator[ScoredGroup]:
-        """Verdicts for groups as they come; infrastructure faults are judged again up to `reward.retries` times."""
+        """Verdicts for groups as they come; samples lost to infrastructure faults are judged again."""
 
-        def submit(actor: Any, job: tuple[PromptGroup, list[Verdict] | None]) -> Any:
-            group, known = job
-            return actor.score.remote(problem(group), group, None if known is None else faulty(known), self.tiers)
+        def submit(actor: Any, job: Judgement[PromptGroup]) -> Any:
+            return actor.score.remote(problem(job.subject), job.subject, job.pending, self.tiers)
 
-        def poisoned(job: tuple[PromptGroup, list[Verdict] | None]) -> tuple[list[Verdict], float]:
-            lost = range(job[0].completions) if job[1] is None else faulty(job[1])
-            return workers_died("reward", len(lost)), 0.0
+        def poisoned(job: Judgement[PromptGroup]) -> tuple[list[Verdict], float]:
+            return workers_died("reward", len(job.pending)), 0.0
 
-        jobs: Iterable[tuple[PromptGroup, list[Verdict] | None]] = ((group, None) for group in groups)
-        for attempt in range(self.config.reward.retries + 1):
-            again = []
-            for (group, known), (verdicts, *_) in self.spread("reward", jobs, submit, poisoned):
-                merged = list(verdicts) if known is None else _merged(known, verdicts)
-                if faulty(merged) and attempt < self.config.reward.retries:
-                    again.append((group, merged))
-                else:
-                    yield ScoredGroup(group, tuple(merged))
-            if not again:
-                return
-            time.sleep(0.1 * 2**attempt)
-            jobs = again
+        def judge(jobs: Iterable[Judgement[PromptGroup]]) -> Iterator[tuple[Judgement[PromptGroup], list[Verdict]]]:
+            for job, (verdicts, *_) in self.spread("reward", jobs, submit, poisoned):
+                yield job, verdicts
+
+        work = (Judgement(group, group.completions, self.config.reward.retries) for group in groups)
+        for job in judge_in_rounds(work, judge):
+            yield ScoredGroup(job.subject, tuple(job.verdicts))
 
     def stop(self) -> None:
         """Stop every actor."""
@@ -329,10 +321,3 @@ def _cause(error: BaseException) -> str:
     frames = [place for place, line in enumerate(lines) if line.lstrip().startswith('File "')]
     told = [line for line in lines[frames[-1] + 1 :] if not line.startswith(" ")] if frames else lines[-1:]
     return "\n".join(told)
-
-
-def _merged(known: list[Verdict], fresh: Iterable[Verdict]) -> list[Verdict]:
-    merged = list(known)
-    for place, verdict in zip(faulty(known), fresh, strict=True):
-        merged[place] = verdict
-    return merged

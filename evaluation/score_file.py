@@ -6,8 +6,8 @@ import json
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems, split_source
 from couplet.data.verdict import Outcome, Verdict
 from couplet.evaluation.samples import Sample, read_samples
+from couplet.reward.judgement import Judgement, judge_in_rounds
 from couplet.reward.planner.plan import plan
 from couplet.reward.worker import RewardWorker
 
@@ -26,7 +27,6 @@ from couplet.reward.worker import RewardWorker
 SCORING = SandboxConfig(cpu_seconds=10.0, memory_mb=1024)
 CHUNK = 16  # samples of one problem sent to a worker at once, so that equal ones are joined
 POOL_ATTEMPTS = 5  # new pools in a row without a finished chunk before the run is given up
-BACK_OFF = 0.2  # seconds before a sample lost to a fault is tried again; doubled each time
 
 Progress = Callable[[int, int], None]
 Chunk = tuple[int, ...]  # indices of samples, all of one problem
@@ -103,45 +103,41 @@ def score_file(
 def _judge_all(
     samples: Sequence[Sample], workers: int, reward: RewardConfig, sandbox: SandboxConfig, progress: Progress
 ) -> tuple[list[Verdict], str]:
-    """Verdicts in the samples' order, and the tier. A sample lost to a fault is tried again, elsewhere if possible."""
-    verdicts: list[Verdict | None] = [None] * len(samples)
-    done = 0
+    """Verdicts in the samples' order, and the tier. Samples lost to faults are judged again, elsewhere if possible."""
+    verdicts: dict[int, Verdict] = {}
     with RewardWorker(reward, sandbox) as own:
         judge = _in_this_process(own, samples) if workers == 1 else _in_processes(samples, workers, reward, sandbox)
-        todo = list(_chunks(samples, range(len(samples))))
-        for attempt in range(reward.retries + 1):
-            lost: list[int] = []
-            for chunk, found in judge(todo):
-                for index, verdict in zip(chunk, found):
-                    verdicts[index] = verdict
-                    retry = verdict.outcome is Outcome.INFRA_ERROR and attempt < reward.retries
-                    lost += [index] if retry else []
-                    done += not retry
-                progress(done, len(samples))
-            if not lost:
-                break
-            time.sleep(BACK_OFF * 2**attempt)
-            todo = list(_chunks(samples, sorted(lost)))
-        return [verdict for verdict in verdicts if verdict is not None], own.tier
+        work = [Judgement(chunk, len(chunk), reward.retries) for chunk in _chunks(samples)]
+        for judgement in judge_in_rounds(work, judge):
+            verdicts.update(zip(judgement.subject, judgement.verdicts, strict=True))
+            progress(len(verdicts), len(samples))
+        return [verdicts[index] for index in range(len(samples))], own.tier
 
 
-def _chunks(samples: Sequence[Sample], indices: Sequence[int]) -> Iterator[Chunk]:
+def _chunks(samples: Sequence[Sample]) -> Iterator[Chunk]:
     """Samples grouped by problem, at most `CHUNK` at a time."""
     groups: dict[str, list[int]] = {}
-    for index in indices:
-        groups.setdefault(samples[index].problem.problem_id, []).append(index)
+    for index, sample in enumerate(samples):
+        groups.setdefault(sample.problem.problem_id, []).append(index)
     for group in groups.values():
         for start in range(0, len(group), CHUNK):
             yield tuple(group[start : start + CHUNK])
 
 
-Judge = Callable[[Sequence[Chunk]], Iterator[tuple[Chunk, list[Verdict]]]]
+def _pending(samples: Sequence[Sample], job: Judgement[Chunk]) -> tuple[Problem, list[str]]:
+    """The problem of a chunk and the programs to judge now."""
+    chosen = [samples[job.subject[place]] for place in job.pending]
+    return chosen[0].problem, [sample.program for sample in chosen]
+
+
+Judge = Callable[[Iterable[Judgement[Chunk]]], Iterator[tuple[Judgement[Chunk], list[Verdict]]]]
 
 
 def _in_this_process(worker: RewardWorker, samples: Sequence[Sample]) -> Judge:
-    def judge(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, list[Verdict]]]:
-        for chunk in chunks:
-            yield chunk, worker.judge([samples[i].problem for i in chunk], [samples[i].program for i in chunk])
+    def judge(jobs: Iterable[Judgement[Chunk]]) -> Iterator[tuple[Judgement[Chunk], list[Verdict]]]:
+        for job in jobs:
+            problem, programs = _pending(samples, job)
+            yield job, worker.judge([problem] * len(programs), programs)
 
     return judge
 
@@ -162,14 +158,14 @@ def _judge_chunk(problem: Problem, programs: list[str]) -> list[Verdict]:
 def _in_processes(samples: Sequence[Sample], workers: int, reward: RewardConfig, sandbox: SandboxConfig) -> Judge:
     """A pool of processes; one that dies takes no verdict with it, its chunks are judged again by a fresh pool."""
 
-    def judge(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, list[Verdict]]]:
-        left = dict.fromkeys(chunks)
+    def judge(jobs: Iterable[Judgement[Chunk]]) -> Iterator[tuple[Judgement[Chunk], list[Verdict]]]:
+        left = dict.fromkeys(jobs)
         failures = 0
         while left:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(workers, context, _start_worker, (reward, sandbox)) as pool:
                 try:
-                    futures = {_submit(pool, samples, chunk): chunk for chunk in left}
+                    futures = {pool.submit(_judge_chunk, *_pending(samples, job)): job for job in left}
                     for future in as_completed(futures):
                         result = futures[future], future.result()
                         del left[futures[future]]
@@ -184,10 +180,6 @@ def _in_processes(samples: Sequence[Sample], workers: int, reward: RewardConfig,
                     raise
 
     return judge
-
-
-def _submit(pool: ProcessPoolExecutor, samples: Sequence[Sample], chunk: Chunk) -> Future[list[Verdict]]:
-    return pool.submit(_judge_chunk, samples[chunk[0]].problem, [samples[index].program for index in chunk])
 
 
 def _row(sample: Sample, verdict: Verdict) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import Protocol
 
 from couplet.configs.schema import SandboxConfig
 from couplet.data.problem import Problem
+from couplet.data.retry import Retry
 from couplet.data.verdict import TestResult
 from couplet.reward.candidate import Candidate
 from couplet.reward.planner.plan import Case
@@ -15,8 +15,7 @@ from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.local import LocalSandbox
 from couplet.reward.verdicts import Expectations, ProgramRun
 
-ATTEMPTS = 3
-BACK_OFF = 0.05  # seconds before the second attempt; doubled before each later one
+RETRY = Retry(attempts=3, pause=0.05)
 
 
 class Quarantined(Exception):
@@ -49,6 +48,7 @@ class LocalRunner:
         self.tier = self.sandbox.tier
         self.expectations = Expectations()
         self.faults: Counter[str] = Counter()
+        self._failed = False  # the last attempt ended in a fault: the next one starts a fresh zygote
 
     @property
     def restarts(self) -> int:
@@ -56,22 +56,28 @@ class LocalRunner:
         return self.sandbox.restarts
 
     def run(self, problem: Problem, program: str, cases: tuple[Case, ...]) -> tuple[TestResult, ...]:
-        """Results in the order of `cases`. Raises `SandboxFault` or `Quarantined` after local retries."""
+        """Results in the order of `cases`. Raises `SandboxFault`, or `Quarantined` if every attempt killed the zygote.
+
+        A process that cannot be started is no matter of the program: it is not repeated here, but by the caller, later
+        and elsewhere (`reward.judgement`).
+        """
         deaths = 0
-        for attempt in range(ATTEMPTS):
+        for _ in RETRY:
             try:
-                if attempt:
-                    time.sleep(BACK_OFF * 2 ** (attempt - 1))
+                if self._failed:
                     self.sandbox.restart()
+                    self._failed = False
                 run = ProgramRun(self.sandbox, self.config, self.expectations, problem)
                 candidate = Candidate(self.sandbox, self.config, program, problem.test_setup, len(cases))
                 return tuple(run.results(candidate, cases))
             except SandboxFault as fault:
+                self._failed = True
                 self.faults[fault.kind] += 1
+                if fault.kind == "spawn":
+                    raise
                 deaths += fault.kind == "zygote"
                 last = fault
-        if deaths == ATTEMPTS:
-            self.sandbox.restart()
+        if deaths == RETRY.attempts:
             raise Quarantined(program)
         raise last
 

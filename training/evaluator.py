@@ -11,9 +11,10 @@ from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet, evaluation_requests
 from couplet.data.trajectory import PromptGroup, ScoredGroup
-from couplet.data.verdict import Outcome, Verdict
+from couplet.data.verdict import Verdict
+from couplet.reward.fault_limit import FaultShareLimit
+from couplet.reward.judgement import Judgement
 from couplet.training.factory import build_reward_worker, build_rollout_worker, chunked
-from couplet.training.step_metrics import FaultGuard
 
 if TYPE_CHECKING:
     from couplet.reward.worker import RewardWorker
@@ -59,7 +60,7 @@ class LocalEvaluator:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.reward = build_reward_worker(config)
-        self.faults = FaultGuard(config.reward.max_fault_share)
+        self.faults = FaultShareLimit(config.reward.max_fault_share)
         self.policy: Path | None = None
 
     def evaluate(
@@ -131,21 +132,12 @@ def sample_and_judge(
 def judge_again(
     worker: RewardWorker, problem: Problem, texts: Sequence[str], retries: int, *, programs: bool = False
 ) -> list[Verdict]:
-    """Verdicts of `texts`; those lost to infrastructure faults are asked for again, up to `retries` times."""
-    verdicts = judge_texts(worker, problem, texts, programs)
-    for attempt in range(retries):
-        lost = faulty(verdicts)
-        if not lost:
-            break
-        time.sleep(0.1 * 2**attempt)
-        for g, verdict in zip(lost, judge_texts(worker, problem, [texts[g] for g in lost], programs), strict=True):
-            verdicts[g] = verdict
-    return verdicts
-
-
-def faulty(verdicts: Sequence[Verdict]) -> list[int]:
-    """Places of the verdicts that an infrastructure fault took."""
-    return [place for place, verdict in enumerate(verdicts) if verdict.outcome is Outcome.INFRA_ERROR]
+    """Verdicts of `texts` by one worker; see `reward.judgement` for what is judged again."""
+    judgement = Judgement(problem, len(texts), retries)
+    while judgement.pending:
+        time.sleep(judgement.pause)
+        judgement.record(judge_texts(worker, problem, [texts[g] for g in judgement.pending], programs))
+    return judgement.verdicts
 
 
 def judge_texts(worker: RewardWorker, problem: Problem, texts: Sequence[str], programs: bool) -> list[Verdict]:

@@ -13,6 +13,7 @@ from couplet.data.trajectory import PromptGroup, ScoredGroup
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.replay.ledger import Ledger
 from couplet.replay.record import Record, State
+from couplet.reward.fault_limit import FaultShareLimit
 from couplet.training.cluster import Batch
 from couplet.training.evaluator import judge_again, sample_and_judge
 from couplet.training.factory import (
@@ -25,7 +26,7 @@ from couplet.training.factory import (
     load_prompts,
 )
 from couplet.training.replay_metrics import Telemetry, ledger_metrics
-from couplet.training.step_metrics import FaultGuard, StageTimes, batch_metrics
+from couplet.training.step_metrics import StageTimes, batch_metrics
 
 
 class LocalCluster:
@@ -50,7 +51,7 @@ class LocalCluster:
         self.learner = build_learner(config, start)
         self.rollout = build_rollout_worker(for_rollouts(config), start)
         self.reward = build_reward_worker(config)
-        self.faults = FaultGuard(config.reward.max_fault_share)
+        self.faults = FaultShareLimit(config.reward.max_fault_share)
         self.times = StageTimes()
         self.telemetry = Telemetry(time.monotonic())
         self._ready: dict[int, ScoredGroup] = {}

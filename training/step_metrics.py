@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from couplet.configs.schema import ConfigError
 from couplet.data.trajectory import ScoredGroup
-from couplet.data.verdict import Outcome, Verdict, format_rate
+from couplet.data.verdict import Outcome, format_rate
 
 STAGES = ("generate", "reward", "train")
-DEATHS = {role: f"its {role} workers died" for role in ("rollout", "reward")}
 
 
 def batch_metrics(groups: Sequence[ScoredGroup], version: int) -> dict[str, float]:
@@ -103,52 +99,6 @@ def overlap(spent: Mapping[str, float], workers: Mapping[str, float], wall: floa
     slowest = max(STAGES, key=lambda stage: per_worker[stage])
     total = sum(spent.values())
     return total / max(per_worker[slowest], 1e-9), total / max(wall, 1e-9), slowest
-
-
-class FaultGuard:
-    """Stops a run that loses too many samples: more than `limit` of at least `minimum` judged so far.
-
-    Lost are samples without a verdict because the sandbox failed or because their workers died again and again; a
-    program that is quarantined for what it does to its own sandbox is not.
-    """
-
-    def __init__(self, limit: float, minimum: int = 64) -> None:
-        self.limit = limit
-        self.minimum = minimum
-        self.samples = 0
-        self.faults: Counter[str] = Counter()  # by reason
-
-    def count(self, verdicts: Sequence[Verdict]) -> None:
-        """Count the samples of one group; `ConfigError` past the limit."""
-        self.samples += len(verdicts)
-        self.faults.update(v.reason or "unknown" for v in verdicts if _is_fault(v))
-        lost = self.faults.total()
-        if self.samples >= self.minimum and lost > self.limit * self.samples:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in self.faults.most_common())
-            raise ConfigError(
-                f"{lost} of {self.samples} samples were lost to faults of the machinery ({reasons}), more than "
-                f"reward.max_fault_share = {self.limit:g} allows; mend it (docs/sandbox.md) and resume"
-            )
-
-    def before(self, progress: Callable[[int, ScoredGroup], None] | None) -> Callable[[int, ScoredGroup], None]:
-        """`progress`, each group counted first."""
-
-        def counted(index: int, scored: ScoredGroup) -> None:
-            self.count(scored.verdicts)
-            if progress is not None:
-                progress(index, scored)
-
-        return counted
-
-
-def workers_died(role: str, samples: int) -> list[Verdict]:
-    """What stands in the place of verdicts for a group that keeps killing its `role` workers (rollout | reward)."""
-    return [Verdict(Outcome.QUARANTINED, math.nan, reason=DEATHS[role])] * samples
-
-
-def _is_fault(verdict: Verdict) -> bool:
-    died = verdict.outcome is Outcome.QUARANTINED and verdict.reason in DEATHS.values()
-    return died or verdict.outcome is Outcome.INFRA_ERROR
 
 
 def _mean(values: Sequence[float]) -> float:

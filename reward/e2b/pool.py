@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import math
 import os
-import random
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
@@ -15,10 +14,10 @@ from time import monotonic
 from typing import Any
 
 from couplet.configs.schema import ConfigError, SandboxConfig
+from couplet.data.retry import Retry
 from couplet.reward.sandbox.faults import SandboxFault
 
-CREATE_ATTEMPTS = 6
-CREATE_BACK_OFF = 1.0  # seconds; creation is limited to one or five a second, by plan
+CREATION = Retry(attempts=6, pause=1.0, jitter=0.5)  # creation is limited to one or five a second, by plan
 LIFETIME = 3600  # seconds a cloud sandbox may live in all
 LEASE = 300  # seconds it lives unless renewed: what a worker that was killed leaves behind is gone by then
 REQUEST_SECONDS = 60.0
@@ -143,13 +142,13 @@ class Pool:
 
     async def _create(self) -> Slot:
         """A new sandbox with the runner in it. Backs off while the service is busy or limits the rate."""
-        for attempt in range(CREATE_ATTEMPTS):
+        for attempt in range(CREATION.attempts):
             if attempt:
-                await asyncio.sleep(CREATE_BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+                await asyncio.sleep(CREATION.seconds(attempt))
             try:
                 return await self._make()
             except SandboxFault as fault:
-                if fault.kind not in PASSING or attempt == CREATE_ATTEMPTS - 1:
+                if fault.kind not in PASSING or attempt == CREATION.attempts - 1:
                     raise Unrelated(fault.kind, fault.detail) from fault
         raise AssertionError("unreachable")
 

@@ -11,7 +11,6 @@ import json
 import math
 import secrets
 import threading
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +18,12 @@ from typing import Any
 
 from couplet.configs.schema import SandboxConfig
 from couplet.data.problem import Problem
+from couplet.data.retry import Retry
 from couplet.data.verdict import TestResult
 from couplet.reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
 from couplet.reward.e2b.pool import LONGEST_RUN, Pool, Unrelated
 from couplet.reward.planner.plan import Case
-from couplet.reward.runner import ATTEMPTS, Quarantined
+from couplet.reward.runner import Quarantined
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.handle import Child, ChildGone
 from couplet.reward.sandbox.local import LocalSandbox
@@ -32,7 +32,7 @@ from couplet.reward.verdicts import Expectations, ProgramRun, known_questions
 
 SHIPPED = ("plain", "child", "kernel", "syscalls", "seccomp", "landlock", "namespaces")  # of the local sandbox
 FOLDER = "/tmp/couplet-runner"
-BACK_OFF = 0.5  # seconds before a second attempt, doubled before each later one
+RETRY = Retry(attempts=3, pause=0.5)
 STARTING = 0.25  # seconds of a job's time for each start of a process
 OVERHEAD = 30.0  # seconds of wall clock beyond what the job itself may take
 DEADLY = ("sandbox_died", "driver")  # faults that a program may have caused
@@ -231,9 +231,9 @@ class E2BRunner:
         deaths = failed = 0
         alone = False
         last: SandboxFault | None = None
-        while failed < ATTEMPTS:
+        while failed < RETRY.attempts:
             if last is not None:
-                time.sleep(BACK_OFF * 2 ** max(failed - 1, 0))
+                RETRY.sleep(RETRY.seconds(max(failed, 1)))
             try:
                 questions = [question for case in cases for question in known_questions(problem, case)]
                 candidate = CloudCandidate(self.pool, self.config, program, problem.test_setup, questions, alone)
@@ -247,7 +247,7 @@ class E2BRunner:
                 deaths += died and not unrelated
                 failed += alone or not (died and unrelated)
                 alone, last = alone or died, fault
-        if deaths == ATTEMPTS:
+        if deaths == RETRY.attempts:
             raise Quarantined(program)
         assert last is not None
         raise last

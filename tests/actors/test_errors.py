@@ -177,7 +177,7 @@ def test_a_group_that_keeps_killing_its_reward_worker_is_quarantined_and_the_run
 
 def test_a_run_whose_rollout_workers_always_die_stops_and_says_so(scripted):
     cluster = scripted("dying", "DyingRollout", replay={"max_attempts": 1, "completions": 64})
-    with pytest.raises(ConfigError, match=r"lost to faults of the machinery .its rollout workers died"):
+    with pytest.raises(ConfigError, match=r"lost to infrastructure faults .its rollout workers died"):
         cluster.take(2)
 
 
@@ -192,6 +192,6 @@ def test_a_run_in_which_nothing_moves_ends_with_what_it_waited_for(scripted):
 
 def test_a_reward_worker_that_never_answers_is_replaced(scripted):
     cluster = scripted("mute-judge", "SilentReward", reward={"timeout": 1.0, "retries": 0}, replay={"completions": 32})
-    with pytest.raises(ConfigError, match=r"lost to faults of the machinery .its reward workers died"):
+    with pytest.raises(ConfigError, match=r"lost to infrastructure faults .its reward workers died"):
         cluster.take(2)
     wait_for(lambda: cluster.restarts()["reward"] >= 2)

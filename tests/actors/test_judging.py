@@ -7,6 +7,7 @@ import pytest
 from couplet.actors.judging import Judging
 from couplet.actors.replay_state import Worker
 from couplet.actors.worker_pool import Member, WorkerPool
+from couplet.configs.schema import RunConfig
 from tests.actors.runs import run_config
 
 
@@ -17,6 +18,7 @@ def judging(*tiers):
         active=lambda role: [worker for worker in workers if not worker.leaving],
         ledger=SimpleNamespace(holds=lambda number, attempt: True),
         tiers=("namespace",),
+        config=RunConfig(),
     )
     judging = Judging(hub)
     judging.add(0, 0, None)

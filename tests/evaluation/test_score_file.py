@@ -14,6 +14,7 @@ from couplet.commands.score import run_score
 from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
 from couplet.data.formats.parquet import write_parquet
 from couplet.data.problem import Problem
+from couplet.data.retry import Retry
 from couplet.evaluation import score_file as module
 from couplet.evaluation.score_file import score_file
 
@@ -257,8 +258,8 @@ def test_a_killed_worker_process_changes_no_verdict(tmp_path, monkeypatch):
 
 
 def test_infrastructure_faults_are_null_and_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BACK_OFF", 0.0)
-    monkeypatch.setattr("couplet.reward.runner.BACK_OFF", 0.0)
+    monkeypatch.setattr("couplet.reward.judgement.PAUSE", 0.0)
+    monkeypatch.setattr("couplet.reward.runner.RETRY", Retry(3, 0.0))
     problems, samples = many(tmp_path, 4)
     from couplet.reward.sandbox.faults import SandboxFault
     from couplet.reward.sandbox.local import LocalSandbox

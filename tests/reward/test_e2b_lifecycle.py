@@ -9,6 +9,7 @@ from aiohttp import web
 
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
+from couplet.data.retry import Retry
 from couplet.data.verdict import Outcome
 from couplet.reward.e2b import driver
 from couplet.reward.e2b import pool as e2b_pool
@@ -100,8 +101,8 @@ def cloud(monkeypatch, tmp_path):
     monkeypatch.setenv("E2B_API_URL", f"http://127.0.0.1:{server.control_port}")
     monkeypatch.setenv("E2B_SANDBOX_URL", f"http://127.0.0.1:{server.port}")
     monkeypatch.setattr("couplet.reward.e2b.runner.FOLDER", str(tmp_path / "runner"))
-    monkeypatch.setattr("couplet.reward.e2b.runner.BACK_OFF", 0.01)
-    monkeypatch.setattr("couplet.reward.e2b.pool.CREATE_BACK_OFF", 0.01)
+    monkeypatch.setattr("couplet.reward.e2b.runner.RETRY", Retry(3, 0.01))
+    monkeypatch.setattr("couplet.reward.e2b.pool.CREATION", Retry(6, 0.01, jitter=0.5))
     server.gate = tmp_path / "gate"
     yield server
     server.gate.touch()

@@ -10,6 +10,7 @@ import pytest
 
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
+from couplet.data.retry import Retry
 from couplet.data.verdict import Outcome
 from couplet.reward.cache import problem_fingerprint
 from couplet.reward.oracles import agrees
@@ -308,7 +309,7 @@ RIGHT = "def f(x): return 2 * x"
 
 @pytest.fixture
 def fresh(monkeypatch):
-    monkeypatch.setattr("couplet.reward.runner.BACK_OFF", 0.0)
+    monkeypatch.setattr("couplet.reward.runner.RETRY", Retry(3, 0.0))
     with RewardWorker(RewardConfig(), SandboxConfig()) as worker:
         yield worker
 

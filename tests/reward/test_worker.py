@@ -9,6 +9,7 @@ import pytest
 
 from couplet.configs.schema import ConfigError, RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
+from couplet.data.retry import Retry
 from couplet.data.verdict import Outcome
 from couplet.reward.functions import REWARDS, register
 from couplet.reward.sandbox.faults import SandboxFault
@@ -128,7 +129,7 @@ def test_a_fault_is_no_verdict_and_is_not_remembered(monkeypatch):
     with RewardWorker(RewardConfig(), SandboxConfig()) as fresh:
         text = fenced("def f(x):\n    return 2 * x")
         with monkeypatch.context() as patch:
-            patch.setattr("couplet.reward.runner.BACK_OFF", 0.0)
+            patch.setattr("couplet.reward.runner.RETRY", Retry(3, 0.0))
 
             def broken(*_):
                 raise SandboxFault("spawn", "no more processes")
@@ -137,13 +138,13 @@ def test_a_fault_is_no_verdict_and_is_not_remembered(monkeypatch):
             verdicts = fresh.score(DOUBLE, [text, text, "no fence"])
         assert [v.outcome for v in verdicts] == [Outcome.INFRA_ERROR, Outcome.INFRA_ERROR, Outcome.FORMAT_ERROR]
         assert math.isnan(verdicts[0].reward) and verdicts[0].reason == "spawn"
-        assert fresh.stats()["infra_errors"] == 1 and fresh.stats()["faults_spawn"] == 3
+        assert fresh.stats()["infra_errors"] == 1 and fresh.stats()["faults_spawn"] == 1
         assert fresh.score(DOUBLE, [text])[0].outcome is Outcome.PASSED
 
 
 def test_a_program_that_always_kills_its_zygote_is_quarantined(monkeypatch):
     with RewardWorker(RewardConfig(), SandboxConfig()) as fresh:
-        monkeypatch.setattr("couplet.reward.runner.BACK_OFF", 0.0)
+        monkeypatch.setattr("couplet.reward.runner.RETRY", Retry(3, 0.0))
         sandbox = fresh.runner.sandbox
         spawn = type(sandbox).spawn
 

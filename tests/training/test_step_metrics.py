@@ -1,17 +1,15 @@
-"""Metrics of a batch, stage times and the fault guard, by hand-computed numbers. No Ray here."""
+"""Metrics of a batch, and phase times, by hand-computed numbers. No Ray here."""
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from couplet.configs.schema import ConfigError
 from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
 from couplet.data.verdict import Outcome, TestResult, Verdict
 from couplet.training.replay_metrics import Telemetry
-from couplet.training.step_metrics import FaultGuard, StageTimes, batch_metrics
+from couplet.training.step_metrics import StageTimes, batch_metrics
 
 
 def group(version, verdicts, metrics=None):
@@ -108,42 +106,6 @@ def test_stage_times_count_each_second_in_one_step_and_pauses_in_none(monkeypatc
     metrics = times.step(one)
     assert metrics["step_seconds"] == 4.0
     assert metrics["train_seconds"] == 0.0
-
-
-def test_the_fault_guard_stops_a_run_past_its_share():
-    guard = FaultGuard(limit=0.05, minimum=64)
-    for _ in range(19):
-        guard.count([PASSED] * 4)
-    guard.count([LOST] * 4)  # 4 of 80: exactly the limit
-    with pytest.raises(
-        ConfigError, match=r"5 of 84 samples were lost to faults of the machinery \(zygote 5\).* = 0.05"
-    ):
-        guard.count([PASSED, PASSED, PASSED, LOST])
-
-
-def test_the_fault_guard_waits_for_enough_samples():
-    guard = FaultGuard(limit=0.05, minimum=64)
-    for _ in range(15):
-        guard.count([LOST] * 4)
-    with pytest.raises(ConfigError, match="64 of 64"):
-        guard.count([LOST] * 4)
-
-
-def test_a_program_that_kills_its_sandbox_is_no_fault_of_the_machinery_but_dead_workers_are():
-    guard = FaultGuard(limit=0.0, minimum=1)
-    guard.count([replace(LOST, outcome=Outcome.QUARANTINED, reason="quarantined")])
-    with pytest.raises(ConfigError, match="its reward workers died 1"):
-        guard.count([replace(LOST, outcome=Outcome.QUARANTINED, reason="its reward workers died")])
-
-
-def test_progress_hears_of_a_group_after_the_guard():
-    guard, told = FaultGuard(limit=0.05, minimum=4), []
-    progress = guard.before(lambda index, scored: told.append(index))
-    progress(0, group(0, [PASSED] * 4))
-    guard.before(None)(1, group(0, [PASSED] * 4))
-    with pytest.raises(ConfigError, match="4 of 12 samples were lost"):
-        progress(2, group(0, [LOST] * 4))
-    assert told == [0]
 
 
 def test_telemetry_reports_what_happened_since_the_last_report():
