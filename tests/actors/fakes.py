@@ -229,3 +229,37 @@ class DyingRollout(ScriptedRollout):
 
     def group(self, request):
         os._exit(1)
+
+
+GENERATE, JUDGE, LEARN, PUBLISH = 0.8, 0.3, 1.0, 0.4  # seconds of the sleepers' work, per group, group, step, version
+
+
+class SleepyRollout(ScriptedRollout):
+    """Needs the same time for every group."""
+
+    text = "any"
+
+    def group(self, request):
+        time.sleep(GENERATE)
+        return super().group(request)
+
+
+class SleepyReward(ScriptedReward):
+    """Needs the same time for every group."""
+
+    def verdict(self, text, place):
+        if place == 0:
+            time.sleep(JUDGE)
+        return super().verdict(text, place)
+
+
+class SleepyLearner(ScriptedLearner):
+    """Needs the same time for every step, and for giving out its weights."""
+
+    def learn(self, groups):
+        time.sleep(LEARN)
+        return super().learn(groups)
+
+    def weights(self):
+        time.sleep(PUBLISH)
+        return super().weights()
