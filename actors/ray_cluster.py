@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from couplet.actors.remote import DIED, fetch, fetch_all
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.storage import require_shared
 from couplet.actors.worker_pool import NAMESPACE, WorkerPool, replay_name
-from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
-from couplet.data.prompts import PromptSet
+from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.trajectory import ScoredGroup
+from couplet.evaluation.request import EvalRequest
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.replay.record import Record
 from couplet.reward.fault_limit import FaultShareLimit
@@ -173,14 +173,7 @@ class RayCluster:
             self._rebuild_replay()
         return self.step
 
-    def evaluate(
-        self,
-        prompts: PromptSet,
-        sampler: SamplerConfig,
-        samples: int,
-        seed: int,
-        progress: Callable[[int, ScoredGroup], None] | None = None,
-    ) -> list[ScoredGroup]:
+    def evaluate(self, request: EvalRequest) -> list[ScoredGroup]:
         """Sample on the rollout actors and judge on the reward actors, each as soon as it can be."""
         self.times.pause()
 
@@ -188,7 +181,8 @@ class RayCluster:
             assert self.holder is not None, "publish before evaluating"
             return self.holder
 
-        return sample_and_judge_on(self.pool, weights, prompts, sampler, samples, seed, self.faults.before(progress))
+        request = replace(request, progress=self.faults.before(request.progress))
+        return sample_and_judge_on(self.pool, weights, request)
 
     def totals(self) -> dict[str, int]:
         """The ledger's totals."""

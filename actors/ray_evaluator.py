@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,14 @@ from ray.actor import ActorHandle
 from couplet.actors.ray_init import alive_nodes, connect
 from couplet.actors.storage import require_shared
 from couplet.actors.worker_pool import WorkerPool
-from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
-from couplet.data.prompts import PromptSet, evaluation_requests
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Verdict
+from couplet.evaluation.request import EvalRequest
 from couplet.reward.fault_limit import FaultShareLimit, workers_died
 from couplet.reward.judgement import Judgement, judge_in_rounds
 from couplet.reward.tiers import accepted
-from couplet.training.evaluator import Progress
 from couplet.training.factory import chunked
 
 OWN_WEIGHTS = (0, [None])  # version 0 is what a rollout actor has loaded from its folder
@@ -40,15 +40,7 @@ class RayEvaluator:
             self.close()
             raise
 
-    def evaluate(
-        self,
-        policy: Path,
-        prompts: PromptSet,
-        sampler: SamplerConfig,
-        samples: int,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> list[ScoredGroup]:
+    def evaluate(self, policy: Path, request: EvalRequest) -> list[ScoredGroup]:
         """Sample on the rollout actors and judge on the reward actors, each as soon as it can be."""
         if str(policy) != self.pool.start:
             require_shared(None, policy)
@@ -56,8 +48,8 @@ class RayEvaluator:
             for index in list(self.pool.members["rollout"]):
                 self.pool.remove("rollout", index)
         self._need(rollout=self.config.rollout.actors)
-        told = self.faults.before(progress)
-        return sample_and_judge_on(self.pool, lambda: OWN_WEIGHTS, prompts, sampler, samples, seed, told)
+        request = replace(request, progress=self.faults.before(request.progress))
+        return sample_and_judge_on(self.pool, lambda: OWN_WEIGHTS, request)
 
     def judge(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
@@ -104,25 +96,19 @@ class RayEvaluator:
 def sample_and_judge_on(
     pool: WorkerPool,
     weights: Callable[[], tuple[int, list[Any]]],
-    prompts: PromptSet,
-    sampler: SamplerConfig,
-    samples: int,
-    seed: int,
-    progress: Progress | None = None,
+    request: EvalRequest,
 ) -> list[ScoredGroup]:
-    """`samples` completions of every prompt by `weights()`, judged as they come; in prompt order."""
-    requests = evaluation_requests(prompts, samples, seed)
-    chunks = chunked(requests, pool.config.rollout.groups_per_call)
-    generated = pool.spread("rollout", chunks, lambda actor, chunk: actor.generate.remote(chunk, weights(), sampler))
+    """The groups of `request`, generated with `weights()` and judged as they arrive; in prompt order."""
+    chunks = chunked(request.rollouts(), pool.config.rollout.groups_per_call)
+    generated = pool.spread(
+        "rollout", chunks, lambda actor, chunk: actor.generate.remote(chunk, weights(), request.sampler)
+    )
 
     def groups() -> Iterator[Any]:
         for _, found in generated:
             yield from found if isinstance(found, tuple) else (found,)
 
     results: dict[int, ScoredGroup] = {}
-    for scored in pool.judge(groups(), lambda group: prompts.problems[group.group_id.problem]):
-        index = scored.group.group_id.problem
-        results[index] = scored
-        if progress:
-            progress(index, scored)
-    return [results[index] for index in range(len(prompts))]
+    for scored in pool.judge(groups(), lambda group: request.prompts.problems[group.group_id.problem]):
+        results[request.report(scored)] = scored
+    return [results[index] for index in range(len(request.prompts))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,9 @@ from couplet.commands.subject import (
     weights_fingerprint,
 )
 from couplet.configs.errors import UserError
-from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.configs.schema import RunConfig
 from couplet.data.prompts import PromptSet
-from couplet.data.trajectory import ScoredGroup
-from couplet.training.evaluator import Evaluator, Progress
+from couplet.training.evaluator import Evaluator
 
 if TYPE_CHECKING:
     from couplet.evaluation.analysis import AnalysisPlan
@@ -134,11 +134,12 @@ def _policy(label: str, folder: Path, config: RunConfig, evaluator: Evaluator) -
     from couplet.model.policy import DiffusionPolicy
     from couplet.training.factory import load_policy
 
-    def evaluate(
-        prompts: PromptSet, sampler: SamplerConfig, samples: int, seed: int, progress: Progress | None
-    ) -> list[ScoredGroup]:
-        return evaluator.evaluate(folder, prompts, sampler, samples, seed, progress)
-
     device = "cuda" if config.rollout.gpus > 0 and torch.cuda.is_available() else "cpu"
     policy = load_policy(DiffusionPolicy, config, str(folder), device).eval()
-    return Subject(label, evaluate, policy, load_tokenizer(folder).decode, config.rollout.microbatch_rows)
+    return Subject(
+        label,
+        partial(evaluator.evaluate, folder),
+        policy,
+        load_tokenizer(folder).decode,
+        config.rollout.microbatch_rows,
+    )

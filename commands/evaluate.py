@@ -27,7 +27,7 @@ from couplet.data.problem_sets import load_problems
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Verdict
 from couplet.evaluation.benchmark import Plan, run_benchmark, run_canonical
-from couplet.training.evaluator import Progress
+from couplet.evaluation.request import EvalRequest, Progress
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -83,19 +83,20 @@ def run_evaluation(subject: Subject, plan: Plan, console: Console) -> list[dict[
         facts["sandbox_tier"] = evaluator.tier
         console.print(f"{folder} on {subject.problems}: {evaluator.describe()}", highlight=False, soft_wrap=True)
 
-        def evaluate(prompts, sampler, samples, seed, progress):  # type: ignore[no-untyped-def]
-            shown = _with_lines(progress, f"T = {sampler.temperature:g}, {sampler.steps} steps", len(prompts), console)
-            return evaluator.evaluate(folder, prompts, sampler, samples, seed, shown)
+        def evaluate(request: EvalRequest) -> list[ScoredGroup]:
+            return evaluator.evaluate(folder, replace(request, progress=_with_lines(request, console)))
 
         out = subject.results(folder, "benchmarks")
         return run_benchmark(evaluate, prompts, config.sampler, plan, out, facts=facts, console=console)
 
 
-def _with_lines(progress: Progress, title: str, total: int, console: Console) -> Progress:
-    """`progress`, and without a terminal for its bar a plain line now and then."""
-    if console.is_terminal:
+def _with_lines(request: EvalRequest, console: Console) -> Progress | None:
+    """The progress of `request`, and without a terminal for its bar a plain line now and then."""
+    progress, sampler = request.progress, request.sampler
+    if progress is None or console.is_terminal:
         return progress
-    bar, done = Bar(Display(console), title, total), itertools.count(1)
+    title = f"T = {sampler.temperature:g}, {sampler.steps} steps"
+    bar, done = Bar(Display(console), title, len(request.prompts)), itertools.count(1)
 
     def shown(index: int, group: ScoredGroup) -> None:
         progress(index, group)

@@ -42,6 +42,7 @@ from couplet.data.seeds import derive_seed
 from couplet.data.verdict import Verdict
 from couplet.evaluation.pass_at_k import estimate
 from couplet.evaluation.records import check_run, same_run
+from couplet.evaluation.request import EvalRequest
 from couplet.serving.completions import Client, Sampling
 from couplet.training.evaluator import Evaluator
 
@@ -245,7 +246,7 @@ class PolicyRater:
         """Texts of the completions of every problem."""
         part = PromptSet(tuple(problems), tuple(self.tokens[problem.problem_id] for problem in problems))
         seed = self.sampling.seed or 0
-        scored = self.evaluator.evaluate(self.folder, part, self.sampler, self.sampling.samples, seed)
+        scored = self.evaluator.evaluate(self.folder, EvalRequest(part, self.sampler, self.sampling.samples, seed))
         self.verdicts = {group.group.problem_id: group.verdicts for group in scored}
         return [list(group.group.texts) for group in scored]
 

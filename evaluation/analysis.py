@@ -14,7 +14,6 @@ from rich.console import Console
 from couplet.configs.schema import SamplerConfig, require
 from couplet.data.files import write_json, write_text, writing
 from couplet.data.prompts import PromptSet
-from couplet.evaluation.benchmark import Evaluate
 from couplet.evaluation.decoding import (
     Decoded,
     Keep,
@@ -28,6 +27,7 @@ from couplet.evaluation.decoding import (
 from couplet.evaluation.decoding_figures import domain_figure, entropy_sink_figure, step_figure, temperature_figure
 from couplet.evaluation.figures import write_both
 from couplet.evaluation.records import Records, same_run
+from couplet.evaluation.request import Evaluate
 from couplet.model.policy import DiffusionPolicy
 
 

@@ -26,11 +26,9 @@ from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
 from couplet.evaluation.pass_at_k import estimate
 from couplet.evaluation.records import Records, same_run
+from couplet.evaluation.request import EvalRequest, Evaluate
 from couplet.evaluation.samples import evalplus_id
 from couplet.reward.code_format import program_of_sample, read_answer
-
-Evaluate = Callable[[PromptSet, SamplerConfig, int, int, Callable[[int, ScoredGroup], None] | None], list[ScoredGroup]]
-"""`Cluster.evaluate`: (prompts, sampler, samples, seed, progress) -> scored groups in prompt order."""
 
 Judge = Callable[[Problem, Sequence[str]], Sequence[Verdict]]
 """`RewardWorker.score`: the verdicts of texts for one problem."""
@@ -142,7 +140,7 @@ def _sample(
 
         if left:
             part = PromptSet(tuple(prompts.problems[i] for i in left), tuple(prompts.prompts[i] for i in left))
-            evaluate(part, sampler, plan.samples, plan.seed, done)
+            evaluate(EvalRequest(part, sampler, plan.samples, plan.seed, done))
     records.close()
     missing = [problem.problem_id for problem in prompts.problems if problem.problem_id not in records.rows]
     if missing:

@@ -20,8 +20,8 @@ from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet, evaluation_requests
 from couplet.data.trajectory import ScoredGroup, answer_length
 from couplet.data.verdict import Outcome
-from couplet.evaluation.benchmark import Evaluate
 from couplet.evaluation.pass_at_k import Estimate, bootstrap, pass_at_k
+from couplet.evaluation.request import EvalRequest, Evaluate
 from couplet.model.policy import DiffusionPolicy
 from couplet.rollout.ar_ness import global_ar_ness, local_ar_ness, order_entropy, reveal_order
 from couplet.rollout.sampler import Completion, sample
@@ -104,7 +104,7 @@ def decode_judged(
         if keep is not None:
             keep(_judged(scored))
 
-    return [_judged(scored) for scored in evaluate(prompts, sampler, samples, seed, done)]
+    return [_judged(scored) for scored in evaluate(EvalRequest(prompts, sampler, samples, seed, done))]
 
 
 def _judged(scored: ScoredGroup) -> Decoded:

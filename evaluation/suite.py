@@ -13,8 +13,8 @@ from couplet.configs.schema import EvaluationConfig, SamplerConfig
 from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Outcome, format_rate
-from couplet.evaluation.benchmark import Evaluate
 from couplet.evaluation.pass_at_k import bootstrap, pass_at_k
+from couplet.evaluation.request import EvalRequest, Evaluate
 
 KINDS = ("local", "global")
 
@@ -50,7 +50,7 @@ def run_suite(
             if progress:
                 progress(f"T = {temperature:g}", done, len(chosen))
 
-        return evaluate(chosen, replace(sampler, temperature=temperature), samples, config.seed, count)
+        return evaluate(EvalRequest(chosen, replace(sampler, temperature=temperature), samples, config.seed, count))
 
     low = groups_at(config.greedy_temperature, config.greedy_samples, prompts)
     high = groups_at(config.temperature, config.samples, prompts)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from couplet.configs.schema import ObjectiveConfig, SamplerConfig
+from couplet.configs.schema import ObjectiveConfig
 from couplet.data.trajectory import ScoredGroup
 from couplet.replay.record import State
 
 if TYPE_CHECKING:
-    from couplet.data.prompts import PromptSet
+    from couplet.evaluation.request import EvalRequest
     from couplet.training.factory import OrderBook
 
 
@@ -60,18 +59,8 @@ class Cluster(Protocol):
     def restore(self) -> int:
         """Load the newest whole checkpoint; the learner step it stands at, 0 where there is none."""
 
-    def evaluate(
-        self,
-        prompts: PromptSet,
-        sampler: SamplerConfig,
-        samples: int,
-        seed: int,
-        progress: Callable[[int, ScoredGroup], None] | None = None,
-    ) -> list[ScoredGroup]:
-        """Sample `samples` completions per prompt with the published weights and judge them, in prompt order.
-
-        `progress(index, group)` is called as each problem is done, in any order.
-        """
+    def evaluate(self, request: EvalRequest) -> list[ScoredGroup]:
+        """Sample with the published weights and judge; in prompt order."""
 
     def totals(self) -> dict[str, int]:
         """The ledger's totals: issued, trained, filtered, quarantined, in_flight, reissued, stale_dropped."""

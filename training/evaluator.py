@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
-from couplet.data.prompts import PromptSet, evaluation_requests
 from couplet.data.trajectory import PromptGroup, ScoredGroup
 from couplet.data.verdict import Verdict
+from couplet.evaluation.request import EvalRequest
 from couplet.reward.fault_limit import FaultShareLimit
 from couplet.reward.judgement import Judgement
 from couplet.training.factory import build_reward_worker, build_rollout_worker, chunked
@@ -20,23 +21,12 @@ if TYPE_CHECKING:
     from couplet.reward.worker import RewardWorker
     from couplet.rollout.worker import RolloutWorker
 
-Progress = Callable[[int, ScoredGroup], None]
-"""Called with (index of a problem, its group) as each problem is done, in any order."""
-
 
 class Evaluator(Protocol):
     """Both implementations start their workers when they are first needed."""
 
-    def evaluate(
-        self,
-        policy: Path,
-        prompts: PromptSet,
-        sampler: SamplerConfig,
-        samples: int,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> list[ScoredGroup]:
-        """Sample `samples` completions per prompt with the policy in folder `policy`, judge them; in prompt order."""
+    def evaluate(self, policy: Path, request: EvalRequest) -> list[ScoredGroup]:
+        """Sample with the policy in folder `policy` and judge; in prompt order."""
 
     def judge(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
@@ -63,15 +53,7 @@ class LocalEvaluator:
         self.faults = FaultShareLimit(config.reward.max_fault_share)
         self.policy: Path | None = None
 
-    def evaluate(
-        self,
-        policy: Path,
-        prompts: PromptSet,
-        sampler: SamplerConfig,
-        samples: int,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> list[ScoredGroup]:
+    def evaluate(self, policy: Path, request: EvalRequest) -> list[ScoredGroup]:
         """Sample and judge one chunk of problems after the other."""
         if policy != self.policy:
             self.rollout = build_rollout_worker(self.config, str(policy))
@@ -81,8 +63,8 @@ class LocalEvaluator:
             return ScoredGroup(group, tuple(judge_again(self.reward, problem, group.texts, self.config.reward.retries)))
 
         size = self.config.rollout.groups_per_call
-        told = self.faults.before(progress)
-        return sample_and_judge(self.rollout, judged, prompts, sampler, samples, seed, size, told)
+        request = replace(request, progress=self.faults.before(request.progress))
+        return sample_and_judge(self.rollout, judged, request, size)
 
     def judge(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
@@ -111,21 +93,15 @@ class LocalEvaluator:
 def sample_and_judge(
     rollout: RolloutWorker,
     judge: Callable[[Problem, PromptGroup], ScoredGroup],
-    prompts: PromptSet,
-    sampler: SamplerConfig,
-    samples: int,
-    seed: int,
+    request: EvalRequest,
     size: int,
-    progress: Progress | None = None,
 ) -> list[ScoredGroup]:
-    """`samples` completions of every prompt, `size` problems at a time, in prompt order."""
+    """The groups of `request` in prompt order, generated `size` problems at a time."""
     results: list[ScoredGroup] = []
-    for requests in chunked(evaluation_requests(prompts, samples, seed), size):
-        for group in rollout.generate(requests, sampler=sampler):
-            index = group.group_id.problem
-            results.append(judge(prompts.problems[index], group))
-            if progress:
-                progress(index, results[-1])
+    for chunk in chunked(request.rollouts(), size):
+        for group in rollout.generate(chunk, sampler=request.sampler):
+            results.append(judge(request.prompts.problems[group.group_id.problem], group))
+            request.report(results[-1])
     return results
 
 

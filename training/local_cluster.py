@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
-from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import PromptGroup, ScoredGroup
+from couplet.evaluation.request import EvalRequest
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.replay.ledger import Ledger
 from couplet.replay.record import Record, State
@@ -101,18 +100,10 @@ class LocalCluster:
             self.ledger = Ledger(self.config.replay, Record.from_dict(state["ledger"]), self.step, self.config.steps)
         return self.step
 
-    def evaluate(
-        self,
-        prompts: PromptSet,
-        sampler: SamplerConfig,
-        samples: int,
-        seed: int,
-        progress: Callable[[int, ScoredGroup], None] | None = None,
-    ) -> list[ScoredGroup]:
+    def evaluate(self, request: EvalRequest) -> list[ScoredGroup]:
         """Sample and judge every prompt."""
         self.times.pause()
-        size = self.config.rollout.groups_per_call
-        return sample_and_judge(self.rollout, self._judge, prompts, sampler, samples, seed, size, progress)
+        return sample_and_judge(self.rollout, self._judge, request, self.config.rollout.groups_per_call)
 
     def totals(self) -> dict[str, int]:
         """The ledger's totals."""

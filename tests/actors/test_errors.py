@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from couplet.configs.schema import ConfigError
+from couplet.evaluation.request import EvalRequest
 from couplet.training.factory import load_prompts
 from tests.actors.runs import PATIENCE, History, status, wait_for
 
@@ -142,7 +143,7 @@ def test_weights_that_stay_lost_end_an_evaluation(scripted, start):
     cluster = scripted("forgetful", "ForgetfulRollout")
     prompts = load_prompts(cluster.config, str(start), "katas:heldout-lists", 4)
     with pytest.raises(TimeoutError, match=r"5 times in a row; the last: .*OwnerDiedError.*weights.timeout"):
-        cluster.evaluate(prompts, cluster.config.sampler, 2, 0)
+        cluster.evaluate(EvalRequest(prompts, cluster.config.sampler, 2, 0))
 
 
 def test_too_many_sandbox_faults_stop_the_run(scripted):

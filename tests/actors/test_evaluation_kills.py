@@ -12,6 +12,7 @@ from couplet.actors.remote import DIED, is_gone
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.replay_state import Worker
 from couplet.data.verdict import Outcome
+from couplet.evaluation.request import EvalRequest
 from couplet.replay.record import Record, State
 from couplet.training.factory import load_prompts
 from couplet.training.loop import train
@@ -75,7 +76,7 @@ def test_killed_actors_come_back_and_every_result_comes(evaluating, max_restarts
         for pid in filter(alive, pids):
             kill_process(pid)
 
-    results = cluster.evaluate(prompts, cluster.config.sampler, 2, 0, progress=kill)
+    results = cluster.evaluate(EvalRequest(prompts, cluster.config.sampler, 2, 0, kill))
     assert len(pids) == 2 and not any(map(alive, pids))
     assert [scored.group.group_id.problem for scored in results] == list(range(8))
     assert outcomes(results) == [{Outcome.PASSED}] * 8
@@ -85,7 +86,7 @@ def test_an_answer_that_kills_its_judges_is_quarantined_and_its_neighbours_are_n
     changes = {"replay": {"max_attempts": 2}, "reward": {"max_fault_share": 1.0}}
     cluster, prompts = evaluating("poisoned", (PoisonRollout, ScriptedReward), 3, publish=False, **changes)
     cluster.holder = (0, [None])  # scripted actors need no weights, and the queue issues nothing
-    results = cluster.evaluate(prompts, cluster.config.sampler, 2, 0)
+    results = cluster.evaluate(EvalRequest(prompts, cluster.config.sampler, 2, 0))
     assert outcomes(results) == [{Outcome.QUARANTINED if i % 3 == 0 else Outcome.PASSED} for i in range(3)]
 
 

@@ -14,6 +14,7 @@ from couplet.commands.backends import open_evaluator
 from couplet.commands.subject import open_policy, prompts_of
 from couplet.configs.schema import ConfigError
 from couplet.data.verdict import Outcome
+from couplet.evaluation.request import EvalRequest
 
 pytestmark = pytest.mark.ray
 
@@ -43,9 +44,9 @@ def test_the_bench_on_ray_equals_the_local_one(ray_cluster, run_folder, problem_
     for local in (True, False):
         with open_evaluator(config, local=local) as evaluator:
             done: dict[int, tuple[str, ...]] = {}
-            scored = evaluator.evaluate(folder, prompts, config.sampler, 3, 7, Notes(done))
+            scored = evaluator.evaluate(folder, EvalRequest(prompts, config.sampler, 3, 7, Notes(done)))
             assert done == {index: group.group.texts for index, group in enumerate(scored)}
-            hot = evaluator.evaluate(folder, prompts, replace(config.sampler, temperature=0.1), 3, 7)
+            hot = evaluator.evaluate(folder, EvalRequest(prompts, replace(config.sampler, temperature=0.1), 3, 7))
             verdicts = evaluator.judge(prompts.problems, answers)
             found[local] = [[group.group.texts for group in scored], [group.group.texts for group in hot]]
             outcomes = [[verdict.outcome for verdict in some] for some in verdicts]

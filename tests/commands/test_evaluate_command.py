@@ -13,6 +13,7 @@ import pytest
 from couplet.commands.backends import open_evaluator
 from couplet.commands.subject import open_policy, prompts_of, results_folder, set_name, weights_fingerprint
 from couplet.data.prompts import PromptSet, evaluation_requests
+from couplet.evaluation.request import EvalRequest
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,8 +100,8 @@ def test_a_problem_gets_the_same_completions_whichever_others_are_asked(run_fold
     assert evaluation_requests(last, 2, 7)[0].seeds_G == evaluation_requests(prompts, 2, 7)[3].seeds_G
     assert len({seed for r in evaluation_requests(prompts, 2, 7) for seed in r.seeds_G}) == 8
     with open_evaluator(config, local=True) as evaluator:
-        together = evaluator.evaluate(folder, prompts, config.sampler, 2, 7)
-        alone = evaluator.evaluate(folder, last, config.sampler, 2, 7)
+        together = evaluator.evaluate(folder, EvalRequest(prompts, config.sampler, 2, 7))
+        alone = evaluator.evaluate(folder, EvalRequest(last, config.sampler, 2, 7))
     assert alone[0].group.texts == together[3].group.texts
 
 

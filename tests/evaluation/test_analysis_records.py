@@ -36,13 +36,14 @@ class Counting(Evaluator):
         super().__init__(policy)
         self.left, self.asked = dies_after, 0
 
-    def evaluate(self, prompts, sampler, samples, seed, progress=None):
+    def evaluate(self, request):
+        prompts, progress = request.prompts, request.progress
         found = []
         for index in range(len(prompts)):
             if self.left is not None and self.asked == self.left:
                 raise Killed
             one = PromptSet(prompts.problems[index : index + 1], prompts.prompts[index : index + 1])
-            found += super().evaluate(one, sampler, samples, seed)
+            found += super().evaluate(replace(request, prompts=one, progress=None))
             self.asked += 1
             if progress:
                 progress(index, found[-1])

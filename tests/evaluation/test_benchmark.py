@@ -39,7 +39,9 @@ class FakeCluster:
         self.dies_after, self.faults = dies_after, faults
         self.asked: list[list[str]] = []
 
-    def evaluate(self, prompts, sampler, samples, seed, progress=None):  # type: ignore[no-untyped-def]
+    def evaluate(self, request):
+        prompts, sampler, samples, seed = request.prompts, request.sampler, request.samples, request.seed
+        progress = request.progress
         self.asked.append([p.problem_id for p in prompts.problems])
         groups = []
         for index, problem in enumerate(prompts.problems):

@@ -60,7 +60,8 @@ class Evaluator:
         self.policy = policy
         self.settings: list[tuple[float, int]] = []
 
-    def evaluate(self, prompts, sampler, samples, seed, progress=None):  # type: ignore[no-untyped-def]
+    def evaluate(self, request):
+        prompts, sampler, samples, seed = request.prompts, request.sampler, request.samples, request.seed
         self.settings.append((sampler.temperature, sampler.steps))
         requests = [
             RolloutRequest(

@@ -22,8 +22,8 @@ def evaluate_with(faults=0):
     """`FakeCluster.evaluate`, with AR-ness falling from problem to problem."""
     cluster = FakeCluster(faults=faults)
 
-    def evaluate(prompts, sampler, samples, seed, progress=None):
-        groups = cluster.evaluate(prompts, sampler, samples, seed, progress)
+    def evaluate(request):
+        groups = cluster.evaluate(request)
         orders = [{"local_ar_ness": 1.0 - 0.1 * i, "global_ar_ness": 0.5} for i in range(len(groups))]
         return [ScoredGroup(replace(g.group, metrics=m), g.verdicts) for g, m in zip(groups, orders)]
 
