@@ -27,8 +27,8 @@ GROUPS = {
     "inner updates": ("mu1", "mu2", "mu4"),
 }
 ONE_PROCESS = (
-    "Every run is `launch.py train --local`: one process, plain torch, strictly on-policy (staleness 0), so asynchrony is "
-    "no part of this study."
+    "Every run is `launch.py train --local`: one process, plain torch, strictly on-policy (staleness 0), so this study "
+    "says nothing about asynchrony."
 )
 WINDOW = 5  # steps of the reward at the end of a run
 CLAIMS = tuple(
@@ -144,16 +144,16 @@ def markdown(study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
         "",
         f"Made by `{study['command']}`, from the policy {study['start']}. "
         + (f"Not run: {_words(study['left_out'])}. " if study["left_out"] else "")
-        + "The machine was also doing other work, so these timings are not comparable.",
+        + "The machine was also doing other work, so the timings are not comparable.",
         "",
         ONE_PROCESS,
         "",
-        f"Recipes of `configs/ablations/`, trained from one start with seeds {_words(study['seeds'])}. Mean ± standard "
-        "deviation over seeds, in percent, on the held-out problems after training; `t1` in a name is the higher of the two "
-        "evaluation temperatures. The gap is to `coupled`, paired by seed, in points. Recipes that resolve to the same "
-        "configuration share their runs.",
+        f"The recipes are those of `configs/ablations/`, trained from the same policy with seeds {_words(study['seeds'])}. "
+        "Values are mean ± standard deviation over seeds, in percent, on the held-out problems after training; `t1` in a "
+        "name means at the higher of the two evaluation temperatures. The gap is the difference to `coupled`, paired by "
+        "seed, in points. Recipes that resolve to the same configuration share their runs.",
         "",
-        f"The start: {before}.",
+        f"Before training: {before}.",
         "",
         "| " + " | ".join(heads) + " |",
         "| --- | --- |" + " ---: |" * (len(heads) - 2),

@@ -180,27 +180,27 @@ def markdown(study: Mapping[str, Any]) -> str:
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     start = stages[-2]
-    described = ", ".join(
-        f"{s['name']} ({s['objective']} on {s['corpus']}, {s['steps']} steps)" for s in study["stages"]
-    )
+    overrides = f" with {' '.join(study['train_overrides'])}" if study["train_overrides"] else ""
     lines = [
         "# The whole path on the tiny model",
         "",
-        f"`{study['command']}` takes random weights through {described}, and then through {study['train_steps']} learner "
-        f"steps of reinforcement learning (`{RL_STAGE}` below), which starts from the policy after `{start}`; seeds "
-        f"{', '.join(map(str, seeds))} "
-        f"(recipes {' and '.join(f'`configs/{name}`' for name in study['recipes'])}"
-        + (f", reinforcement learning with {' '.join(study['train_overrides'])}" if study["train_overrides"] else "")
-        + f"). After each stage the first {study['problems']} problems of {study['problem_set']} are decoded; diffusion "
-        f"takes {steps} steps, two tokens per step, by the entropy order. A model is asked in the form it was trained on: "
-        "plain text before instruction tuning, chat prompts from there on. Mean ± standard deviation over seeds; pass "
-        "rates in percent. Every policy meets the same problems.",
+        f"`{study['command']}` trains a model from random weights in these stages, with seeds "
+        f"{', '.join(map(str, seeds))} (recipes {' and '.join(f'`configs/{name}`' for name in study['recipes'])}):",
+        "",
+        *(f"1. `{s['name']}`: {s['objective']} on {s['corpus']}, {s['steps']} steps" for s in study["stages"]),
+        f"1. `{RL_STAGE}`: {study['train_steps']} learner steps of reinforcement learning{overrides}, from the policy "
+        f"after `{start}`",
+        "",
+        f"After each stage the first {study['problems']} problems of {study['problem_set']} are decoded. Diffusion takes "
+        f"{steps} steps, two tokens per step, in the entropy order. A prompt has the form that the model was trained on: "
+        "plain text before instruction tuning, a chat prompt after it. Values are mean ± standard deviation over seeds; "
+        "pass rates are in percent. Every policy is given the same problems.",
         "",
         ONE_PROCESS.replace("Every run", "Every run of reinforcement learning"),
         "",
         "## After each stage",
         "",
-        "| stage | asked and decoded by | " + " | ".join(head for head, _, _ in COLUMNS) + " |",
+        "| stage | prompt and decoding | " + " | ".join(head for head, _, _ in COLUMNS) + " |",
         "| --- | --- |" + " ---: |" * len(COLUMNS),
     ]
     forms = {row["stage"]: row["form"] for row in rows}
@@ -228,8 +228,8 @@ def _decodings(rows: Rows, stages: Sequence[str], seeds: Sequence[int]) -> list[
 
 def _claim_table(found: Rows) -> list[str]:
     lines = [
-        "Differences are paired by seed and positive where the claim holds; the interval is Student's t at 95% over seeds. "
-        "A claim is reproduced where the interval lies above zero, not reproduced where it lies below, else undecided.",
+        "Differences are paired by seed and positive if the claim holds; the interval is Student's t at 95% over seeds. A "
+        "claim is reproduced if the interval is above zero, not reproduced if it is below zero, and otherwise undecided.",
         "",
         "| claim | measured | per seed | mean [95%] | verdict |",
         "| --- | --- | --- | ---: | --- |",

@@ -159,7 +159,7 @@ def _by_seed(ratio: Mapping[str, Any]) -> str:
 
 def table(summary: Sequence[Mapping[str, Any]], forwards: int) -> Table:
     """The summary for a terminal."""
-    grid = Table(title=f"Estimators at {forwards} forwards, divided by their expected weight (nats per token)")
+    grid = Table(title=f"Estimators at {forwards} forward passes, divided by their expected weight (nats per token)")
     for name in ("estimator", "weighting", "pairs", "E weight", "std token", "std sequence"):
         grid.add_column(name, justify="left" if name in ("estimator", "weighting") else "right")
     for name in TARGETS:
@@ -179,9 +179,9 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         *([f"Made by `{result['command']}`.", ""] if "command" in result else []),
         f"{result['completions']} completions, {result['loss_tokens']} loss tokens, {result['draws']} mask draws each, "
-        f"t in {result['t_range']}, completions of seed {', '.join(map(str, result['seeds']))}. Every estimate is divided by its expected weight; standard "
-        f"deviations and RMSE are those of an estimate that costs {result['forwards']} forwards; nats per token; bias "
-        "± its standard error.",
+        f"t in {result['t_range']}, completions of seed {', '.join(map(str, result['seeds']))}. Every estimate is divided "
+        "by its expected weight. Standard deviations and RMSE are scaled to an estimate that costs "
+        f"{result['forwards']} forward passes. Units are nats per token; bias is ± its standard error.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + " --- |" * 2 + " ---: |" * (len(head) - 2),
@@ -204,7 +204,7 @@ def figure(summary: Sequence[Mapping[str, Any]], forwards: int) -> Any:
             deviations = [np.sqrt(row[f"{scope}_variance"]) for row in summary]
             name = "one token" if scope == "token" else "mean of a completion"
             left.barh(rows_N + shift, deviations, height=0.36, color=colour, label=name)
-        left.set_title(f"standard deviation at {forwards} forwards")
+        left.set_title(f"standard deviation at {forwards} forward passes")
         left.set_xlabel("nats")
         left.set_yticks(rows_N, labels)
         left.set_ylim(-0.6, len(summary) - 0.4)
