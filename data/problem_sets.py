@@ -13,6 +13,7 @@ from couplet.data.formats import published as formats
 from couplet.data.formats.columns import Row, RowError
 from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.katas import problems as katas
+from couplet.data.katas import routines
 from couplet.data.problem import Problem
 from couplet.data.sources import SourceError, read_hub, read_records
 
@@ -25,13 +26,13 @@ FORMATS: tuple[tuple[str, Callable[[Row], Problem] | None], ...] = (
     ("test_list", formats.mbpp),
     ("entry_point", formats.humaneval),
 )
-GENERATORS = {"katas": katas.generate, "arithmetic": arithmetic.arithmetic}
+GENERATORS = {"katas": katas.generate, "routines": routines.generate, "arithmetic": arithmetic.arithmetic}
 
 
 def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[Problem]:
     """The problems of a source, in its order; `limit` keeps the first ones.
 
-    `source` is `katas:SPLIT`, `arithmetic:SPLIT`, or a file (JSONL, JSON, both also gzipped, or Parquet) in the format
+    `source` is `katas:SPLIT`, `routines:SPLIT`, `arithmetic:SPLIT`, or a file (JSONL, JSON, both also gzipped, or Parquet) in the format
     of HumanEval, MBPP (full or sanitised), HumanEval+, MBPP+, AceCode, or `data.formats.parquet`. `FILE@SPLIT` keeps one
     published split of MBPP, e.g. `mbpp.jsonl@test`; `hub:NAME[@CONFIG][:SPLIT]` reads from the Hugging Face hub. `seed`
     serves the generated families.

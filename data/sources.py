@@ -49,7 +49,7 @@ def open_source(source: str) -> list[Shard]:
     if "+" in source and not Path(source).exists():
         return [shard for part in source.split("+") for shard in open_source(part)]
     scheme, _, rest = source.partition(":")
-    if scheme in ("katas", "arithmetic"):
+    if scheme in ("katas", "routines", "arithmetic"):
         return [Shard(source, partial(_read_generated, scheme, rest))]
     if scheme == "hub":
         return [Shard(source, partial(read_hub, rest))]
@@ -219,8 +219,14 @@ def _read_parquet(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
 def _read_generated(family: str, split: str, skip: int) -> Iterator[tuple[str, Row]]:
     from couplet.data import arithmetic
     from couplet.data.katas import corpus as kata_corpus
+    from couplet.data.katas import routines
 
-    pairs = {"katas": kata_corpus.corpus_pairs, "arithmetic": arithmetic.corpus_pairs}[family](split)
+    families = {
+        "katas": kata_corpus.corpus_pairs,
+        "routines": routines.corpus_pairs,
+        "arithmetic": arithmetic.corpus_pairs,
+    }
+    pairs = families[family](split)
     for number, (prompt, answer) in enumerate(itertools.islice(pairs, skip, None), start=skip + 1):
         row = {"prompt": prompt, "answer": answer, "text": f"{prompt}\n{answer}"}
         yield f"{family}:{split}: example {number}", row
