@@ -1,4 +1,4 @@
-"""`make bench`: the benchmarks of the project, one after the other; each writes benchmarks/results/NAME.json."""
+"""`make bench`: runs the benchmarks one after the other; each writes benchmarks/results/NAME.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = sorted(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run each benchmark in a process of its own; 1 where one failed."""
+    """Run each benchmark in its own process; 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
     names = parser.parse_args(argv).names or NAMES

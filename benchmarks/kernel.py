@@ -1,4 +1,4 @@
-"""The kernel that figures were taken on."""
+"""The kernel version to report with a measurement."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import platform
 
 
 def kernel_version() -> str:
-    """Major and minor version; what follows is a name that the machine's owner gave it."""
+    """Major and minor version, without the suffix that the machine's owner chose."""
     return ".".join(platform.release().split("-")[0].split(".")[:2])

@@ -18,7 +18,7 @@ from benchmarks.kernel import kernel_version
 
 
 def table(summaries: Sequence[dict[str, Any]]) -> str:
-    """One row per run, then the mean and the spread of the gains."""
+    """One row per run, then the mean and the range of the gains."""
     samples = summaries[0]["config"]["evaluation"]["samples"]
     names = {
         "pass@1, T = 0.2": "pass_at_1",
@@ -44,12 +44,12 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table of the run folders named."""
+    """Print the table of the named run folders."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runs", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, e.g. runs/tiny")
     files = [Path(run) / "summary.json" for run in parser.parse_args(argv).runs]
     if unfinished := [file for file in files if not file.is_file()]:
-        parser.error(f"{unfinished[0]}: no such file; a run writes it at its end")
+        parser.error(f"{unfinished[0]}: no such file; a run writes it when it ends")
     summaries = [json.loads(file.read_text()) for file in files]
     print(table(sorted(summaries, key=lambda s: s["seed"])))
     system, python = f"{platform.system()} {kernel_version()}", platform.python_version()

@@ -1,18 +1,17 @@
 """The sampler against a plain Dream-style loop, interleaved in one process on one CPU thread.
 
-Seconds are CPU seconds. The plain loop is the published one in its essentials: every step runs (empty ones too), the head
-runs on every position, top-p sorts the whole vocabulary, and every masked position draws. It is batched by prompt length
-like ours, ranks in float32 and counts per row, so that both do the same work.
+Seconds are CPU seconds. The plain loop does what the published one does: it runs every step (empty ones too), runs the
+head on every position, sorts the whole vocabulary for top-p, and draws at every masked position. Like ours, it batches
+prompts of one length, ranks in float32 and counts tokens per row, so both do the same work.
 
-Left out: a GPU, a real checkpoint (weights are random, so a nucleus is wide), padding (the plain loop would pad prompts
-of mixed lengths), and the trunk of a large model, which both share: at 7B it dominates, and the ratio of the whole is
-smaller than here, where head and tail weigh more.
+Not covered: GPUs, trained weights (with random ones a nucleus is wide), padding (the plain loop would pad prompts of mixed
+lengths), and the trunk of a large model. Both loops share the trunk, and at 7B it dominates, so the ratio there is smaller
+than here.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from couplet.configs.schema import SamplerConfig, ShapeConfig
+from couplet.data.files import write_json
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
 from couplet.rollout.orders import ORDERS
@@ -58,7 +58,7 @@ CASES = {
 
 @torch.inference_mode()
 def plain_loop(policy: DiffusionPolicy, prompts_BP: Tensor, config: SamplerConfig, seed: int) -> Tensor:
-    """Dream-style decoding of prompts of one length; tokens [B, C]."""
+    """Dream-style decoding of prompts of one length. Returns tokens [B, C]."""
     generator = torch.Generator().manual_seed(seed)
     mask_id = policy.token_ids.mask
     rows, prompt_length = prompts_BP.shape
@@ -83,7 +83,7 @@ def plain_loop(policy: DiffusionPolicy, prompts_BP: Tensor, config: SamplerConfi
 
 
 def plain_filter(z_NV: Tensor, top_p: float, top_k: int | None) -> Tensor:
-    """top-p by a sort of the vocabulary, then top-k."""
+    """Top-p by sorting the vocabulary, then top-k."""
     if top_p < 1.0:
         sorted_NV, index_NV = z_NV.sort(dim=1, descending=True)
         drop_NV = torch.softmax(sorted_NV, dim=1).cumsum(dim=1) > top_p
@@ -96,7 +96,7 @@ def plain_filter(z_NV: Tensor, top_p: float, top_k: int | None) -> Tensor:
 
 
 def measure(name: str, repeats: int) -> dict[str, object]:
-    """Seconds of both loops, taken in turns, and the median of the ratios."""
+    """Seconds of both loops, run in turn, and the median of their ratios."""
     vocab, prompts, completions, prompt_length, config = CASES[name]
     ids = TokenIds(mask=5, pad=0, bos=0, eos=0, filler=7, end=(6,))
     shape = ShapeConfig(embedding_std=0.2)
@@ -128,7 +128,7 @@ def measure(name: str, repeats: int) -> dict[str, object]:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    started = time.process_time()  # CPU time of the one thread: other processes on the machine do not count
+    started = time.process_time()  # CPU time of this thread; other processes do not count
     run()
     return time.process_time() - started
 
@@ -157,8 +157,7 @@ def main() -> None:
         "repeats": arguments.repeats,
         "cases": cases,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(arguments.out, result)
 
 
 if __name__ == "__main__":

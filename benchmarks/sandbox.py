@@ -1,11 +1,11 @@
-"""CPU time per program of five tests, against the usual ways of running one.
+"""CPU time per program of five tests, compared with the usual ways of running one.
 
-All methods take turns in every round of one run, so that a busy machine disturbs them alike; the ratios are medians over
-rounds. CPU time is that of all processes involved, from a cgroup where one can be made. It takes half a minute. Results go
-to benchmarks/results/sandbox.json (`--out`). Exit status 1 where the ratios promised in docs/sandbox.md are missed.
+All methods run in turn in every round, so a busy machine affects them equally; the ratios are medians over rounds. CPU
+time is that of all processes involved, measured by a cgroup if one can be made. This takes half a minute. Results go to
+benchmarks/results/sandbox.json (`--out`). The exit code is 1 if the ratios promised in docs/sandbox.md are missed.
 
-Left out: work the kernel does later on its own account (freeing namespaces), verdict caching, and planning of tests that
-are seen for the first time, which happens once per problem.
+Not covered: work that the kernel does later (freeing namespaces), the verdict cache, and the planning of tests, which
+happens once per problem.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 
 from benchmarks.kernel import kernel_version
 from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.files import write_json
 from couplet.data.problem import Problem
 from couplet.data.verdict import Outcome
 from couplet.reward.sandbox.faults import TierUnavailable
@@ -39,15 +40,15 @@ TESTS = tuple(f"assert double({x}) == {2 * x}" for x in range(5))
 PROBLEM = Problem("double", "q", TESTS)
 ROUNDS, SLOW_PROGRAMS, FAST_PROGRAMS = 12, 3, 60
 EMPTY = "in an empty environment"
-# Times less CPU. An interpreter starts in an empty virtual environment in half the time it takes in a full one.
+# By how many times CPU time is lower. An interpreter starts twice as fast in an empty virtual environment as in a full one.
 PROMISED = {f"python -c per test, {EMPTY}": 8.0, f"python -c per program, {EMPTY}": 3.0}
 
-Method = Callable[[int], None]  # runs that many programs and checks that they pass
+Method = Callable[[int], None]  # runs a number of programs and checks that they pass
 Meter = Callable[[], float]  # CPU seconds used so far
 
 
 def source(number: int) -> str:
-    """One of many programs that differ, so that none is remembered."""
+    """One of many different programs, so that no verdict is cached."""
     return f"def double(x):\n    return 2 * x + {number} - {number}\n"
 
 
@@ -75,7 +76,7 @@ def by_worker(worker: RewardWorker) -> Method:
 
 @contextlib.contextmanager
 def methods() -> Iterator[dict[str, tuple[Method, int]]]:
-    """Methods by name, each with the number of programs of a round."""
+    """Methods by name, each with its number of programs per round."""
     clean = [base_interpreter(), "-I", "-S", "-c"]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -107,7 +108,7 @@ def _methods(
 
 @contextlib.contextmanager
 def cpu_meter() -> Iterator[tuple[str, Meter]]:
-    """What measures, and the meter: a cgroup of this process and all it starts, else the whole machine's busy time."""
+    """Name of the meter and the meter: a cgroup of this process and its children, else the busy time of the machine."""
     for root, usage in (("/sys/fs/cgroup/cpuacct", cpuacct_seconds), ("/sys/fs/cgroup", cpu_stat_seconds)):
         group = Path(root, f"couplet-bench-{os.getpid()}")
         try:
@@ -146,7 +147,7 @@ def busy_seconds() -> float:
 
 
 def machine() -> dict[str, object]:
-    """Where the figures come from."""
+    """The machine on which the figures were measured."""
     model = "unknown"
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -199,17 +200,14 @@ def measure(rounds: int) -> dict[str, object]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; 1 where a promise is missed."""
+    """Measure, print and write; 1 if a promised ratio is missed."""
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sandbox", description=__doc__, formatter_class=kind)
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE", help="JSON file (default: the tracked one)")
     args = parser.parse_args(argv)
     result = measure(args.rounds)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    aside = args.out.with_suffix(".part")
-    aside.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(aside, args.out)
+    write_json(args.out, result)
     print(json.dumps(result, indent=2))
     return 0 if result["kept"] else 1
 

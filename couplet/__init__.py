@@ -1,6 +1,6 @@
 """Couplet: reinforcement learning of masked-diffusion language models that write code, on Ray.
 
-In a checkout the packages of this namespace are the folders at the top level of the repository; a wheel has them here.
+In a checkout the packages are the folders at the top level of the repository; in a wheel they are inside this one.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""One Ray for the whole test run, and the tiny folders many tests start from."""
+"""One Ray for the whole test run."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.ray_limits import give_ray_time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-APART = ("test_closing", "test_learning", "test_nodes")  # tests of actors that start a Ray of their own, or none
+APART = ("test_closing", "test_learning", "test_nodes")  # tests of actors that start their own Ray, or none
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -20,7 +20,7 @@ def pytest_xdist_make_scheduler(config, log):
     class OneRay(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = Path(nodeid.partition("::")[0])
-            shares = ("actors" in file.parts and file.stem not in APART) or file.stem == "test_ray_bench"
+            shares = "actors" in file.parts and file.stem not in APART
             return "the shared Ray" if shares else str(file)
 
     return OneRay(config, log)

@@ -17,7 +17,6 @@ FOLDERS = (*PACKAGES, "benchmarks", "couplet", "deploy", "docs", "tests")  # and
 NOT_YET = (
     *PACKAGES,
     *(f"tests/{package}" for package in PACKAGES),
-    "benchmarks",
     "docs/configuration.md",
     "docs/sandbox.md",
     "launch.py",

@@ -1,4 +1,4 @@
-"""Ray's own limits are those of an idle machine; a busy one needs longer."""
+"""Longer time limits for Ray, whose own assume an idle machine."""
 
 import functools
 import os
@@ -15,21 +15,21 @@ LIMITS = {
     "RAY_worker_register_timeout_seconds": SECONDS,
 }
 LESS_WORK = {
-    "RAY_prestart_worker_first_driver": 0,  # as many idle processes as the node has CPU slots
-    "RAY_memory_monitor_refresh_ms": 0,  # another program's memory is no reason to kill an actor
+    "RAY_prestart_worker_first_driver": 0,  # Ray would start an idle process per CPU slot
+    "RAY_memory_monitor_refresh_ms": 0,  # do not kill actors because another program needs memory
     "RAY_USAGE_STATS_ENABLED": 0,
 }
 
 
 def give_ray_time(**more: int) -> None:
-    """For this process and those it starts; before `ray.init`."""
+    """Set the limits for this process and those it starts. Call it before `ray.init`."""
     for name, value in (LIMITS | LESS_WORK | more).items():
         os.environ.setdefault(name, str(value))
     more_time_for_nodes()
 
 
 def more_time_for_nodes() -> None:
-    """In this process a node that starts is waited for up to `SECONDS`: Ray gives it 30."""
+    """In this process, wait up to `SECONDS` for a node to start; Ray waits 30."""
     from ray._private import services
 
     look = getattr(services, "get_node", None)

@@ -1,4 +1,4 @@
-"""`.types/couplet`: links to the packages, where type checkers and editors, which do not run code, find the namespace."""
+"""Make `.types/couplet`, links to the packages for type checkers and editors, which cannot follow `__path__`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from couplet import PACKAGES, ROOT
 
 
 def main() -> None:
-    """Make the links; those of packages that are gone are removed."""
+    """Replace the links by one to each package."""
     folder = Path(ROOT, ".types", "couplet")
     folder.mkdir(parents=True, exist_ok=True)
     targets = {"__init__.py": "couplet/__init__.py"} | {package: package for package in PACKAGES}
