@@ -6,7 +6,6 @@ import argparse
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,7 +55,7 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
     Each stage's policy is kept in `stages/NUMBER-NAME`, a finished stage is not repeated on `resume`, and an unfinished
     one goes on from its newest checkpoint.
     """
-    config = replace(config, stages=tuple(replace(stage, corpus=_absolute(stage.corpus)) for stage in config.stages))
+    config = config.replace(stages=tuple(stage.replace(corpus=_absolute(stage.corpus)) for stage in config.stages))
     if not resume:
         check_inputs(config)
     with closing(RunFolder.reopen(config) if resume else RunFolder.create(config)) as folder:

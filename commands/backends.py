@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from couplet.configs.schema import RunConfig
@@ -26,8 +25,8 @@ def open_cluster(config: RunConfig, start: str, checkpoints: Path, *, local: boo
 @contextmanager
 def open_evaluator(config: RunConfig, *, local: bool) -> Iterator[Evaluator]:
     """The rollout and reward workers of `config`, without a learner or a queue."""
-    learner = replace(config.learner, engine="torch", ranks=1, cpus=0.0, gpus=0.0, zero_stage=0, offload="none")
-    config = replace(config, learner=learner)
+    learner = config.learner.replace(engine="torch", ranks=1, cpus=0.0, gpus=0.0, zero_stage=0, offload="none")
+    config = config.replace(learner=learner)
     evaluator: Evaluator
     if local:
         evaluator = LocalEvaluator(config)

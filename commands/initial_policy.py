@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from couplet.commands.adapt import run_adaptation
@@ -51,7 +50,7 @@ def cached_start(recipe: AdaptConfig, display: Display) -> Path:
             shutil.rmtree(unfinished, ignore_errors=True)
         verb = "Going on with" if resume else "Preparing"
         display.headline(f"{verb} the start: {recipe.name} (kept in {folder} for later runs)")
-        run = replace(recipe, runs_dir=str(folder.parent), name=unfinished.name)
+        run = recipe.replace(runs_dir=str(folder.parent), name=unfinished.name)
         trained = run_adaptation(run, display, resume=resume)
         folder.mkdir(exist_ok=True)
         shutil.copyfile(unfinished / "config.yaml", folder / "config.yaml")

@@ -27,7 +27,7 @@ from couplet.commands.subject import (
     weights_fingerprint,
     with_scoring_limits,
 )
-from couplet.configs.load import read_recipe, resolve
+from couplet.configs.load import read_recipe, resolve, to_dict
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.files import write_json
 from couplet.data.formats.parquet import write_parquet
@@ -222,13 +222,13 @@ def policy_facts(folder: Path, prompts: PromptSet, config: RunConfig, sampling: 
         "weights": weights_fingerprint(folder),
         "model": {"dtype": config.model.dtype, "end_tokens": config.model.end_tokens},
         "prompt_print": digest.hexdigest(),
-        "sampler": dataclasses.asdict(rating_sampler(config, sampling)),
+        "sampler": to_dict(rating_sampler(config, sampling)),
     }
 
 
 def rating_sampler(config: RunConfig, sampling: Sampling) -> SamplerConfig:
     """The policy's own decoder at the temperature of the rating."""
-    return dataclasses.replace(config.sampler, temperature=sampling.temperature)
+    return config.sampler.replace(temperature=sampling.temperature)
 
 
 class PolicyRater:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,11 +90,11 @@ def sampler_of(folder: Path, changes: Mapping[str, Any]) -> SamplerConfig:
 
     Where only the canvas is changed, the steps follow it in proportion.
     """
-    base = from_dict(SamplerConfig, settings_tree(folder).get("sampler") or {}, "sampler")
+    base = from_dict(SamplerConfig, settings_tree(folder).get("sampler") or {})
     chosen = {name: value for name, value in changes.items() if value is not None}
     if "completion_length" in chosen and "steps" not in chosen:
         chosen["steps"] = max(1, base.steps * chosen["completion_length"] // base.completion_length)
-    return from_dict(SamplerConfig, dataclasses.asdict(base) | chosen, "sampler")
+    return base.replace(**chosen)
 
 
 def show_answer(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.load import to_dict
 from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet
@@ -87,7 +88,7 @@ def with_scoring_limits(config: RunConfig, overrides: Sequence[str]) -> RunConfi
         for name in ("cpu_seconds", "memory_mb")
         if not any(override.startswith(f"sandbox.{name}=") for override in overrides)
     }
-    return replace(config, sandbox=replace(config.sandbox, **wider))
+    return config.replace(sandbox=config.sandbox.replace(**wider))
 
 
 def prompts_of(
@@ -95,7 +96,7 @@ def prompts_of(
 ) -> PromptSet:
     """Every problem as a prompt: a length limit is training's, unless an override asks for one here."""
     if not any(override.startswith("problems.max_prompt_tokens=") for override in overrides):
-        config = replace(config, problems=replace(config.problems, max_prompt_tokens=NO_LIMIT))
+        config = config.replace(problems=config.problems.replace(max_prompt_tokens=NO_LIMIT))
     return load_prompts(config, str(folder), source, limit)
 
 
@@ -131,7 +132,7 @@ def weights_fingerprint(folder: Path) -> str:
 
 def judging_facts(config: RunConfig) -> dict[str, Any]:
     """What a verdict depends on: the settings of reward and sandbox without those of the workers that form it."""
-    parts = {"reward": asdict(config.reward), "sandbox": asdict(config.sandbox)}
+    parts = {"reward": to_dict(config.reward), "sandbox": to_dict(config.sandbox)}
     return {name: {key: value for key, value in part.items() if key not in OPERATION} for name, part in parts.items()}
 
 

@@ -1,17 +1,14 @@
-"""docs/configuration.md: every key of the configuration with its type, default and meaning, read from configs/schema.py.
+"""What is generated from the configuration's models: docs/configuration.md and the JSON schemas for editors.
 
-`python -m couplet.configs.reference` writes the page; `--check` only says whether it is up to date.
+`python -m couplet.configs.reference` writes them; `--check` only reports whether they are up to date.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import dataclasses
 import inspect
-import io
+import json
 import sys
-import tokenize
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -19,14 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema
 
-from couplet.configs.load import to_dict
-from couplet.configs.schema import AdaptConfig, RunConfig, StageConfig
+from couplet.configs.load import RECIPES, to_dict
+from couplet.configs.schema import AdaptConfig, RunConfig, Section, StageConfig
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
+SCHEMAS: dict[type[Section], Path] = {
+    RunConfig: RECIPES / "schema.json",
+    AdaptConfig: RECIPES / "adapt_schema.json",
+}
 HEAD = """# Configuration
 
-Made by `make docs` (`python -m couplet.configs.reference`) from `configs/schema.py`: change it there.
+Made by `make docs` (`python -m couplet.configs.reference`) from the models in `configs/`: change it there.
 
 A run is described by one tree: a YAML recipe, then `key=value` overrides from the command line. Keys of a section are
 written `section.key`. What neither names has the default below. An unknown key, a wrong type or a value that cannot work
@@ -83,57 +86,64 @@ def page() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _kind(kind: type, title: str, known: Sequence[type]) -> Iterator[str]:
+def json_schema(kind: type[Section]) -> str:
+    """The JSON schema of a recipe of `kind`, by which an editor completes and checks its keys."""
+    schema = kind.model_json_schema(schema_generator=_Schema)
+    base = {"type": "string", "description": "recipe this one starts from; a path relative to this file"}
+    tree = {"$schema": _Schema.schema_dialect, **schema, "properties": {"base": base, **schema["properties"]}}
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+class _Schema(GenerateJsonSchema):
+    """Without titles, which would repeat the keys."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def _kind(kind: type[Section], title: str, known: Sequence[type]) -> Iterator[str]:
     """The keys of a tree and of its sections; a section in `known` is only pointed to."""
     yield f"## {title}\n\n{_about(kind)}\n"
     yield _table(kind, "")
-    for field in dataclasses.fields(kind):
-        section = _section(kind, field.name)
+    for name in kind.model_fields:
+        section = kind.section_of(name)
         if section in known:
-            yield f"`{field.name}`: see [the section of `train`](#{field.name}).\n"
+            yield f"`{name}`: see [the section of `train`](#{name}).\n"
         elif section is not None:
-            many = section is StageConfig
-            prefix = f"{field.name}.N" if many else field.name
-            yield f"### `{field.name}`\n\n{_about(section)}\n"
+            prefix = f"{name}.N" if section is StageConfig else name
+            yield f"### `{name}`\n\n{_about(section)}\n"
             yield _table(section, prefix)
 
 
-def _sections(kind: type) -> list[type]:
-    return [section for field in dataclasses.fields(kind) if (section := _section(kind, field.name))]
+def _sections(kind: type[Section]) -> list[type[Section]]:
+    return [section for name in kind.model_fields if (section := kind.section_of(name))]
 
 
-def _section(kind: type, name: str) -> type | None:
-    """The dataclass behind a key, also where it holds a list of them."""
-    hint = typing.get_type_hints(kind)[name]
-    inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
-    return inner if dataclasses.is_dataclass(inner) and isinstance(inner, type) else None
-
-
-def _table(kind: type, prefix: str) -> str:
-    comments, hints = _comments(kind), typing.get_type_hints(kind)
+def _table(kind: type[Section], prefix: str) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    for field in dataclasses.fields(kind):
-        if not prefix and _section(kind, field.name):
+    for name, field in kind.model_fields.items():
+        if not prefix and kind.section_of(name):
             continue
-        key = f"{prefix}.{field.name}" if prefix else field.name
-        default = _default(field)
-        cells = [f"`{key}`", _type(hints[field.name]), default, comments.get(field.name, "")]
+        key = f"{prefix}.{name}" if prefix else name
+        cells = [f"`{key}`", _type(field.annotation), _default(field), field.description or ""]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
-    factory = field.default_factory
-    value = field.default if factory is dataclasses.MISSING else factory()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # what differs from the section's own defaults
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if isinstance(value, Section):  # what differs from the section's own defaults
         usual = to_dict(type(value)())
         value = {key: item for key, item in to_dict(value).items() if item != usual[key]}
     plain = list(value) if isinstance(value, tuple) else value
-    return f"`{yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix(chr(10)).removesuffix('...').strip()}`"
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000)
+    return f"`{text.removesuffix(chr(10)).removesuffix('...').strip()}`"
 
 
 def _type(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _type(args[0])
     if origin in (typing.Union, types.UnionType):
         return " | ".join("null" if arg is type(None) else _type(arg) for arg in args)
     if origin is typing.Literal:
@@ -143,8 +153,8 @@ def _type(hint: Any) -> str:
         return f"[{', '.join(inner)}{', …' if Ellipsis in args else ''}]"
     if origin is dict:
         return f"{_type(args[0])}: {_type(args[1])}"
-    if dataclasses.is_dataclass(hint):
-        return f"section like `{typing.cast(type, hint).__name__.removesuffix('Config').lower()}`"
+    if issubclass(hint, Section):
+        return f"section like `{hint.place()}`"
     return {int: "whole number", float: "number", str: "text", bool: "true | false"}[hint]
 
 
@@ -153,31 +163,24 @@ def _about(kind: type) -> str:
     return " ".join(text.split())
 
 
-def _comments(kind: type) -> dict[str, str]:
-    """Field -> the comment behind it, else the line of comment above it."""
-    source = inspect.getsource(kind)
-    fields = {
-        node.lineno: node.target.id
-        for node in ast.parse(source).body[0].body  # type: ignore[attr-defined]
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    alone = {line: text for line, text in comments.items() if line not in fields}
-    return {name: comments.get(line, alone.get(line - 1, "")) for line, name in fields.items()}
+def documents() -> dict[Path, str]:
+    """Every generated file with its text."""
+    return {PAGE: page()} | {path: json_schema(kind) for kind, path in SCHEMAS.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page; with --check only compare, 1 where it is out of date."""
+    """Write the files; with --check only compare, 1 if one is out of date."""
     parser = argparse.ArgumentParser(prog="python -m couplet.configs.reference", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the page is out of date")
-    if parser.parse_args(argv).check:
-        current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()
-        print(f"{PAGE}: {'up to date' if current else 'out of date; run make docs'}")
-        return 0 if current else 1
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
-    return 0
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file is out of date")
+    check, code = parser.parse_args(argv).check, 0
+    for path, text in documents().items():
+        if not check:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            print(f"{path}: out of date; run make docs")
+            code = 1
+    return code
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from couplet.configs.load import to_dict
 from couplet.configs.schema import ConfigError, SamplerConfig, require
 from couplet.data.files import write_json, write_text
 from couplet.data.problem import Problem
@@ -66,7 +67,7 @@ class Plan:
     def samplers(self, base: SamplerConfig) -> list[SamplerConfig]:
         """One sampler per setting, steps outer, temperatures inner."""
         return [
-            dataclasses.replace(base, temperature=temperature, steps=steps)
+            base.replace(temperature=temperature, steps=steps)
             for steps in self.steps or (base.steps,)
             for temperature in self.temperatures or (base.temperature,)
         ]
@@ -99,7 +100,7 @@ def run_benchmark(
     Raises:
         ConfigError: `out` holds results of another run, or cannot be written.
     """
-    fixed = {key: value for key, value in dataclasses.asdict(sampler).items() if key not in ("temperature", "steps")}
+    fixed = {key: value for key, value in to_dict(sampler).items() if key not in ("temperature", "steps")}
     names = [problem.problem_id for problem in prompts.problems]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)

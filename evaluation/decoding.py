@@ -6,7 +6,6 @@ Every measure of the order looks at the answer only (positions up to and includi
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,4 +217,4 @@ def _with_interval(name: str, found: Estimate) -> dict[str, float]:
 
 def at(sampler: SamplerConfig, temperature: float, steps: int | None = None) -> SamplerConfig:
     """The sampler at another temperature, and at another number of steps where one is given."""
-    return dataclasses.replace(sampler, temperature=temperature, steps=steps or sampler.steps)
+    return sampler.replace(temperature=temperature, steps=steps or sampler.steps)

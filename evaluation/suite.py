@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ def run_suite(
             if progress:
                 progress(f"T = {temperature:g}", done, len(chosen))
 
-        return evaluate(EvalRequest(chosen, replace(sampler, temperature=temperature), samples, config.seed, count))
+        return evaluate(EvalRequest(chosen, sampler.replace(temperature=temperature), samples, config.seed, count))
 
     low = groups_at(config.greedy_temperature, config.greedy_samples, prompts)
     high = groups_at(config.temperature, config.samples, prompts)

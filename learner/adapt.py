@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class SupervisedLearner:
     def __init__(self, engine: Engine, policy: Any, stage: StageConfig, seed: int) -> None:
         """Args: `policy` is the module inside `engine`; `seed` decides diffusion times and masks."""
         self._engine, self._policy, self._stage = engine, policy, stage
-        self._validation_stage = replace(stage, anneal_steps=0)
+        self._validation_stage = stage.replace(anneal_steps=0)
         self._seed = derive_seed(seed, "stage")
         self._validation_seed = derive_seed(seed, "validation")
         self._objective = OBJECTIVES[stage.objective]

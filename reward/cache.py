@@ -6,10 +6,10 @@ import hashlib
 import json
 import sys
 from collections import OrderedDict
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
+from couplet.configs.load import to_dict
 from couplet.configs.schema import SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
@@ -28,7 +28,7 @@ def runner_fingerprint() -> str:
 
 def limits_fingerprint(config: SandboxConfig, tier: str) -> str:
     """Hash of everything about the sandbox that may change a verdict."""
-    text = json.dumps([asdict(config), tier, runner_fingerprint()], sort_keys=True)
+    text = json.dumps([to_dict(config), tier, runner_fingerprint()], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

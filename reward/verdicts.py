@@ -8,7 +8,6 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from typing import Any
 
 from couplet.configs.schema import SandboxConfig
@@ -303,7 +302,7 @@ class ProgramRun:
         problem = self.problem
         if self.canonical is None:
             source = problem.canonical_solution or ""
-            patient = replace(self.config, cpu_seconds=PATIENCE * self.config.cpu_seconds)
+            patient = self.config.replace(cpu_seconds=PATIENCE * self.config.cpu_seconds)
             self.canonical = Candidate(self.judge.sandbox, patient, source, "", len(problem.inputs))
         try:
             encoded = encode_arguments(case)

@@ -9,7 +9,6 @@ A killed study goes on where it was; whatever is finished is read, not repeated.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
@@ -108,7 +107,7 @@ def run_seed(
     folders = {stage.name: folder / "stages" / "stages" / f"{i}-{stage.name}" for i, stage in enumerate(stages)}
     start = folders[stages[-1].name]
     train = load(RunConfig, plan.train_recipe, plan.train_settings(seed, folder, start))
-    same_run(folder / "study.json", {"stages": [dataclasses.asdict(s) for s in stages], "train": to_dict(train)})
+    same_run(folder / "study.json", {"stages": [to_dict(s) for s in stages], "train": to_dict(train)})
     _once(
         launch,
         folder / "stages",

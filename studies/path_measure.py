@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ def _diffusion(
     rollout: RolloutWorker, prompts: PromptSet, config: RunConfig, seed: int, decoding: Decoding
 ) -> list[Answers]:
     steps = round(config.sampler.steps * decoding.pace)
-    sampler = replace(config.sampler, temperature=decoding.temperature, steps=steps)
+    sampler = config.sampler.replace(temperature=decoding.temperature, steps=steps)
     size = max(1, config.rollout.microbatch_rows // decoding.samples)  # problems decoded together
     requests = evaluation_requests(prompts, decoding.samples, seed)
     answers = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,13 +133,13 @@ def for_rollouts(config: RunConfig) -> RunConfig:
 
     Published weights fit then, and the probabilities of sampler and learner are rounded alike.
     """
-    return replace(config, model=replace(config.model, dtype=config.learner.dtype))
+    return config.replace(model=config.model.replace(dtype=config.learner.dtype))
 
 
 def for_one_process(config: RunConfig) -> RunConfig:
     """The configuration of `--local`: the plain torch engine, one rank, no actors."""
-    learner = replace(config.learner, engine="torch", ranks=1, zero_stage=0, offload="none")
-    return replace(config, learner=learner)
+    learner = config.learner.replace(engine="torch", ranks=1, zero_stage=0, offload="none")
+    return config.replace(learner=learner)
 
 
 def chunked(items: Sequence, size: int) -> list[Sequence]:

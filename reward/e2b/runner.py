@@ -12,7 +12,6 @@ import math
 import secrets
 import threading
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +181,7 @@ class SharedJudges:
 
     def __init__(self, config: SandboxConfig) -> None:
         self.lock = threading.Lock()
-        self.sandbox = LocalSandbox(replace(config, tier="auto", allow_unsafe=True))
+        self.sandbox = LocalSandbox(config.replace(tier="auto", allow_unsafe=True))
         self.tier = self.sandbox.tier
 
     def spawn(self, kind: str, cpu_limit: int, ahead: bytes = b"") -> Child:

@@ -1,7 +1,5 @@
 """The system learns: a flawed tiny policy earns more after a few learner steps. One seed by default, three when slow."""
 
-from dataclasses import replace
-
 import pytest
 
 from couplet.commands.adapt import run_adaptation
@@ -40,7 +38,7 @@ def test_reward_rises_over_twenty_steps(tmp_path, seed, monkeypatch):
     policy = start(tmp_path, seed)
     changes = [f"seed={seed}", "problems.train=katas:rl-lists", "steps=20", "sandbox.wall_factor=30"]
     config = load(RunConfig, "tiny.yaml", changes)
-    config = replace(config, replay=replace(config.replay, groups_per_step=12))
+    config = config.replace(replay=config.replay.replace(groups_per_step=12))
     cluster = LocalCluster(config, str(policy), tmp_path / "checkpoints")
     rewards = []
     try:

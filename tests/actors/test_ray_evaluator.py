@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def test_the_bench_on_ray_equals_the_local_one(ray_cluster, run_folder, problem_
             done: dict[int, tuple[str, ...]] = {}
             scored = evaluator.evaluate(folder, EvalRequest(prompts, config.sampler, 3, 7, Notes(done)))
             assert done == {index: group.group.texts for index, group in enumerate(scored)}
-            hot = evaluator.evaluate(folder, EvalRequest(prompts, replace(config.sampler, temperature=0.1), 3, 7))
+            hot = evaluator.evaluate(folder, EvalRequest(prompts, config.sampler.replace(temperature=0.1), 3, 7))
             verdicts = evaluator.judge(prompts.problems, answers)
             found[local] = [[group.group.texts for group in scored], [group.group.texts for group in hot]]
             outcomes = [[verdict.outcome for verdict in some] for some in verdicts]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from couplet.commands.dry_run import KNOWN, _flops, describe
@@ -31,7 +29,7 @@ def test_a_folder_without_a_mask_token_is_no_valid_configuration(maskless, run_f
 def test_a_known_checkpoint_needs_no_download(big):
     assert "7,615,616,512 parameters" in describe(big)
     assert "not there yet: problems.train = " in describe(
-        replace(big, problems=replace(big.problems, train="absent.jsonl"))
+        big.replace(problems=big.problems.replace(train="absent.jsonl"))
     )
     assert "generation bounds the step, learning waits for 43% of it" in describe(big)
 
@@ -46,12 +44,12 @@ def test_any_hub_name_needs_its_config_alone(big, run_folder, monkeypatch):
         return str(run_folder / "policy" / file)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    text = describe(replace(big, model=replace(big.model, path="some/model")))
+    text = describe(big.replace(model=big.model.replace(path="some/model")))
     assert "(1 layers, hidden 16" in text and asked == [("some/model", "config.json")]
     with pytest.raises(ConfigError, match=r"not known without .*\(no connection\); .* `hf download absent/model`"):
-        describe(replace(big, model=replace(big.model, path="absent/model")))
+        describe(big.replace(model=big.model.replace(path="absent/model")))
     with pytest.raises(ConfigError, match="no such model folder"):
-        describe(replace(big, model=replace(big.model, path="/nowhere/model")))
+        describe(big.replace(model=big.model.replace(path="/nowhere/model")))
 
 
 def test_an_offloaded_optimiser_is_told():
@@ -66,7 +64,7 @@ def test_an_offloaded_optimiser_is_told():
 
 def test_the_float32_reference_beside_16_bit_weights_is_counted(big):
     def reference(**learner):
-        told = describe(replace(big, learner=replace(big.learner, **learner)))
+        told = describe(big.replace(learner=big.learner.replace(**learner)))
         return told.split("float32 reference ")[1].split(" GB")[0]
 
     assert (reference(), reference(zero_stage=3), reference(dtype="float32")) == ("30.46", "3.81", "0.00")
@@ -92,5 +90,5 @@ def test_the_7b_recipe_has_the_papers_hyper_parameters(big):
     assert (big.sampler.temperature, big.sampler.top_p, big.sampler.completion_length) == (1.2, 0.95, 256)
     assert (big.replay.completions, big.problems.max_prompt_tokens) == (10, 200)
     assert (big.optimizer.lr, big.optimizer.weight_decay, big.optimizer.grad_norm) == (1e-6, 0.1, 0.2)
-    learner_bound = replace(big, learner=replace(big.learner, ranks=2))
+    learner_bound = big.replace(learner=big.learner.replace(ranks=2))
     assert "learning bounds the step" in describe(learner_bound)

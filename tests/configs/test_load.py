@@ -36,7 +36,7 @@ def test_a_recipe_starts_from_its_base(tmp_path):
     "text, message",
     [
         ("sampler: {temprature: 1}", "unknown key 'sampler.temprature': did you mean 'sampler.temperature'?"),
-        ("sampler: {steps: many}", "sampler.steps = 'many': expected int"),
+        ("sampler: {steps: many}", "sampler.steps = 'many': expected a whole number"),
         ("sampler: {order: random}", "sampler.order = 'random': choose one of origin, maskgit_plus"),
         ("sampler: {top_p: 1.5}", r"sampler.top_p = 1.5: must lie in \(0, 1\]"),
         ("sampler: 3", "sampler = 3: expected a section"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from couplet.configs import reference
 from couplet.configs.schema import AdaptConfig, RunConfig
 
@@ -17,10 +15,10 @@ def test_every_key_has_a_meaning():
     assert [row for row in rows if row.endswith("|  |")] == []
     names = {row.split("`")[1] for row in rows}
     for kind in (RunConfig, AdaptConfig):
-        for field in dataclasses.fields(kind):
-            section = reference._section(kind, field.name)
-            prefix = f"{field.name}.N" if field.name == "stages" else field.name
-            keys = [f"{prefix}.{inner.name}" for inner in dataclasses.fields(section)] if section else [field.name]
+        for name in kind.model_fields:
+            section = kind.section_of(name)
+            prefix = f"{name}.N" if name == "stages" else name
+            keys = [f"{prefix}.{inner}" for inner in section.model_fields] if section else [name]
             assert names.issuperset(keys)
 
 

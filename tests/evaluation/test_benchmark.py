@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,7 +118,7 @@ def test_results_of_another_run_are_never_mixed_in(tmp_path) -> None:
             FakeCluster().evaluate, prompt_set(), SAMPLER, Plan(samples=2), tmp_path, facts={**FACTS, "policy": "other"}
         )
     with pytest.raises(ConfigError, match="sampler"):
-        hot = replace(SAMPLER, top_p=0.9)
+        hot = SAMPLER.replace(top_p=0.9)
         run_benchmark(FakeCluster().evaluate, prompt_set(), hot, Plan(samples=2), tmp_path, facts=FACTS)
 
 

@@ -17,7 +17,7 @@ SHAPE = ShapeConfig(hidden=16, layers=2, heads=2, kv_heads=1, ffn=24)
 
 
 def policy(seed: int, dtype: str = "float32", tied: bool = True) -> DiffusionPolicy:
-    shape = dataclasses.replace(SHAPE, tie_embeddings=tied)
+    shape = SHAPE.replace(tie_embeddings=tied)
     return DiffusionPolicy.from_shape(shape, 40, IDS, seed, dtype=dtype)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from couplet.configs.schema import SamplerConfig, ShapeConfig
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
@@ -11,14 +9,14 @@ from couplet.rollout.sampler import sample
 
 BASE = SamplerConfig(steps=6, completion_length=8, temperature=1.0)
 CASES = {
-    "origin": replace(BASE, order="origin"),
-    "maskgit_plus": replace(BASE, order="maskgit_plus", steps=8),
-    "topk_margin_top_p": replace(BASE, order="topk_margin", top_p=0.9),
+    "origin": BASE.replace(order="origin"),
+    "maskgit_plus": BASE.replace(order="maskgit_plus", steps=8),
+    "topk_margin_top_p": BASE.replace(order="topk_margin", top_p=0.9),
     "entropy": BASE,
-    "entropy_greedy": replace(BASE, temperature=0.0),
-    "entropy_recipe": replace(BASE, temperature=1.2, top_p=0.95, top_k=5, rank_on="unfiltered"),
-    "entropy_alg_temp": replace(BASE, alg_temp=0.5),
-    "entropy_blocks": replace(BASE, block_length=4, cache="dual", early_stop=True),
+    "entropy_greedy": BASE.replace(temperature=0.0),
+    "entropy_recipe": BASE.replace(temperature=1.2, top_p=0.95, top_k=5, rank_on="unfiltered"),
+    "entropy_alg_temp": BASE.replace(alg_temp=0.5),
+    "entropy_blocks": BASE.replace(block_length=4, cache="dual", early_stop=True),
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -69,7 +67,7 @@ def test_text_and_loss_end_at_the_first_end_token() -> None:
 @pytest.mark.parametrize("scope", ["sequence", "group"])
 def test_behaviour_is_the_learners_estimate_under_the_sampling_weights(scope: str) -> None:
     worker = build(estimate_behaviour=True)
-    worker._estimator = estimator = dataclasses.replace(ESTIMATOR, t_scope=scope, pairs=2)
+    worker._estimator = estimator = ESTIMATOR.replace(t_scope=scope, pairs=2)
     for group in worker.generate(REQUESTS):
         assert group.behaviour_GJC is not None
         assert group.behaviour_GJC.shape == (group.completions, 2, 8) and group.behaviour_GJC.dtype == np.float32
@@ -92,7 +90,7 @@ def test_behaviour_is_the_learners_estimate_under_the_sampling_weights(scope: st
 
 def test_a_call_may_bring_its_own_sampler_and_then_estimates_nothing() -> None:
     worker = build(estimate_behaviour=True)
-    (group,) = worker.generate(REQUESTS[:1], sampler=dataclasses.replace(SAMPLER, temperature=0.0, steps=8))
+    (group,) = worker.generate(REQUESTS[:1], sampler=SAMPLER.replace(temperature=0.0, steps=8))
     assert group.behaviour_GJC is None
     assert (group.tokens_GC == group.tokens_GC[0]).all()  # greedy: one answer
     assert group.reveal_step_GC.max() == 7
@@ -154,9 +152,9 @@ def test_a_prompt_with_the_mask_is_refused() -> None:
 def test_declared_approximations_are_recorded() -> None:
     (group,) = build().generate(REQUESTS[:1])
     assert group.approximations == ("tokens_per_step=2",)
-    exact = dataclasses.replace(SAMPLER, steps=8)
+    exact = SAMPLER.replace(steps=8)
     assert build().generate(REQUESTS[:1], sampler=exact)[0].approximations == ()
-    fast = dataclasses.replace(exact, early_stop=True, block_length=4, cache="dual", confidence_threshold=0.9)
+    fast = exact.replace(early_stop=True, block_length=4, cache="dual", confidence_threshold=0.9)
     assert build().generate(REQUESTS[:1], sampler=fast)[0].approximations == (
         "early_stop",
         "block_length=4",

@@ -3,7 +3,6 @@
 import errno
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,7 +141,7 @@ def test_resume_takes_the_newest_folder_that_holds_a_checkpoint(config):
 
 def test_a_resumed_folder_holds_the_config_it_goes_on_with(config):
     mark_checkpoint(RunFolder.create(config), 4)
-    longer = replace(config, steps=config.steps + 5)
+    longer = config.replace(steps=config.steps + 5)
     assert load(RunConfig, RunFolder.reopen(longer).root / "config.yaml") == longer
 
 

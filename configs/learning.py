@@ -1,0 +1,114 @@
+"""How the policy learns: likelihood estimator, objective, optimizer and the learner's processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict
+
+from couplet.configs.section import Rule, Section, Switch
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class EstimatorConfig(Section):
+    """How log-probabilities of a completion are estimated (docs/algorithm.md, section on estimators)."""
+
+    name: Literal["coupled", "full_mask", "decoupled"] = Field(
+        "coupled", description="which masks a completion is scored under"
+    )
+    pairs: int = Field(1, ge=1, description="lambda: mask pairs per completion; name: full_mask uses none")
+    t_min: float = Field(0.2, gt=0, lt=1, description="mask rates are drawn from [t_min, t_max]")
+    t_max: float = Field(0.8, gt=0, lt=1, description="highest mask rate; the partner mask has 1 - t")
+    weighting: Literal["inverse_t", "half_inverse_t", "none"] = Field(
+        "inverse_t", description="weight of a masked token's log-probability"
+    )
+    t_scope: Literal["sequence", "group"] = Field("sequence", description="one t per completion, or per prompt group")
+    match_temperature: Switch = Field(False, description="divide the logits by the sampling temperature")
+    chunk_rows: int = Field(2048, gt=0, description="rows of logits held at a time")
+
+    def rules(self) -> Iterator[Rule]:
+        yield Rule(self.t_min < self.t_max, "t_min t_max", f"must be below estimator.t_max = {self.t_max}")
+
+    @property
+    def active_pairs(self) -> int:
+        """Mask pairs in use: 0 for `full_mask`."""
+        return 0 if self.name == "full_mask" else self.pairs
+
+
+class ObjectiveConfig(Section):
+    """Coupled-GRPO's clipped objective with a KL penalty to a slowly following reference."""
+
+    inner_updates: int = Field(2, gt=0, description="mu: optimizer updates per learner step, each over the whole batch")
+    clip_low: float = Field(0.5, gt=0, le=1, description="ratios are clipped at 1 - clip_low")
+    clip_high: float = Field(0.5, gt=0, allow_inf_nan=True, description="and at 1 + clip_high; .inf = no upper clip")
+    kl_weight: float = Field(0.01, ge=0, description="beta; 0 keeps no reference model")
+    kl_clamp: float | None = Field(5.0, gt=0, description="bound of the log-ratio in the KL; null = none")
+    advantage: Literal["group_mean", "leave_one_out"] = Field(
+        "leave_one_out", description="baseline of a completion: the mean of its group, or of the others in it"
+    )
+    scale_by_std: Switch = Field(False, description="divide advantages by the group's standard deviation")
+    zero_signal: Literal["drop", "keep"] = Field(
+        "drop", description="groups whose rewards do not differ: leave them out of the loss, or keep them"
+    )
+    normalise: Literal["tokens", "per_sequence"] = Field(
+        "tokens", description="every token has the same weight, or every completion"
+    )
+    ratio: Literal["current", "behaviour", "proximal"] = Field(
+        "behaviour",
+        description="policy ratio to the learner's own old values, to the sampler's, or to both (docs/algorithm.md)",
+    )
+    proximal_cap: float = Field(2.0, gt=0, description="bound of the weight that ratio: proximal adds")
+    reference_every: int = Field(64, gt=0, description="optimizer updates between moves of the reference")
+    reference_alpha: float = Field(0.6, ge=0, le=1, description="ref <- (1 - alpha) ref + alpha policy; 1.0 copies")
+
+
+class OptimizerConfig(Section):
+    """AdamW with warm-up and a decay to a floor."""
+
+    lr: float = Field(1e-6, gt=0, description="peak learning rate")
+    betas: Annotated[tuple[Beta, Beta], Strict(False)] = Field((0.9, 0.99), description="of AdamW")
+    eps: float = Field(1e-8, gt=0, description="of AdamW")
+    weight_decay: float = Field(0.1, ge=0, description="of matrices only")
+    grad_norm: float = Field(0.2, gt=0, description="gradients are clipped to this norm")
+    warmup_ratio: float = Field(1e-4, ge=0, le=1, description="share of the updates that warm up")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="form of the decay")
+    decay_start: float = Field(0.0, ge=0, le=1, description="share of the updates before the decay begins")
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="floor of the decay, as a share of lr")
+
+
+class LearnerConfig(Section):
+    """Learner ranks and their engine."""
+
+    engine: Literal["deepspeed", "torch"] = Field("deepspeed", description="torch keeps everything on every rank")
+    ranks: int = Field(1, gt=0, description="processes that learn together")
+    cpus: float = Field(1.0, ge=0, description="CPUs Ray reserves per rank")
+    gpus: float = Field(0.0, ge=0, description="GPUs per rank; 0 = on the CPU")
+    threads: int = Field(1, gt=0, description="of torch, on the CPU")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0, description="what is sharded over ranks: 1 optimizer, 2 also gradients, 3 also weights"
+    )
+    offload: Literal["none", "optimizer", "all"] = Field("none", description="what is kept in host memory")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of weights and activations, also those of the rollout actors"
+    )
+    micro_groups: int = Field(1, gt=0, description="prompt groups per forward/backward")
+    micro_completions: int | None = Field(
+        None, gt=0, description="completions of a group per forward/backward; null = all of them"
+    )
+    gradient_checkpointing: Switch = Field(False, description="recompute activations to save memory")
+    timeout: float = Field(1800.0, gt=0, description="seconds of one collective and of one learner step")
+
+    def rules(self) -> Iterator[Rule]:
+        yield Rule(
+            self.zero_stage == 0 or self.engine == "deepspeed",
+            "zero_stage engine",
+            "needs engine: deepspeed; the torch engine keeps everything on every rank",
+        )
+        yield Rule(
+            self.offload == "none" or (self.engine == "deepspeed" and self.zero_stage >= 1),
+            "offload engine zero_stage",
+            "needs engine: deepspeed and zero_stage 1 or above",
+        )
+        yield Rule(self.offload != "all" or self.zero_stage == 3, "offload zero_stage", "'all' needs zero_stage: 3")

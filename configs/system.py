@@ -1,0 +1,42 @@
+"""Where a run keeps its state and which Ray cluster it runs on: what `train` and `adapt` share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from couplet.configs.section import Section, Switch
+
+
+def _check_folder_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", name) or name in ("latest", ".", ".."):
+        remedy = "must be made of letters, digits, '_', '-' and '.', and must not be 'latest'"
+        raise PydanticCustomError("value", remedy)  # type: ignore[arg-type]
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_check_folder_name)]
+"""The name of a run is that of its folder, next to the link `latest`."""
+
+
+class CheckpointConfig(Section):
+    """Checkpoints of the learner, the ledger and the seeds."""
+
+    every: int = Field(50, ge=0, description="learner steps between checkpoints; 0 = at the end only")
+    keep: int = Field(2, gt=0, description="newest checkpoints that are kept")
+
+
+class RayConfig(Section):
+    """The Ray cluster: an address to attach to, or a local one started for the run."""
+
+    address: str | None = Field(None, description="HOST:PORT, auto, or null: RAY_ADDRESS, else a local Ray")
+    dashboard: Switch = Field(True, description="of a local Ray")
+    num_cpus: int | None = Field(
+        None, gt=0, description="CPU slots of a local Ray; null = cores, or more if the run asks for more"
+    )
+    object_store_mb: int = Field(512, gt=0, description="shared memory of a local Ray")
+    connect_timeout: float = Field(30.0, gt=0, description="seconds to join a cluster")
+    call_timeout: float = Field(300.0, gt=0, description="seconds of control calls (status, credits, acknowledgements)")
