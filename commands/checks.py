@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from couplet.configs.json_file import read_object
 from couplet.configs.load import load
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, require
 from couplet.model.hub import may_be_policy
@@ -23,10 +24,16 @@ def check_start(config: RunConfig) -> None:
     elif path is not None and not may_be_policy(path):
         raise ConfigError(f"model.path = {path!r}: no such model folder (a folder with config.json is expected)")
     elif path is not None and Path(path).is_dir():
-        from couplet.model.tokens import read_token_names, resolve_token_ids
+        check_policy_folder(Path(path), config.model.end_tokens, f"model.path = {path!r}")
 
-        fields = json.loads((Path(path) / "config.json").read_text())
-        resolve_token_ids(fields, read_token_names(Path(path)), config.model.end_tokens, f"model.path = {path!r}")
+
+def check_policy_folder(folder: Path, end_tokens: Sequence[str], where: str) -> None:
+    """`ModelFolderError` unless the files of `folder` describe a diffusion policy with weights; loads none of them."""
+    from couplet.model.folder import read_config, weight_files
+    from couplet.model.tokens import read_token_names, resolve_token_ids
+
+    resolve_token_ids(read_config(folder), read_token_names(folder), end_tokens, where)
+    weight_files(folder)
 
 
 def check_settings(config: RunConfig) -> None:
@@ -54,4 +61,4 @@ def _longest(config: RunConfig) -> int | None:
         recipe = load(AdaptConfig, config.model.recipe)
         return recipe.shape.max_positions if recipe.start is None else None
     file = Path(str(config.model.path)) / "config.json"
-    return json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
+    return read_object(file).get("max_position_embeddings") if file.is_file() else None

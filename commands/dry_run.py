@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from couplet.commands.checks import check_settings
+from couplet.configs.json_file import read_object
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.problem_sets import split_source
 from couplet.model.hub import may_be_policy
@@ -142,7 +142,7 @@ def _read(path: str, where: str) -> Shape:
                 f"{where} = {path!r}: its shape is not known without fetching its config.json ({reason}); name a local "
                 f"folder, or fetch it first with `hf download {path}`"
             ) from error
-    tree = json.loads(file.read_text())
+    tree = read_object(file, error=ConfigError)
     return Shape(
         hidden=tree["hidden_size"],
         layers=tree["num_hidden_layers"],

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from couplet.commands.model_card import model_card
+from couplet.configs.errors import UserError
+from couplet.configs.json_file import read_object
 from couplet.configs.load import read_recipe
 from couplet.configs.schema import ConfigError, require
 from couplet.data.files import writing
@@ -108,7 +110,7 @@ def run_facts(run: Path, source: Path) -> dict[str, Any]:
     config, summary = root / "config.yaml", root / "summary.json"
     return {
         "config": read_recipe(config) if config.is_file() else {},
-        "summary": json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {},
+        "summary": read_object(summary, "delete it to export without it") if summary.exists() else {},
     }
 
 
@@ -122,7 +124,7 @@ def check_copy(policy: Any, folder: Path) -> None:
     shapes = {name: parameter.shape for name, parameter in mine.items()}
     for name, tensor in read_weights(folder, shapes, "cpu", policy.config.tie_word_embeddings):
         if not torch.equal(tensor.view(torch.uint8), mine[name].detach().cpu().contiguous().view(torch.uint8)):
-            raise ValueError(f"{folder}: {name} reads back differently from what was written; check the disk")
+            raise UserError(f"{folder}: {name} reads back differently from what was written; check the disk")
 
 
 def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
@@ -135,7 +137,7 @@ def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = read_object(path)
     if auto_map is not None and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         classes = [f"{auto_map}--{ORIGINAL_TOKENIZER}", None]
         _write_json(path, settings | {"tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": classes}})
@@ -145,7 +147,7 @@ def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
 
 
 def _edit(path: Path, fields: dict[str, Any]) -> None:
-    _write_json(path, json.loads(path.read_text(encoding="utf-8")) | fields)
+    _write_json(path, read_object(path) | fields)
 
 
 def _write_json(path: Path, tree: Any) -> None:

@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
 
+from couplet.configs.errors import UserError
 from couplet.configs.load import from_dict
 from couplet.configs.schema import SamplerConfig
 from couplet.data.answers import ANY_FENCE
@@ -78,7 +79,7 @@ def run_sample(
     while (question := _ask(read)) is not None:
         try:
             trace = show_answer(policy, tokenizer, question, config, derive_seed(seed, "sample", number), console)
-        except ValueError as error:
+        except UserError as error:
             console.print(f"error: {error}", style="red", markup=False, highlight=False)
             continue
         _export(trace, gif, svg, console)

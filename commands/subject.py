@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from couplet.commands.checks import check_policy_folder
 from couplet.configs.load import to_dict
 from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
@@ -70,11 +71,7 @@ def open_policy(policy: str, recipe: str | None, overrides: Sequence[str]) -> tu
     kept = Path(policy) / "policy"
     folder = Path(find_policy(str(kept) if (kept / "config.json").is_file() else policy, "policy"))
     config = config_for(folder, recipe, overrides)
-    from couplet.model.folder import read_config, weight_files
-    from couplet.model.tokens import read_token_names, resolve_token_ids
-
-    resolve_token_ids(read_config(folder), read_token_names(folder), config.model.end_tokens, str(folder))
-    weight_files(folder)
+    check_policy_folder(folder, config.model.end_tokens, str(folder))
     return folder, with_scoring_limits(config, overrides)
 
 

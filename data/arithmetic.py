@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from couplet.configs.errors import UserError
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
 
@@ -67,7 +68,7 @@ def arithmetic(split: str, seed: int = 0) -> list[Problem]:
     Which story (operations and numbers) belongs to which split does not depend on the seed; names and things do.
     """
     if split not in SPLIT_SIZES:
-        raise ValueError(f"arithmetic: no split {split!r}; use one of {', '.join(SPLIT_SIZES)}")
+        raise UserError(f"arithmetic: no split {split!r}; use one of {', '.join(SPLIT_SIZES)}")
     stories = _stories()
     random.Random(derive_seed(0, "arithmetic-split")).shuffle(stories)
     begin = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from couplet.configs.errors import UserError
 from couplet.configs.schema import ProblemsConfig
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
@@ -45,7 +46,7 @@ def encode_prompts(
     for problem in problems:
         tokens = encode(problem.question, problem.metadata.get("system"))
         if mask_id in tokens:
-            raise ValueError(
+            raise UserError(
                 f"problem {problem.problem_id}: the prompt contains the mask token; remove it from the question"
             )
         if len(tokens) > config.max_prompt_tokens:
@@ -57,7 +58,7 @@ def encode_prompts(
         kept.append(problem)
         prompts.append(np.asarray(tokens, dtype=np.int32))
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"none of {len(problems)} problems has a prompt of at most problems.max_prompt_tokens = "
             f"{config.max_prompt_tokens} tokens; raise it, or set problems.long_prompts: truncate_left"
         )

@@ -17,6 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.errors import UserError
+from couplet.configs.json_file import read_object
+
 PAD, CHAT_START, CHAT_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 MASK, FILLER, UNKNOWN = "<|mask|>", "<|dlm_pad|>", "<|unk|>"
 BEGIN = "<|beginoftext|>"
@@ -33,6 +36,10 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+class TokenizerError(UserError):
+    """A tokenizer folder that is missing or broken, or a tokenizer that lacks what diffusion or chat needs."""
 
 
 class Tokenizer:
@@ -62,7 +69,7 @@ class Tokenizer:
         """Id of a token of the vocabulary; ValueError if there is none."""
         found = self.backend.get_vocab().get(token)
         if found is None:
-            raise ValueError(f"the tokenizer has no token {token!r}; its special tokens are {sorted(self.special)}")
+            raise TokenizerError(f"the tokenizer has no token {token!r}; its special tokens are {sorted(self.special)}")
         return int(found)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
@@ -82,7 +89,7 @@ class Tokenizer:
     def chat_text(self, question: str, system: str | None = None) -> str:
         """The chat prompt as text, up to the assistant's answer. ValueError without a chat template."""
         if not self.backend.chat_template:
-            raise ValueError("the tokenizer has no chat template: add one to tokenizer_config.json (chat_template)")
+            raise TokenizerError("the tokenizer has no chat template: add one to tokenizer_config.json (chat_template)")
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": question})
         return str(self.backend.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
@@ -128,19 +135,30 @@ def completion_text(tokenizer: Tokenizer, tokens_C: Sequence[int], end_ids: Iter
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a Hugging Face folder (ours, Qwen2's or Dream's). No remote code is run.
 
-    ValueError if the folder holds no tokenizer files.
+    Raises:
+        TokenizerError: the folder holds no tokenizer files, or broken ones.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise ValueError(f"{folder}: no tokenizer here (expected tokenizer.json, or vocab.json with merges.txt)")
+        raise TokenizerError(f"{folder}: no tokenizer here (expected tokenizer.json, or vocab.json with merges.txt)")
+    try:
+        return Tokenizer(_load_backend(folder))
+    except UserError:
+        raise
+    except Exception as error:  # transformers and tokenizers raise many types for a file they cannot read
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TokenizerError(f"{folder}: broken tokenizer files ({reason}); fetch them again") from error
+
+
+def _load_backend(folder: Path) -> Any:
     if _declares_foreign_class(folder):
-        return Tokenizer(_load_without_remote_code(folder))
+        return _load_without_remote_code(folder)
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if _read_settings(folder).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
         # The automatic class would first read config.json, and warn about the unknown `model_type` Dream.
-        return Tokenizer(PreTrainedTokenizerFast.from_pretrained(str(folder)))
-    return Tokenizer(AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 
 def settle_settings(folder: str | Path) -> None:
@@ -164,7 +182,7 @@ def settle_settings(folder: str | Path) -> None:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_object(path, error=TokenizerError) if path.exists() else {}
 
 
 def _declares_foreign_class(folder: Path) -> bool:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from couplet.configs.errors import UserError
 from couplet.configs.schema import SamplerConfig, require
 from couplet.data.files import write_json, write_text, writing
 from couplet.data.prompts import PromptSet
@@ -133,7 +134,7 @@ class _Collected:
         records.close()
         missing = [problem.problem_id for problem in prompts.problems if problem.problem_id not in records.rows]
         if missing:
-            raise ValueError(f"{records.path}: no result for {len(missing)} problems, first {missing[0]}; start again")
+            raise UserError(f"{records.path}: no result for {len(missing)} problems, first {missing[0]}; start again")
         return [Decoded.of_row(records.rows[problem.problem_id]) for problem in prompts.problems]
 
     def add(self, facts: Mapping[str, Any], decoded: Sequence[Decoded]) -> None:
@@ -188,7 +189,7 @@ def run_analysis(
         names = [problem.problem_id for problem in prompts.problems] if prompts is not None else []
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"problem {twice!r} stands twice in the set: results are kept by problem id")
+            raise UserError(f"problem {twice!r} stands twice in the set: results are kept by problem id")
     claim_folder(out, sampler, plan, facts or {})
     canvas = sampler.completion_length
     found = _Collected(plan, out)

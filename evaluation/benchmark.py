@@ -18,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from couplet.configs.errors import UserError
 from couplet.configs.load import to_dict
 from couplet.configs.schema import ConfigError, SamplerConfig, require
 from couplet.data.files import write_json, write_text
@@ -104,7 +105,7 @@ def run_benchmark(
     names = [problem.problem_id for problem in prompts.problems]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"problem {twice!r} stands twice in the set: results are kept by problem id")
+        raise UserError(f"problem {twice!r} stands twice in the set: results are kept by problem id")
     header = {**facts, "samples": plan.samples, "seed": plan.seed, "problems_used": len(prompts), "sampler": fixed}
     same_run(out / "run.json", header)
     rows = []
@@ -145,7 +146,7 @@ def _sample(
     records.close()
     missing = [problem.problem_id for problem in prompts.problems if problem.problem_id not in records.rows]
     if missing:
-        raise ValueError(f"{folder}: no result for {len(missing)} problems, first {missing[0]}; start again to go on")
+        raise UserError(f"{folder}: no result for {len(missing)} problems, first {missing[0]}; start again to go on")
     return [records.rows[problem.problem_id] for problem in prompts.problems]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.errors import UserError
+from couplet.configs.json_file import read_object
 from couplet.configs.load import read_recipe, resolve
 from couplet.configs.schema import RunConfig, SamplerConfig
 
@@ -33,7 +35,7 @@ def settings_tree(folder: Path) -> dict[str, Any]:
     for place in _run_folders(folder):
         if (place / "config.yaml").is_file():
             tree = read_recipe(place / "config.yaml")
-            return _of_adaptation(tree) if "stages" in tree else tree
+            return _of_adaptation(tree, place / "config.yaml") if "stages" in tree else tree
     return _of_generation(folder / GENERATION_FILE)
 
 
@@ -47,8 +49,13 @@ def _run_folders(folder: Path) -> list[Path]:
     return found
 
 
-def _of_adaptation(tree: Mapping[str, Any]) -> dict[str, Any]:
-    canvases = [stage["canvas"] for stage in tree["stages"] if stage.get("objective") == "instruct"]
+def _of_adaptation(tree: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        canvases = [stage["canvas"] for stage in tree["stages"] if stage.get("objective") == "instruct"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: its stages cannot be read ({error!r}); the settings of a run are its config.yaml"
+        ) from error
     if not canvases:
         return {}
     return {"sampler": {"completion_length": canvases[-1], "steps": canvases[-1]}}
@@ -56,13 +63,8 @@ def _of_adaptation(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_generation(path: Path) -> dict[str, Any]:
     """Only a file that names an order (`alg`) speaks of diffusion; those of autoregressive models are passed over."""
-    if not path.is_file():
-        return {}
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); delete it or fetch it again") from error
-    if not isinstance(fields, dict) or "alg" not in fields:
+    fields = read_object(path, "delete it or fetch it again") if path.exists() else {}
+    if "alg" not in fields:
         return {}
     sampler = {ours: fields[theirs] for ours, theirs in _NAMES.items() if fields.get(theirs) is not None}
     return {"sampler": sampler}
@@ -87,6 +89,6 @@ def generation_fields(sampler: SamplerConfig) -> dict[str, Any]:
 
 def write_decoding(folder: Path, sampler: SamplerConfig) -> None:
     """Give the policy in `folder` its generation_config.json: decoding defaults and the ids of special tokens."""
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields = read_object(folder / "config.json")
     tree = generation_fields(sampler) | {name: fields[name] for name in TOKEN_FIELDS}
     (folder / GENERATION_FILE).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

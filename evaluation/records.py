@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.json_file import read_object
 from couplet.configs.schema import ConfigError
 from couplet.data.files import write_json, write_text, writing
 from couplet.data.jsonl import LineError, append_jsonl, cut_unfinished_line, read_jsonl
@@ -83,13 +84,7 @@ def check_run(path: Path, facts: Mapping[str, Any], results: Sequence[Path] = ()
         if there:
             raise ConfigError(f"{there[0]} holds results, but {path}, which tells of what, is missing: {mend}")
         return
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); {mend}") from error
-    if not isinstance(stored, dict):
-        raise ValueError(f"{path} is no JSON object; {mend}")
-    old, new = _flat("", stored), _flat("", json.loads(json.dumps(facts)))
+    old, new = _flat("", read_object(path, mend)), _flat("", json.loads(json.dumps(facts)))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise ConfigError(

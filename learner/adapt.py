@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from couplet.configs.errors import UserError
 from couplet.configs.schema import StageConfig
 from couplet.data.seeds import derive_seed
 from couplet.learner.cost import training_flops
@@ -109,7 +110,7 @@ class SupervisedLearner:
             whole = self._objective(batch, self._validation_stage, seed, index, mask)
             losses.append(sum((self._loss(part) for part in self._parts(whole)), torch.zeros(())))
         if not losses:
-            raise ValueError(f"stages.{self._stage.name}: validation needs at least one batch")
+            raise UserError(f"stages.{self._stage.name}: validation needs at least one batch")
         return float(self._engine.gather(torch.stack(losses)[None]).sum(dim=0).mean())
 
     def consider(self, loss: float) -> None:
@@ -138,7 +139,7 @@ class SupervisedLearner:
         """Read what `save` wrote. Collective."""
         path = folder / "stage.json"
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: {folder} is not a checkpoint of a supervised stage")
+            raise UserError(f"{path} does not exist: {folder} is not a checkpoint of a supervised stage")
         self._engine.restore(folder / "engine")
         self.early_stop = EarlyStop(**json.loads(path.read_text())["early_stop"])
         best = folder / BEST
@@ -200,7 +201,7 @@ def run_stage(
     while learner.updates < target and not learner.early_stop.stopped:
         batch = next(source, None)
         if batch is None:
-            raise ValueError(
+            raise UserError(
                 f"stages.{stage.name}: the corpus ended after {learner.updates} of {stage.steps} updates; "
                 "lower steps or give more text"
             )

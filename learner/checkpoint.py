@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
-    """A checkpoint that could not be written. Older checkpoints are untouched."""
+    """A checkpoint that could not be written (older ones are untouched), or cannot be read by this run."""
 
 
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int = 2) -> Path:
@@ -89,7 +89,9 @@ def _fault(folder: Path) -> str | None:
         return "it was not marked complete"
     try:
         sizes = json.loads(mark.read_text())
-    except json.JSONDecodeError:
+    except ValueError:
+        return "its mark is damaged"
+    if not isinstance(sizes, dict):
         return "its mark is damaged"
     for name, size in sizes.items():
         path = folder / name

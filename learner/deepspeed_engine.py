@@ -28,6 +28,7 @@ from deepspeed.utils import logger, safe_get_full_fp32_param, safe_get_local_fp3
 from torch import Tensor, nn
 
 from couplet.configs.schema import LearnerConfig, OptimizerConfig
+from couplet.learner.checkpoint import CheckpointError
 from couplet.learner.engine import DTYPES, adamw, check_norm, decay_groups, own_settings
 from couplet.learner.process_group import gather_rows, join
 from couplet.learner.schedule import learning_rate
@@ -149,10 +150,10 @@ class DeepSpeedEngine:
         """
         path = folder / RECORD
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: the checkpoint was not written by learner.engine: deepspeed")
+            raise CheckpointError(f"{path} does not exist: the checkpoint was not written by learner.engine: deepspeed")
         record = json.loads(path.read_text())
         if record["zero_stage"] != self._stage:
-            raise ValueError(
+            raise CheckpointError(
                 f"learner.zero_stage = {self._stage}: the checkpoint was written with {record['zero_stage']}, and "
                 "stages do not read each other's optimiser state; resume with the same stage"
             )
@@ -194,7 +195,7 @@ class DeepSpeedEngine:
         with own_settings(self._optimizer):
             loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
         if loaded is None:
-            raise ValueError(f"{folder / tag} does not hold a checkpoint that DeepSpeed can read")
+            raise CheckpointError(f"{folder / tag} does not hold a checkpoint that DeepSpeed can read")
         # A universal checkpoint gives all parts of a stage-3 optimiser one shared step counter: each needs its own.
         for state in getattr(self._optimizer, "optimizer", self._optimizer).state.values():
             if "step" in state:

@@ -23,6 +23,7 @@ from torch import Tensor
 from couplet.configs.schema import EstimatorConfig, ObjectiveConfig
 from couplet.data.trajectory import ScoredGroup
 from couplet.learner.batch import MicroBatch, StepBatch, shard, step_batch
+from couplet.learner.checkpoint import CheckpointError
 from couplet.learner.engine import Engine
 from couplet.learner.loss import TokenLoss, grpo_loss, proximal_weight
 from couplet.learner.reference import Reference
@@ -113,12 +114,14 @@ class Learner:
         """Read what `save` wrote. Collective."""
         path = folder / "learner.json"
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: {folder} is not a learner checkpoint")
+            raise CheckpointError(f"{path} does not exist: {folder} is not a learner checkpoint")
         self._engine.restore(folder / "engine")
         if self._reference:
             stored = folder / "reference.safetensors"
             if not stored.is_file():
-                raise ValueError(f"{stored} does not exist: the checkpoint was written with objective.kl_weight = 0")
+                raise CheckpointError(
+                    f"{stored} does not exist: the checkpoint was written with objective.kl_weight = 0"
+                )
             self._reference.load_state(load_file(str(stored)))
         self.version = json.loads(path.read_text())["version"]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from couplet.configs.schema import LearnerConfig, OptimizerConfig
+from couplet.learner.checkpoint import CheckpointError
 from couplet.learner.engine import DTYPES, adamw, check_norm, decay_groups, own_settings
 from couplet.learner.process_group import gather_rows, join, sum_over_ranks
 from couplet.learner.schedule import learning_rate
@@ -105,7 +106,7 @@ class TorchEngine:
     def restore(self, folder: Path) -> None:
         path = folder / "engine.pt"
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: the checkpoint was not written by learner.engine: torch")
+            raise CheckpointError(f"{path} does not exist: the checkpoint was not written by learner.engine: torch")
         state = torch.load(path, map_location=self.device, weights_only=True)
         for master, stored in zip(self._masters, state["masters"], strict=True):
             master.copy_(stored)

@@ -19,6 +19,7 @@ from transformers import AutoConfig, Qwen2Config, Qwen2Model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding, eager_attention_forward, rotate_half
 
+from couplet.configs.errors import UserError
 from couplet.model.logprob import chunked_logprob, head_logits
 
 MODEL_TYPE = "Dream"
@@ -251,10 +252,10 @@ def _block_mask(seen: Tensor) -> Any:
 def check_attention(backend: str) -> str:
     """Return `backend`, or raise ValueError if it is unknown or its package is missing."""
     if backend not in ATTENTION_PACKAGES:
-        raise ValueError(f"attention = {backend!r}: choose one of {', '.join(ATTENTION_PACKAGES)}")
+        raise UserError(f"attention = {backend!r}: choose one of {', '.join(ATTENTION_PACKAGES)}")
     package = ATTENTION_PACKAGES[backend]
     if package is not None and importlib.util.find_spec(package) is None:
-        raise ValueError(
+        raise UserError(
             f"attention = {backend!r} needs the package {package}, built for this machine: install it, or choose sdpa"
         )
     return backend

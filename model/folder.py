@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from couplet.configs.json_file import read_object
 from couplet.model.dream import MODEL_TYPE, DreamConfig
+from couplet.model.errors import ModelFolderError
 from couplet.model.tokens import TOKENIZER_FILES, TokenIds, add_to_tokenizer
 
 SINGLE_FILE = "model.safetensors"
@@ -43,19 +45,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: no such folder, no configuration, or an architecture other than Dream and Qwen2.
     """
     if not folder.is_dir():
-        raise ValueError(f"model folder {folder} does not exist: give a local folder with config.json and safetensors")
+        raise ModelFolderError(
+            f"model folder {folder} does not exist: give a local folder with config.json and safetensors"
+        )
     path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} has no config.json: it is no Hugging Face model folder")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no valid JSON ({error})") from error
+    if not path.exists():
+        raise ModelFolderError(f"{folder} has no config.json: it is no Hugging Face model folder")
+    fields = read_object(path, error=ModelFolderError)
     if fields.get("model_type") not in MODEL_TYPES:
-        raise ValueError(f"{path}: model_type = {fields.get('model_type')!r}: choose one of {', '.join(MODEL_TYPES)}")
+        raise ModelFolderError(
+            f"{path}: model_type = {fields.get('model_type')!r}: choose one of {', '.join(MODEL_TYPES)}"
+        )
     missing = [name for name in REQUIRED_FIELDS if fields.get(name) is None]
     if missing:
-        raise ValueError(f"{path} lacks {missing[0]}: it does not describe a Qwen2-shaped model")
+        raise ModelFolderError(f"{path} lacks {missing[0]}: it does not describe a Qwen2-shaped model")
+    for name in REQUIRED_FIELDS:
+        if type(fields[name]) is not int or fields[name] < 1:
+            raise ModelFolderError(f"{path}: {name} = {fields[name]!r}: must be a whole number of at least 1")
     return fields
 
 
@@ -69,7 +75,7 @@ def model_config(fields: Mapping[str, Any]) -> DreamConfig:
     try:
         return DreamConfig(**kept)
     except Exception as error:  # transformers raises many types for a field it rejects
-        raise ValueError(f"config.json is rejected: {error}") from error
+        raise ModelFolderError(f"config.json is rejected: {error}") from error
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -81,16 +87,20 @@ def weight_files(folder: Path) -> dict[str, Path]:
     index = folder / INDEX_FILE
     if index.is_file():
         try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (json.JSONDecodeError, KeyError) as error:
-            raise ValueError(f"{index} is no valid index of shards ({error!r})") from error
-        missing = sorted({name for name in weight_map.values() if not (folder / name).is_file()})
+            weight_map = dict(read_object(index, error=ModelFolderError)["weight_map"])
+            missing = sorted({name for name in weight_map.values() if not (folder / name).is_file()})
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ModelFolderError):
+                raise
+            raise ModelFolderError(f"{index} is no valid index of shards ({error!r}); fetch it again") from error
         if missing:
-            raise ValueError(f"{folder} lacks the shard {missing[0]} that {INDEX_FILE} names: fetch the folder again")
+            raise ModelFolderError(
+                f"{folder} lacks the shard {missing[0]} that {INDEX_FILE} names: fetch the folder again"
+            )
         return {name: folder / file for name, file in weight_map.items()}
     single = folder / SINGLE_FILE
     if not single.is_file():
-        raise ValueError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}: only safetensors are loaded")
+        raise ModelFolderError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}: only safetensors are loaded")
     with _open(single, "cpu") as file:
         return dict.fromkeys(file.keys(), single)
 
@@ -111,9 +121,11 @@ def read_weights(
     missing = sorted(set(expected) - set(files))
     surplus = sorted(set(files) - set(expected))
     if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} tensors of this shape, first {missing[0]}; check config.json")
+        raise ModelFolderError(
+            f"{folder} lacks {len(missing)} tensors of this shape, first {missing[0]}; check config.json"
+        )
     if surplus:
-        raise ValueError(
+        raise ModelFolderError(
             f"{folder} holds {len(surplus)} tensors that the configuration does not expect, first {surplus[0]}"
         )
     for path in sorted(set(files.values())):
@@ -121,11 +133,13 @@ def read_weights(
             present = set(file.keys())
             for name in sorted(name for name, where in files.items() if where == path):
                 if name not in present:
-                    raise ValueError(f"{path} lacks {name}, which {INDEX_FILE} places there: fetch the folder again")
+                    raise ModelFolderError(
+                        f"{path} lacks {name}, which {INDEX_FILE} places there: fetch the folder again"
+                    )
                 tensor = file.get_tensor(name)
                 if tensor.shape != expected[name]:
                     stored, wanted = tuple(tensor.shape), tuple(expected[name])
-                    raise ValueError(f"{path}: {name} has shape {stored}, config.json asks for {wanted}")
+                    raise ModelFolderError(f"{path}: {name} has shape {stored}, config.json asks for {wanted}")
                 yield name, tensor
 
 
@@ -229,6 +243,6 @@ def _open(path: Path, device: str) -> Iterator[Any]:
     try:
         file = safe_open(path, framework="pt", device=device)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error}): fetch it again") from error
+        raise ModelFolderError(f"{path} is no readable safetensors file ({error}): fetch it again") from error
     with file:
         yield file

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.json_file import read_object
+from couplet.model.errors import ModelFolderError
+
 MASK_NAME = "<|mask|>"
 FILLER_NAME = "<|dlm_pad|>"
 DEFAULT_END_TOKENS = ("<|im_end|>",)
@@ -52,8 +55,17 @@ def read_token_names(folder: Path) -> dict[str, int]:
     """Token name → id from the tokenizer files that `folder` has; empty without any.
 
     Raises:
-        ValueError: a file that is not valid JSON.
+        ModelFolderError: a file that is not valid JSON, or not of a tokenizer.
     """
+    try:
+        return _token_names(folder)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ModelFolderError):
+            raise
+        raise ModelFolderError(f"{folder}: broken tokenizer files ({error!r}); fetch them again") from error
+
+
+def _token_names(folder: Path) -> dict[str, int]:
     names: dict[str, int] = {}
     names.update(_load(folder / "vocab.json"))
     tokenizer = _load(folder / "tokenizer.json")
@@ -84,12 +96,12 @@ def resolve_token_ids(
     pad = _first(config.get("pad_token_id"), eos)
     mask = _first(config.get("mask_token_id"), names.get(MASK_NAME))
     if mask is None:
-        raise ValueError(
+        raise ModelFolderError(
             f"{where} has no mask token: config.json needs mask_token_id, or its tokenizer a token {MASK_NAME}. "
             "`python launch.py adapt RECIPE` makes a diffusion policy of an autoregressive folder (start: in the recipe)"
         )
     if eos is None:
-        raise ValueError(f"{where}: config.json needs eos_token_id")
+        raise ModelFolderError(f"{where}: config.json needs eos_token_id")
     assert pad is not None
     filler = _first(config.get("filler_token_id"), names.get(FILLER_NAME), pad)
     bos = _first(config.get("bos_token_id"), eos)
@@ -98,9 +110,11 @@ def resolve_token_ids(
     for name, values in (("mask", (mask,)), ("pad", (pad,)), ("bos", (bos,)), ("filler", (filler,)), ("end", ids.end)):
         for value in values:
             if not 0 <= value < config["vocab_size"]:
-                raise ValueError(f"{where}: {name} token id {value} is outside vocab_size = {config['vocab_size']}")
+                raise ModelFolderError(
+                    f"{where}: {name} token id {value} is outside vocab_size = {config['vocab_size']}"
+                )
     if mask in ids.end or mask == pad:
-        raise ValueError(f"{where}: the mask token id {mask} cannot be the pad or an end token too")
+        raise ModelFolderError(f"{where}: the mask token id {mask} cannot be the pad or an end token too")
     return ids
 
 
@@ -148,7 +162,9 @@ def _end_ids(
     if not missing:
         return tuple(names[name] for name in end_tokens)
     if names and tuple(end_tokens) != DEFAULT_END_TOKENS:
-        raise ValueError(f"{where}: end token {missing[0]!r} is not in the tokenizer; name others in model.end_tokens")
+        raise ModelFolderError(
+            f"{where}: end token {missing[0]!r} is not in the tokenizer; name others in model.end_tokens"
+        )
     return tuple(config.get("end_token_ids") or (eos,))
 
 
@@ -157,17 +173,11 @@ def _first(*values: Any) -> int | None:
         if isinstance(value, (list, tuple)):
             value = value[0] if value else None
         if value is not None:
-            return int(value)
+            if type(value) is not int:
+                raise ModelFolderError(f"token id {value!r}: must be a whole number; check config.json")
+            return value
     return None
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); fetch the file again") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: expected a JSON object; fetch the file again")
-    return tree
+    return read_object(path, error=ModelFolderError) if path.exists() else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from couplet.configs.errors import UserError
+from couplet.configs.json_file import read_object
 from couplet.configs.schema import ConfigError
 from couplet.data.jsonl import LineError, read_jsonl
 from couplet.data.tokenizer import Tokenizer, load_tokenizer
@@ -51,10 +52,10 @@ def read_run(root: Path) -> Run:
         raise ConfigError(f"{root} has no config.yaml: it is no run folder of `train`")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: broken YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: broken YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected sections of `key: value`, found {type(config).__name__}")
+        raise UserError(f"{path}: expected sections of `key: value`, found {type(config).__name__}")
     evaluations = {file.stem: _json(file) for file in sorted((root / "evaluations").glob("*.json"))}
     return Run(
         root,
@@ -81,15 +82,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); delete it to report without it") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: expected a JSON object; delete it to report without it")
-    return tree
+    return read_object(path, "delete it to report without it") if path.exists() else {}
 
 
 def _completions(folder: Path) -> list[dict[str, Any]]:
@@ -98,7 +91,7 @@ def _completions(folder: Path) -> list[dict[str, Any]]:
         try:
             rows += pq.read_table(path, columns=list(COLUMNS)).to_pylist()
         except (pa.ArrowInvalid, OSError, KeyError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} is no readable trajectory file ({error}); delete it to report without it"
             ) from error
     return rows

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from couplet.configs.errors import UserError
 from couplet.configs.schema import ConfigError
 from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
@@ -52,7 +53,7 @@ def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
 
     def keep(function: RewardFunction) -> RewardFunction:
         if name in REWARDS:
-            raise ValueError(f"reward function {name!r} is already registered")
+            raise UserError(f"reward function {name!r} is already registered")
         REWARDS[name] = function
         return function
 

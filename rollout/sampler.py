@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from couplet.configs.errors import UserError
 from couplet.configs.schema import SamplerConfig
 from couplet.model.policy import DiffusionPolicy
 from couplet.rollout.canvas import Canvas
@@ -107,9 +108,9 @@ def _check_prompts(policy: DiffusionPolicy, prompts: Sequence[Sequence[int]], se
     vocab = policy.config.vocab_size
     for index, prompt in enumerate(prompts):
         if policy.token_ids.mask in prompt:
-            raise ValueError(f"prompt {index} contains the mask token ({policy.token_ids.mask}): it would be decoded")
+            raise UserError(f"prompt {index} contains the mask token ({policy.token_ids.mask}): it would be decoded")
         if prompt and not (min(prompt) >= 0 and max(prompt) < vocab):
-            raise ValueError(f"prompt {index} contains a token id outside the vocabulary of {vocab}")
+            raise UserError(f"prompt {index} contains a token id outside the vocabulary of {vocab}")
 
 
 def _for_rows(trace: Trace | None, part: Sequence[int]) -> Callable[[int, np.ndarray], None] | None:

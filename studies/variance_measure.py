@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from couplet.configs.errors import UserError
 from couplet.configs.schema import EstimatorConfig, SamplerConfig
 from couplet.data.seeds import derive_seed
 from couplet.data.trajectory import answer_length
@@ -65,9 +66,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.forwards < 3 or any((self.forwards - 1) % (2 * pairs) for pairs in self.pairs):
-            raise ValueError(f"forwards = {self.forwards}: needs 1 + 2m, m a multiple of each of pairs = {self.pairs}")
+            raise UserError(f"forwards = {self.forwards}: needs 1 + 2m, m a multiple of each of pairs = {self.pairs}")
         if self.draws < 2:
-            raise ValueError(f"draws = {self.draws}: a variance needs at least 2")
+            raise UserError(f"draws = {self.draws}: a variance needs at least 2")
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def likelihood_curve(policy: Any, case: Case, t_range: tuple[float, float], budg
         logp_NC = masked_logprobs(policy, case, torch.from_numpy(masks_NC), budget.rows).double().numpy()
         count_C = masks_NC.sum(axis=0)
         if (count_C[loss_C] == 0).any():
-            raise ValueError(
+            raise UserError(
                 f"target_draws = {budget.target_draws}: a token was never masked at t = {time:.3f}; raise it"
             )
         mean_C = np.where(loss_C, logp_NC.sum(axis=0) / np.maximum(count_C, 1), 0.0)

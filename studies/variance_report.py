@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
+from couplet.configs.errors import UserError
 from couplet.data.files import write_json, writing
 from couplet.evaluation.figures import COLOURS, FAINT, STYLE, legend_below, new_figure, write_both
 from couplet.evaluation.pass_at_k import bootstrap
@@ -52,7 +53,7 @@ def run_variance_study(
         ConfigError: `out` cannot be written.
     """
     if not cases:
-        raise ValueError("variance study: no completion given; sample some first")
+        raise UserError("variance study: no completion given; sample some first")
     budget = budget or Budget()
     rows = measure(policy, cases, budget, t_range, seed)
     summary = summarise(rows, budget.forwards)

@@ -5,12 +5,12 @@ Heavy imports stand inside the functions, so that a reward actor's process never
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from couplet.configs.json_file import read_object
 from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
@@ -61,7 +61,7 @@ def _mask_id(config: RunConfig, start: Path) -> int:
     """The id of the mask token, whatever its name, as the policy in folder `start` will have it."""
     from couplet.model.tokens import read_token_names, resolve_token_ids
 
-    fields = json.loads((start / "config.json").read_text(encoding="utf-8"))
+    fields = read_object(start / "config.json")
     return resolve_token_ids(fields, read_token_names(start), config.model.end_tokens, str(start)).mask
 
 

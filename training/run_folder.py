@@ -16,6 +16,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from couplet.configs.errors import UserError
+from couplet.configs.json_file import read_object
 from couplet.configs.load import dump, read_recipe, to_dict
 from couplet.configs.schema import ConfigError, SamplerConfig
 from couplet.data import files
@@ -112,7 +114,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """Read a JSON document of the run."""
-        return json.loads((self.root / name).read_text())
+        return read_object(self.root / name, "delete it to have it written again")
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl and the same values to TensorBoard; what is not finite is left out."""
@@ -144,7 +146,7 @@ class RunFolder:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 if number < len(lines) - 1:
-                    raise ValueError(f"{path}, line {number + 1}: broken JSON: {line[:80]!r}") from None
+                    raise UserError(f"{path}, line {number + 1}: broken JSON: {line[:80]!r}") from None
         return rows
 
     def keep_policy(self, sampler: SamplerConfig) -> None:
@@ -161,7 +163,7 @@ class RunFolder:
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
         for path in (self.root / "evaluations").glob("*.json"):
-            if json.loads(path.read_text())["step"] > step:
+            if read_object(path, "delete it to have it written again").get("step", step + 1) > step:
                 path.unlink()
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from couplet.configs.errors import UserError
 from couplet.data.corpora.stream import Part, Stream
 from couplet.data.sources import SourceError
 from couplet.data.tokenizer import CHAT_END, FILLER, PAD, Tokenizer
@@ -39,7 +40,7 @@ class InstructBatch:
 
 def _check_same(state: dict[str, Any], expected: dict[str, Any]) -> None:
     if state["made_from"] != expected:
-        raise ValueError(f"the saved position belongs to {state['made_from']}, not to {expected}: begin anew")
+        raise UserError(f"the saved position belongs to {state['made_from']}, not to {expected}: begin anew")
 
 
 class PackedBatches:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from couplet.configs.errors import UserError
 from couplet.data.katas.compositions import KINDS, buggy_variants, compositions
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
@@ -54,7 +55,7 @@ def parse_split(split: str) -> tuple[str, tuple[str, ...]]:
     base, _, kind = split.partition("-")
     if base not in SPLITS or (kind and kind not in KINDS):
         kinds = ", ".join(KINDS)
-        raise ValueError(f"katas: no split {split!r}; use one of {', '.join(SPLITS)}, optionally with -KIND of {kinds}")
+        raise UserError(f"katas: no split {split!r}; use one of {', '.join(SPLITS)}, optionally with -KIND of {kinds}")
     return base, (kind,) if kind else KINDS
 
 

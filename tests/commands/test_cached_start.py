@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from couplet.commands import adapt
+from couplet.commands import adapt, initial_policy
 from couplet.commands.display import Display
 from couplet.commands.initial_policy import cached_start
 from couplet.configs.load import from_dict
@@ -35,7 +35,7 @@ def runs(monkeypatch):
         found.append(resume)
         return original(config, display, resume=resume)
 
-    monkeypatch.setattr(adapt, "run_adaptation", counted)
+    monkeypatch.setattr(initial_policy, "run_adaptation", counted)
     return found
 
 

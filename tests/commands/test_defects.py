@@ -16,11 +16,13 @@ from couplet.data.formats.acecode import NothingRated
 from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.formats.published import RowError
 from couplet.data.sources import SourceError
+from couplet.data.tokenizer import TokenizerError
+from couplet.evaluation.pass_at_k import pass_at_k
 from couplet.learner.checkpoint import CheckpointError
+from couplet.model.errors import ModelFolderError
 from couplet.model.folder import read_config
 from couplet.model.policy import DiffusionPolicy
 from couplet.serving.completions import EndpointError
-from couplet.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,16 +49,27 @@ def shapes_that_differ():
     return np.zeros(3) + np.zeros(4)
 
 
-@pytest.mark.parametrize(
-    "kind", [ConfigError, SourceError, ProblemFileError, RowError, NothingRated, EndpointError, CheckpointError]
+KINDS = (
+    ConfigError,
+    SourceError,
+    ProblemFileError,
+    RowError,
+    NothingRated,
+    EndpointError,
+    CheckpointError,
+    ModelFolderError,
+    TokenizerError,
 )
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_errors_made_for_the_user_are_one_line_from_any_process(trained, kind):
-    error = kind("mend this")
+    error = kind("fix this")
     error.add_note("Traceback of a worker")
-    assert trained(raising(error)) == (2, "", "error: mend this\n")
+    assert trained(raising(error)) == (2, "", "error: fix this\n")
 
 
-def test_a_plain_error_that_the_project_raises_is_one_line(trained, tmp_path):
+def test_a_broken_model_folder_is_one_line(trained, tmp_path):
     code, _, error = trained(lambda: read_config(tmp_path / "nowhere"))
     assert code == 2 and error.startswith("error: model folder ") and error.count("\n") == 1
     (tmp_path / "config.json").write_text("{}")
@@ -79,25 +92,10 @@ def test_an_error_of_a_library_keeps_its_traceback(trained):
         trained(raising(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")))
 
 
-def test_an_error_that_python_raises_in_our_code_keeps_its_traceback(trained, tmp_path):
-    """The innermost frame is ours, yet no `raise` of ours is there."""
-    (tmp_path / "trajectories").mkdir()
-    (tmp_path / "trajectories" / "step-one.parquet").touch()
-    with pytest.raises(ValueError, match="invalid literal for int"):
-        trained(lambda: RunFolder(tmp_path).rewind(1))
-
-
-def test_an_error_with_the_traceback_of_a_worker_keeps_it(trained, tmp_path):
-    def work():
-        try:
-            read_config(tmp_path / "nowhere")
-        except ValueError as error:
-            error.add_note("ray::RolloutActor.generate() Traceback")
-            raise
-
-    with pytest.raises(ValueError, match="model folder") as caught:
-        trained(work)
-    assert caught.value.__notes__ == ["ray::RolloutActor.generate() Traceback"]
+def test_an_assertion_of_ours_keeps_its_traceback(trained):
+    """A plain `ValueError` that the project raises is a mistake in its own code."""
+    with pytest.raises(ValueError, match="k = 0: must be at least 1"):
+        trained(lambda: pass_at_k(1, 1, 0))
 
 
 @pytest.mark.ray

@@ -224,5 +224,5 @@ def test_a_configuration_that_cannot_be_one(tmp_path: Path) -> None:
     edit(path, mask_token_id=5, hidden_size=None)
     refused(folder, "lacks hidden_size")
     path.write_text("{")
-    refused(folder, "no valid JSON")
+    refused(folder, "not valid JSON")
     refused(broken(tmp_path), "dtype = 'float8': choose one of auto", dtype="float8")
