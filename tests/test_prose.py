@@ -1,8 +1,12 @@
-"""The project's prose keeps to plain words (`tests/glossary.py`)."""
+"""Prose uses plain words (`tests/glossary.py`), and what a page names exists."""
+
+import re
+from pathlib import Path
 
 import pytest
 
-from tests.glossary import NOT_YET, findings, places
+from couplet import ROOT
+from tests.glossary import FOLDERS, NOT_YET, findings, places
 
 
 def test_no_avoided_word_is_left():
@@ -39,3 +43,22 @@ def test_an_avoided_word_is_found_in_names_and_across_lines(text):
 )
 def test_plain_uses_are_left_alone(text):
     assert findings("a.py", text) == []
+
+
+def named_tests():
+    """(page, file, test) of every test that a page names."""
+    for page in sorted(Path(ROOT, "docs").glob("*.md")):
+        for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
+            yield page.name, file, name
+
+
+@pytest.mark.parametrize(("page", "file", "name"), list(named_tests()))
+def test_a_test_that_a_page_names_exists(page, file, name):
+    path = Path(ROOT, file)
+    assert path.is_file() and f"def {name}(" in path.read_text(), f"{page} names {file}::{name}"
+
+
+@pytest.mark.parametrize("page", [Path(ROOT, "README.md"), *sorted(Path(ROOT, "docs").glob("*.md"))], ids=str)
+def test_files_that_a_page_names_exist(page):
+    named = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w/]+\.(?:py|yaml))`", page.read_text())
+    assert [name for name in named if not Path(ROOT, name).is_file()] == []
