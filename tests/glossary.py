@@ -47,6 +47,7 @@ PLAIN = {
     r"silent": "zero-signal; unresponsive",
     r"(weights|problems?|prompts?|set|folder|data) prints?": "fingerprint",
     r"prints? of": "fingerprint of",
+    r"(?<!there )(is|are) no(?! (longer|more|less|fewer|greater|later)\b)": "is not a",
 }
 PATTERNS = {word: re.compile(rf"(?<!\w){word}(?!\w)".replace(" ", r"\s"), re.IGNORECASE) for word in PLAIN}
 

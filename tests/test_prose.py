@@ -24,6 +24,7 @@ def test_no_avoided_word_is_left():
         "GRANT = 0.05",
         "a torn checkpoint is passed over",
         "problem 'code/0' stands twice",
+        "it is no run folder",
     ],
 )
 def test_an_avoided_word_is_found_in_names_and_across_lines(text):
@@ -36,6 +37,7 @@ def test_an_avoided_word_is_found_in_names_and_across_lines(text):
         "the proxy forwards the signal to its child",
         "n stands for the number of groups; a stand-in for vLLM",
         "tests tend to call it",
+        "there is no run folder, and it is no longer needed",
         "one pass over the batch",
         "to leave room for a prompt",
         '"steps_per_print": None, test_the_table_prints',
