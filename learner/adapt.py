@@ -136,7 +136,7 @@ class SupervisedLearner:
             (folder / "stage.json").write_text(json.dumps({"early_stop": asdict(self.early_stop)}))
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote. Collective."""
+        """Load what `save` wrote. Collective."""
         path = folder / "stage.json"
         if not path.is_file():
             raise UserError(f"{path} does not exist: {folder} is not a checkpoint of a supervised stage")
@@ -221,7 +221,7 @@ def run_rows(
     validation: Sequence[Any] = (),
     until: int | None = None,
 ) -> list[Row]:
-    """`run_stage`, as rows for a log: one ends at every validation and one at the end of the call."""
+    """`run_stage` as rows for a log: one row per validation, and one at the end of the call."""
     rows: list[Row] = []
     since: list[dict[str, float]] = []
 
@@ -249,7 +249,7 @@ def joined(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def fastest_threads(policy: Any, learner: SupervisedLearner, batch: Any) -> int:
-    """1 or all cores, whichever evaluates `batch` faster now: cores may be shared with other work."""
+    """1 or the number of cores, whichever evaluates `batch` faster now: cores may be shared with other work."""
     candidates = sorted({1, os.cpu_count() or 1})
     if len(candidates) == 1 or policy.device.type != "cpu":
         return candidates[0]

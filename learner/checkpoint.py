@@ -35,7 +35,7 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state:
     """Write the checkpoint of `step` and remove all but the newest `keep`.
 
     Args:
-        root: folder of the run's checkpoints; made if it is missing.
+        root: folder of the run's checkpoints; created if missing.
         write: writes the learner's part into a folder.
         state: the driver's part, as JSON.
 
@@ -107,7 +107,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _flush(folder: Path) -> dict[str, int]:
-    """Force every file to the disk; their sizes by name."""
+    """Flush every file to the disk; returns their sizes by name."""
     sizes: dict[str, int] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -165,7 +165,7 @@ def _check_space(root: Path) -> None:
 
 
 def _disk_is_full(error: BaseException, root: Path) -> bool:
-    """Libraries hide ENOSPC behind their own errors, so the space that is left counts too."""
+    """Libraries hide ENOSPC behind their own errors, so the remaining space is checked too."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):

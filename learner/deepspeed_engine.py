@@ -143,7 +143,7 @@ class DeepSpeedEngine:
         dist.barrier()
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote, with the same or another number of ranks.
+        """Load what `save` wrote, with the same or another number of ranks.
 
         Raises:
             ValueError: no such checkpoint, or one of another ZeRO stage.

@@ -65,7 +65,7 @@ class Engine(Protocol):
         """The tensors that hold this rank's part of the weights; `.data` may be swapped between forward passes."""
 
     def exact_shards(self) -> Iterator[Tensor]:
-        """The float32 weights that the optimiser updates, of which `shards` are the rounding. Collective."""
+        """The float32 weights that the optimiser updates, of which `shards` are rounded copies. Collective."""
 
     def settle(self) -> None:
         """Release weights gathered for a forward pass, so that the next one reads `shards` again."""
@@ -74,7 +74,7 @@ class Engine(Protocol):
         """Write weights, optimiser state and update count. Collective."""
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote. Collective."""
+        """Load what `save` wrote. Collective."""
 
 
 def decay_groups(named: list[tuple[str, Tensor]], weight_decay: float) -> list[dict[str, Any]]:

@@ -111,7 +111,7 @@ class Learner:
             (folder / "learner.json").write_text(json.dumps({"version": self.version}))
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote. Collective."""
+        """Load what `save` wrote. Collective."""
         path = folder / "learner.json"
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist: {folder} is not a learner checkpoint")

@@ -4,8 +4,9 @@ There is no second module: the reference's tensors replace the policy's while it
 part of the weights, so under ZeRO 3 the reference is sharded like the policy.
 
 The reference is kept in float32 and follows the optimiser's float32 weights. With 16-bit weights it is in host memory,
-touched only when the reference moves, and its rounding replaces the policy's weights. A rounded state, or one between
-rounded weights, would mostly jump to the policy: they differ by one unit in the last place or not at all.
+touched only when the reference moves, and its rounding replaces the policy's weights. If the state were
+rounded, or interpolated between rounded weights, it would mostly jump to the policy, because the two differ by at most
+one unit in the last place.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Reference:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Read what `state` gave, or the 16-bit weights of an older checkpoint; every rank needs it. Collective."""
+        """Load what `state` returned, or the 16-bit weights of an older checkpoint; every rank needs it. Collective."""
         for number in range(self._parts):
             with self.in_place():
                 self._engine.load_weights(
@@ -77,7 +78,7 @@ class Reference:
 
     @property
     def _parts(self) -> int:
-        """How many numbers of the weights' type sum to a float32 one: an engine gathers no other type."""
+        """How many numbers of the weights' type sum exactly to a float32 number; an engine gathers only that type."""
         return 1 if self._is_exact else 3
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The device a setting asks for, tried before any weights go there."""
+"""The device that a setting names, checked before any weights are moved there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from couplet.configs.schema import ConfigError
 
 
 def device_for(gpus: float, where: str) -> str:
-    """Device "cuda" if the setting `where` asks for a share of a GPU, else "cpu". `ConfigError` without a GPU."""
+    """Device "cuda" if the setting `where` reserves a share of a GPU, else "cpu". `ConfigError` without a GPU."""
     if gpus <= 0:
         return "cpu"
     return check_device(

@@ -1,13 +1,13 @@
 """Estimators of the log-probability that a diffusion policy gives to each token of a completion.
 
-The exact likelihood of a masked-diffusion model is intractable, so each token is scored while it is masked, under a
-few views of the canvas (DiffuCoder, arXiv 2506.20639, equation 8):
+The exact likelihood of a masked-diffusion model is intractable, so the log-probability of
+each token is computed while the token is masked, in a few views of the canvas (arXiv 2506.20639, equation 8):
 
     logp_k = ( logp0_k + sum_j [ 1(k in m1_j) w1_j logp1_jk + 1(k in m2_j) w2_j logp2_jk ] ) / (pairs + 1)
 
 view 0 masks the whole completion; views 1_j and 2_j mask the two halves of pair j. View 0 is the same input for all
-completions of a prompt, so one forward pass serves the group. Logits exist on the needed rows only: the loss positions
-of view 0, and the masked loss positions of each other view.
+completions of a prompt, so one forward pass serves the group. Logits are computed on the needed rows
+only: the loss positions of view 0, and the masked loss positions of each other view.
 
 Shapes: P prompts, G completions per prompt, C canvas positions, L prompt + canvas, J inner updates, S view rows.
 """
@@ -173,7 +173,7 @@ def batch_logprobs(
 ) -> Tensor:
     """`inner_logprobs` for P groups at once: float32 [J, P, G, C], zero outside the loss mask.
 
-    Two calls of the policy (one for `full_mask`) for any J, P and G, so that all ranks run equally many.
+    Two calls of the policy (one for `full_mask`) for any J, P and G, so all ranks make the same number of calls.
     """
     scale = temperature if estimator.match_temperature else 1.0
     if scale <= 0:
@@ -235,7 +235,7 @@ def _full_mask_logprobs(policy: Policy, batch: GroupTokens, temperature: float, 
 
 
 def _view_logprobs(policy: Policy, batch: GroupTokens, masks: Tensor, temperature: float, chunk_rows: int) -> Tensor:
-    """All views of all groups in one call; rows without needed positions are left out. Like `masks` [J, V, P, G, C]."""
+    """All views of all groups in one call, [J, V, P, G, C]; rows without needed positions are left out."""
     select = masks & batch.loss_mask_PGC
     tokens_SC = batch.tokens_PGC.expand(masks.shape).reshape(-1, masks.shape[-1])
     needed_SC = _at_least_one(select.reshape(tokens_SC.shape))

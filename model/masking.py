@@ -1,4 +1,4 @@
-"""Masks under which a likelihood estimator scores a completion.
+"""The masks of the likelihood estimators.
 
 A pair of views masks the canvas twice. In a coupled pair the second mask is the exact complement of the first inside
 the completion, so that every token is predicted exactly once by the pair (DiffuCoder, arXiv 2506.20639, section 4).

@@ -1,7 +1,7 @@
 """Weights in transit: raw bytes in flat buckets, with a manifest that describes them.
 
 The learner packs, the object store carries, each rollout worker verifies and copies. The buckets are one byte stream
-cut at `bucket_bytes`, so a large tensor may span several. Bytes are bytes: bfloat16 needs no special case.
+cut at `bucket_bytes`, so a large tensor may span several. Only bytes are moved, so bfloat16 needs no special case.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Manifest:
     """The contents of a list of buckets.
 
     Attributes:
-        version: learner steps behind these weights.
+        version: learner steps that produced these weights.
         names: parameters in the order of the byte stream; a tied head shares its embedding and is not repeated.
         shapes: one per name.
         dtypes: one per name, e.g. ``bfloat16``.
@@ -62,8 +62,8 @@ def pack(
     """Copy tensors into flat buckets.
 
     Args:
-        named_tensors: as `module.named_parameters()` gives them; any device. Each is copied to the host on its own.
-        version: learner steps behind these weights.
+        named_tensors: as `module.named_parameters()` yields them; any device. Each is copied to the host on its own.
+        version: learner steps that produced these weights.
         bucket_bytes: size of a bucket.
 
     Returns:
@@ -103,7 +103,7 @@ def pack(
 def unpack_into(module: nn.Module, manifest: Manifest, buckets: Sequence[np.ndarray], verify: bool = True) -> None:
     """Copy packed weights into the parameters of `module`, in place.
 
-    Everything is checked before the first byte is written: names, shapes and types against the module, sizes and (with
+    Everything is verified before the first byte is written: names, shapes and types against the module, sizes and (with
     `verify`) checksums of the buckets. The buckets may be read-only views of shared memory.
 
     Raises:

@@ -22,7 +22,7 @@ _BLOCK_ELEMENTS = 2**26  # logits held at a time
 def confidence(
     policy: DiffusionPolicy, config: SamplerConfig, rank: Rank, hidden_NH: Tensor, u_N: Tensor | None
 ) -> Tensor:
-    """`rank` of the distribution at each row, [N].
+    """Confidence of each row, [N]: `rank` of its distribution.
 
     Args:
         rank: (p_NK, drawn column or None) → confidence; a value of `rollout.orders.ORDERS`.

@@ -157,7 +157,7 @@ def _among_largest(z_NV: Tensor, top_p: float, top_k: int) -> Tensor:
 
 def _by_bisection(z_NV: Tensor, top_p: float) -> Tensor:
     """bool [N, V] by bisection over the bit patterns of the logits; no branch on data."""
-    z_NV = z_NV + 0.0  # one zero: -0.0 has a pattern of its own
+    z_NV = z_NV + 0.0  # -0.0, which has its own bit pattern, becomes 0.0
     p_NV = torch.softmax(z_NV, dim=1)
     bits_NV = z_NV.view(torch.int32)
     keys_NV = bits_NV ^ ((bits_NV >> 31) & 0x7FFFFFFF)  # ordered like the logits

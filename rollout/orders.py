@@ -18,7 +18,7 @@ class Order:
 
     Attributes:
         confidence: (p_NK, column_N of the drawn token) → [N], larger first; None reveals at random.
-        needs_draw: the confidence looks at the drawn token, so every masked position must draw before the ranking.
+        needs_draw: the confidence depends on the drawn token, so every masked position must draw before the ranking.
     """
 
     confidence: Callable[[Tensor, Tensor | None], Tensor] | None
@@ -60,6 +60,6 @@ def most_confident(confidence_Bn: Tensor, count: int, noise_Bn: Tensor | None, a
     """
     if alg_temp:
         assert noise_Bn is not None
-        noise_Bn = noise_Bn.double() + 2.0**-25  # strictly between 0 and 1, which float32 cannot hold at the upper end
+        noise_Bn = noise_Bn.double() + 2.0**-25  # strictly below 1, which needs float64
         confidence_Bn = confidence_Bn / alg_temp - torch.log(-torch.log(noise_Bn))
     return confidence_Bn.sort(dim=1, descending=True, stable=True).indices[:, :count]

@@ -1,7 +1,7 @@
 """How many tokens each step of the denoising schedule reveals.
 
-Times fall linearly from 1 to `eps`; step i goes from t = times[i] to s = times[i + 1] and reveals the share 1 - s/t of
-what is masked, all of it at the last step (Dream's `diffusion_generate`; arithmetic in float32, as there).
+Times decrease linearly from 1 to `eps`; step i goes from t = times[i] to s = times[i + 1] and reveals the share 1 - s/t
+of the masked positions, all of them at the last step (Dream's `diffusion_generate`; arithmetic in float32, as there).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def reveal_shares(steps: int, eps: float = 1e-3) -> tuple[float, ...]:
 
 @lru_cache(maxsize=256)
 def reveal_counts(length: int, steps: int, eps: float = 1e-3) -> tuple[int, ...]:
-    """Tokens revealed at each step by the orders that count: int(n · (1 - s/t)) of the n still masked.
+    """Tokens revealed at each step by the ranked orders: int(n · (1 - s/t)) of the n still masked.
 
     With steps = length the rule gives 0 at the first step, 1 at each later one and 2 at the last.
     """

@@ -25,7 +25,7 @@ class RolloutWorker:
     """A policy that serves rollout requests and swaps its weights between them.
 
     Attributes:
-        version: learner steps behind the weights it holds.
+        version: learner steps that produced its weights.
     """
 
     def __init__(
