@@ -62,13 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = user_message(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
         return USER_ERROR
     return 0
 
 
 def user_message(error: Exception) -> str | None:
-    """One line that tells the user what to fix; None for a defect.
+    """What the user must fix, one line for each mistake; None for a defect.
 
     Besides `UserError`: an `OSError` that names a file or reports a full disk, and a package that is not installed.
     """

@@ -36,7 +36,7 @@ STAGE_OPTIMIZER = OptimizerConfig(lr=5e-3, grad_norm=1.0)
 class StageConfig(Section):
     """One supervised stage: autoregressive pre-training, adaptation, mid-training or instruction tuning."""
 
-    name: str = Field("instruct", description="also of its folder")
+    name: FolderName = Field("instruct", description="also of its folder")
     objective: Literal["autoregressive", "pretrain", "instruct"] = Field(
         "instruct", description="next token; denoise packed text; denoise the answer to a prompt"
     )
@@ -47,7 +47,7 @@ class StageConfig(Section):
     prompt_column: str = Field("prompt", description="instruct: column of the question")
     answer_column: str = Field("answer", description="instruct: column of the answer")
     system: str | None = Field(None, description="instruct: system message of the chat prompts")
-    steps: int = Field(1000, gt=0, description="optimizer updates")
+    steps: int = Field(1000, gt=0, description="optimiser updates")
     batch: int = Field(32, gt=0, description="sequences per update, over all ranks")
     micro_rows: int | None = Field(None, gt=0, description="rows per forward/backward; null = all rows of the rank")
     length: int = Field(64, gt=0, description="tokens of a packed sequence, or of prompt + canvas")

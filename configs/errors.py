@@ -9,6 +9,8 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """A mistake of the user: one line that names the field or file, its value and the remedy. Exit code 2.
 
+    A file with several mistakes has a line for each.
+
     Every package derives its own from it: `ConfigError`, `SourceError`, `ProblemFileError`, `RowError`,
     `SampleFileError`, `EndpointError`, `CheckpointError`, ...
     """

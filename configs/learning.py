@@ -1,4 +1,4 @@
-"""How the policy learns: likelihood estimator, objective, optimizer and the learner's processes."""
+"""How the policy learns: likelihood estimator, objective, optimiser and the learner's processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EstimatorConfig(Section):
 class ObjectiveConfig(Section):
     """Coupled-GRPO's clipped objective with a KL penalty to a slowly following reference."""
 
-    inner_updates: int = Field(2, gt=0, description="mu: optimizer updates per learner step, each over the whole batch")
+    inner_updates: int = Field(2, gt=0, description="mu: optimiser updates per learner step, each over the whole batch")
     clip_low: float = Field(0.5, gt=0, le=1, description="ratios are clipped at 1 - clip_low")
     clip_high: float = Field(0.5, gt=0, allow_inf_nan=True, description="and at 1 + clip_high; .inf = no upper clip")
     kl_weight: float = Field(0.01, ge=0, description="beta; 0 keeps no reference model")
@@ -60,7 +60,7 @@ class ObjectiveConfig(Section):
         description="policy ratio to the learner's own old values, to the sampler's, or to both (docs/algorithm.md)",
     )
     proximal_cap: float = Field(2.0, gt=0, description="bound of the weight that ratio: proximal adds")
-    reference_every: int = Field(64, gt=0, description="optimizer updates between moves of the reference")
+    reference_every: int = Field(64, gt=0, description="optimiser updates between moves of the reference")
     reference_alpha: float = Field(0.6, ge=0, le=1, description="ref <- (1 - alpha) ref + alpha policy; 1.0 copies")
 
 
@@ -87,7 +87,7 @@ class LearnerConfig(Section):
     gpus: float = Field(0.0, ge=0, description="GPUs per rank; 0 = on the CPU")
     threads: int = Field(1, gt=0, description="of torch, on the CPU")
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        0, description="what is sharded over ranks: 1 optimizer, 2 also gradients, 3 also weights"
+        0, description="what is sharded over ranks: 1 optimiser, 2 also gradients, 3 also weights"
     )
     offload: Literal["none", "optimizer", "all"] = Field("none", description="what is kept in host memory")
     dtype: Literal["float32", "bfloat16"] = Field(

@@ -52,7 +52,7 @@ def find_recipe(path: str | Path) -> Path:
     for candidate in (Path(path), RECIPES / path, RECIPES / Path(path).name):
         if candidate.is_file():
             return candidate
-    shipped = sorted(str(p.relative_to(RECIPES)) for p in RECIPES.rglob("*.yaml"))
+    shipped = sorted(str(recipe.relative_to(RECIPES)) for recipe in RECIPES.rglob("*.yaml"))
     raise ConfigError(f"config file {str(path)!r} does not exist; shipped recipes: {', '.join(shipped)}")
 
 
@@ -102,9 +102,12 @@ for _tag, _pattern, _first in (
 def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """The tree of `file`, which the recipes `above` are based on."""
     if file.resolve() in above:
-        raise ConfigError(f"{file}: is its own base")
+        raise ConfigError(f"{file}: is its own base; remove `base:` from one of the recipes")
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{file}: broken YAML: {line}{error.problem or error.context}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: broken YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
@@ -137,7 +140,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: {text!r} is no YAML value") from error
+        raise ConfigError(f"override {override!r}: {text!r} is no YAML value; put it in quotes") from error
     if isinstance(node, list):
         raise ConfigError(f"override {override!r}: name a setting of the entry, as {key}.KEY=VALUE")
     node[last] = value
@@ -145,5 +148,5 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 def _item(items: list[Any], index: str, override: str) -> Any:
     if not index.isdigit() or int(index) >= len(items):
-        raise ConfigError(f"override {override!r}: '{index}' is no index into a list of {len(items)}")
+        raise ConfigError(f"override {override!r}: '{index}' is no index into a list of {len(items)}; the first is 0")
     return items[int(index)]

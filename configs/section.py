@@ -195,7 +195,7 @@ def _accepted(item: ErrorDetails, field: FieldInfo | None) -> str:
     elif error in ("missing", "too_long") and field:
         text = f"expected {len(typing.get_args(field.annotation))} values"
     elif error == "too_short":
-        text = f"needs at least {context['min_length']}"
+        text = f"needs at least {context['min_length']} entry"
     else:
         text = _range([*(field.metadata if field else []), *_bounds(context)]) or item["msg"]
     return f"{text} ({field.description})" if field and field.description else text
@@ -233,12 +233,15 @@ def _dotted(kind: type[Section], loc: Key) -> str:
 
 
 def _did_you_mean(kind: type[Section], loc: Key) -> str:
-    """Names the nearest key of the same section."""
+    """Names the nearest key of the same section, or the sections that have the key by exactly this name."""
     *above, last = loc
     section = kind
     for part in above:
         if isinstance(part, str):
             section = section.section_of(part) or section
+    elsewhere = [name for name in kind.model_fields if last in getattr(kind.section_of(name), "model_fields", ())]
+    if elsewhere:
+        return f": did you mean {' or '.join(repr(f'{name}.{last}') for name in elsewhere)}?"
     return f": did you mean '{_dotted(kind, (*above, nearest(str(last), section.model_fields) or ''))}'?"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import json
 from collections import Counter
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from couplet.configs.errors import UserError
+from couplet.configs.errors import UserError, nearest
 from couplet.data.problem import Problem
 from couplet.reward.code_format import fenced_code, program_of_sample, whole_program
 
@@ -85,8 +84,8 @@ def _read_row(row: Any, known: dict[str, Problem], where: str) -> tuple[Problem,
         raise SampleFileError(f"{where}: a sample is an object with a task_id and a completion or a solution")
     task = str(row["task_id"])
     if task not in known:
-        near = difflib.get_close_matches(task, known, 1, 0.0)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(task, known)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise SampleFileError(f"{where}: unknown task_id {task!r}{hint}")
     texts = {name: row[name] for name in ("completion", "solution") if name in row}
     if len(texts) != 1:

@@ -10,15 +10,16 @@ on PYTHONPATH), and name it in the recipe as ``module:function``:
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import math
+import numbers
 import os
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from couplet.configs.errors import UserError
+from couplet.configs.errors import UserError, nearest
 from couplet.configs.schema import ConfigError
 from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
@@ -100,13 +101,25 @@ def _find(name: str, weight: float) -> RewardFunction:
             raise ConfigError(f"{where}: {attribute!r} of {module!r} is no function")
         return function
     if name not in REWARDS:
-        near = difflib.get_close_matches(name, REWARDS, 1, 0.0)
         known = ", ".join(sorted(REWARDS))
-        raise ConfigError(f"{where}: no reward function of that name; did you mean {near[0]!r}? known: {known}")
+        raise ConfigError(
+            f"{where}: no reward function of that name; did you mean {nearest(name, REWARDS)!r}? known: {known}"
+        )
     return REWARDS[name]
 
 
 def pay(functions: dict[str, tuple[RewardFunction, float]], judged: Judged) -> tuple[float, dict[str, float]]:
     """(total reward, unweighted value of each function)."""
-    parts = {name: float(function(judged)) for name, (function, _) in functions.items()}
+    parts = {name: _value(name, function, judged) for name, (function, _) in functions.items()}
     return sum(parts[name] * weight for name, (_, weight) in functions.items()), parts
+
+
+def _value(name: str, function: RewardFunction, judged: Judged) -> float:
+    """What a reward function returns. `UserError` with its name if it raises, or returns no finite number."""
+    try:
+        value = function(judged)
+    except Exception as error:
+        raise UserError(f"reward function {name}: raised {type(error).__name__}: {error}; fix the function") from error
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise UserError(f"reward function {name}: returned {value!r}; return a finite number")
+    return float(value)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from couplet.actors import ray_init as connect
+from couplet.configs.errors import UserError
 from couplet.configs.load import from_dict
 from couplet.configs.schema import ConfigError, RewardConfig
 from couplet.data.problem import Problem
@@ -58,3 +59,17 @@ def test_its_module_travels_to_a_cluster(documented, monkeypatch):
 def test_one_that_cannot_be_imported_is_refused_by_name(name):
     with pytest.raises(ConfigError, match=f"reward.functions.{name} = 0.1: cannot be imported: .*PYTHONPATH"):
         chosen({name: 0.1})
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda judged: 1 / 0, "reward function mine: raised ZeroDivisionError: division by zero"),
+        (lambda judged: None, "reward function mine: returned None; return a finite number"),
+        (lambda judged: float("nan"), "reward function mine: returned nan"),
+    ],
+)
+def test_a_reward_function_that_fails_is_named(function, message):
+    judged = Judged(Problem("p", "q", ("assert f(1) == 1",)), "", "def f(x): return x", 1.0, (), 1.0)
+    with pytest.raises(UserError, match=message):
+        pay({"mine": (function, 1.0)}, judged)

@@ -1,5 +1,7 @@
 """Recipes, overrides and the errors a user meets."""
 
+import pickle
+
 import pytest
 
 from couplet.configs.load import dump, from_dict, load, read_recipe, to_dict
@@ -39,6 +41,19 @@ def test_a_recipe_starts_from_its_base(tmp_path):
         ("sampler: {steps: many}", "sampler.steps = 'many': expected a whole number"),
         ("sampler: {order: random}", "sampler.order = 'random': choose one of origin, maskgit_plus"),
         ("sampler: {top_p: 1.5}", r"sampler.top_p = 1.5: must lie in \(0, 1\]"),
+        (
+            "temperature: 1",
+            "unknown key 'temperature': did you mean 'sampler.temperature' or 'evaluation.temperature'?",
+        ),
+        ("sampler: {top_p: .nan}", "sampler.top_p = nan: must be a finite number"),
+        ("sampler: {steps: 3.0}", "sampler.steps = 3.0: expected a whole number"),
+        ("sampler: {steps: true}", "sampler.steps = True: expected a whole number"),
+        ("optimizer: {lr: '1e-6'}", "optimizer.lr = '1e-6': expected a number"),
+        ("ray: {dashboard: maybe}", "ray.dashboard = 'maybe': expected true or false"),
+        ("name: 3", "name = 3: expected text; put it in quotes"),
+        ("model: {end_tokens: []}", "model.end_tokens = \\[\\]: needs at least 1"),
+        ("reward: {functions: {code: .inf}}", "reward.functions.code = inf: must be a finite number"),
+        ("3: 4", "unknown key '3'"),
         ("sampler: 3", "sampler = 3: expected a section"),
         ("steps: 0", "^steps = 0: must be greater than 0"),
         ("learner: {ranks: 3}", "replay.groups_per_step = 8: must be divisible by learner.ranks = 3"),
@@ -52,7 +67,7 @@ def test_a_recipe_starts_from_its_base(tmp_path):
         ("- 1", "expected sections"),
     ],
 )
-def test_a_mistake_is_named_with_its_mend(tmp_path, text, message):
+def test_a_mistake_is_named_with_its_remedy(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load(RunConfig, write(tmp_path, text))
 
@@ -98,3 +113,90 @@ def test_a_table_of_names_is_replaced_not_mixed(tmp_path):
 def test_off_is_the_default_of_every_filter():
     config = SamplerConfig()
     assert (config.top_p, config.top_k, config.early_stop, config.cache) == (1.0, None, False, "none")
+
+
+def lines_of(text, kind, folder):
+    with pytest.raises(ConfigError) as caught:
+        load(kind, write(folder, text))
+    return [line.partition(":")[0] for line in str(caught.value).splitlines()]
+
+
+def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
+    text = """
+sampler: {temprature: 1, steps: many, cache: dual}
+learner: {ranks: 3, gpus: -1}
+"""
+    assert lines_of(text, RunConfig, tmp_path) == [
+        "sampler.steps = 'many'",
+        "unknown key 'sampler.temprature'",
+        "learner.gpus = -1",
+        "sampler.cache = 'dual'",
+        "replay.groups_per_step = 8",
+    ]
+
+
+def test_a_rule_is_not_checked_on_a_value_that_is_refused(tmp_path):
+    assert lines_of("sampler: {cache: dual, block_length: none}", RunConfig, tmp_path) == [
+        "sampler.block_length = 'none'"
+    ]
+    assert lines_of("{learner: {ranks: 3}, replay: {groups_per_step: 0}}", RunConfig, tmp_path) == [
+        "replay.groups_per_step = 0"
+    ]
+
+
+def test_mistakes_in_a_list_of_stages_are_named_by_index(tmp_path):
+    text = "stages: [{steps: 0}, {name: b, optimizer: {lrr: 1}}, {name: c, length: 1000}, 3]"
+    assert lines_of(text, AdaptConfig, tmp_path) == [
+        "stages.0.steps = 0",
+        "unknown key 'stages.1.optimizer.lrr'",
+        "stages[3] = 3",
+    ]
+    assert lines_of("stages: [{name: a}, {name: a}, {name: c, length: 1000}]", AdaptConfig, tmp_path) == [
+        "stages.1.name = 'a'",
+        "stages.2.length = 1000",
+    ]
+
+
+def test_plain_values_are_read_by_yaml_1_2(tmp_path):
+    text = "{name: off, optimizer: {lr: 1e-3, eps: 1}, sampler: {temperature: 2}, model: {path: 2026-11-27}}"
+    config = load(RunConfig, write(tmp_path, text))
+    assert (config.name, config.optimizer.lr, config.model.path) == ("off", 1e-3, "2026-11-27")
+    assert isinstance(config.optimizer.eps, float) and isinstance(config.sampler.temperature, float)
+    config = load(RunConfig, "tiny.yaml", ["name=off", "optimizer.lr=2e-4", "sampler.top_k=null"])
+    assert (config.name, config.optimizer.lr, config.sampler.top_k) == ("off", 2e-4, None)
+    assert load(RunConfig, write(tmp_path, dump(config))) == config
+
+
+@pytest.mark.parametrize("word, value", [("on", True), ("off", False), ("yes", True), ("no", False), ("true", True)])
+def test_a_switch_understands_the_words_of_yaml_1_1(word, value):
+    assert load(RunConfig, "tiny.yaml", [f"ray.dashboard={word}"]).ray.dashboard is value
+
+
+def test_an_unlimited_upper_clip_is_allowed():
+    assert load(RunConfig, "tiny.yaml", ["objective.clip_high=.inf"]).objective.clip_high == float("inf")
+
+
+def test_a_section_is_checked_however_it_is_made():
+    config = SamplerConfig(steps=8, completion_length=8)
+    assert config.replace(steps=4) == SamplerConfig(steps=4, completion_length=8)
+    for make in (lambda: SamplerConfig(steps=0), lambda: config.replace(steps=0)):
+        with pytest.raises(ConfigError, match=r"^sampler.steps = 0: must be greater than 0 \(denoising steps"):
+            make()
+    with pytest.raises(ConfigError, match=r"unknown key 'sampler.stepz': did you mean 'sampler.steps'"):
+        config.replace(stepz=4)
+    with pytest.raises(ConfigError, match=r"replay.groups_per_step = 8: must be divisible by learner.ranks = 3"):
+        tree = RunConfig()
+        tree.replace(learner=tree.learner.replace(ranks=3))
+    with pytest.raises(ValueError, match="frozen"):
+        config.steps = 4
+
+
+def test_a_configuration_travels_to_other_processes():
+    config = load(RunConfig, "tiny.yaml")
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert hash(config.sampler) == hash(config.sampler.replace())
+
+
+def test_steps_above_the_canvas_are_warned_of(caplog):
+    load(RunConfig, "tiny.yaml", ["sampler.steps=64"]).warn()
+    assert "sampler.steps = 64: more than sampler.completion_length = 32" in caplog.text
