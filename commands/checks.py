@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from couplet.configs.json_file import read_object
 from couplet.configs.load import load
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, require
 from couplet.model.hub import may_be_policy
@@ -29,10 +28,9 @@ def check_start(config: RunConfig) -> None:
 
 def check_policy_folder(folder: Path, end_tokens: Sequence[str], where: str) -> None:
     """`ModelFolderError` unless the files of `folder` describe a diffusion policy with weights; loads none of them."""
-    from couplet.model.folder import read_config, weight_files
-    from couplet.model.tokens import read_token_names, resolve_token_ids
+    from couplet.model.folder import folder_token_ids, weight_files
 
-    resolve_token_ids(read_config(folder), read_token_names(folder), end_tokens, where)
+    folder_token_ids(folder, end_tokens, where)
     weight_files(folder)
 
 
@@ -60,5 +58,9 @@ def _longest(config: RunConfig) -> int | None:
     if config.model.recipe is not None:
         recipe = load(AdaptConfig, config.model.recipe)
         return recipe.shape.max_positions if recipe.start is None else None
-    file = Path(str(config.model.path)) / "config.json"
-    return read_object(file).get("max_position_embeddings") if file.is_file() else None
+    folder = Path(str(config.model.path))
+    if not (folder / "config.json").is_file():
+        return None
+    from couplet.model.folder import read_config
+
+    return read_config(folder).get("max_position_embeddings")

@@ -18,8 +18,6 @@ from couplet.evaluation.policy_settings import config_for, write_decoding
 from couplet.learner.checkpoint import latest_checkpoint
 
 CURVE = "reward.png"
-ORIGINAL_CLASSES = {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"}
-ORIGINAL_TOKENIZER = "tokenization_dream.DreamTokenizer"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +57,7 @@ def export_policy(
         ConfigError: no policy there, `out` exists or cannot be written.
         ValueError: a folder that is no diffusion policy, or a copy that differs from what was read.
     """
+    from couplet.model.families import MODEL_FAMILIES
     from couplet.model.policy import DiffusionPolicy
 
     run, out = Path(run), Path(out)
@@ -77,7 +76,9 @@ def export_policy(
             check_copy(policy, aside)
             _write_tokenizer(source, aside, auto_map)
             if auto_map is not None:
-                _edit(aside / "config.json", {"auto_map": {k: f"{auto_map}--{v}" for k, v in ORIGINAL_CLASSES.items()}})
+                classes = MODEL_FAMILIES[policy.config.family].remote_classes.items()
+                remote = {name: f"{auto_map}--{code}" for name, code in classes if name != "AutoTokenizer"}
+                _edit(aside / "config.json", {"auto_map": remote})
             write_decoding(aside, sampler)
             has_curve = (run / CURVE).is_file()
             if has_curve:
@@ -122,7 +123,7 @@ def check_copy(policy: Any, folder: Path) -> None:
 
     mine = dict(policy.named_parameters())
     shapes = {name: parameter.shape for name, parameter in mine.items()}
-    for name, tensor in read_weights(folder, shapes, "cpu", policy.config.tie_word_embeddings):
+    for name, tensor in read_weights(folder, shapes, "cpu", policy.config.tie_word_embeddings, policy.config.family):
         if not torch.equal(tensor.view(torch.uint8), mine[name].detach().cpu().contiguous().view(torch.uint8)):
             raise UserError(f"{folder}: {name} reads back differently from what was written; check the disk")
 
@@ -133,13 +134,14 @@ def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
     Only the files of Qwen2's tokenizer, `vocab.json` and `merges.txt`, can be read by that code.
     """
     from couplet.data.tokenizer import load_tokenizer, settle_settings
+    from couplet.model.families import MODEL_FAMILIES
 
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
     settings = read_object(path)
     if auto_map is not None and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        classes = [f"{auto_map}--{ORIGINAL_TOKENIZER}", None]
+        classes = [f"{auto_map}--{MODEL_FAMILIES['Dream'].remote_classes['AutoTokenizer']}", None]
         _write_json(path, settings | {"tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": classes}})
     elif "auto_map" in settings:
         load_tokenizer(source).save(folder)

@@ -87,11 +87,11 @@ def _fingerprint(recipe: AdaptConfig) -> str:
     from couplet.data.katas import problems as katas
     from couplet.data.katas import routines
     from couplet.learner import adapt, engine, schedule, supervised, torch_engine
-    from couplet.model import dream, logprob, policy, randomness
+    from couplet.model import families, logprob, policy, randomness, transformer
 
     tree = {k: v for k, v in to_dict(recipe).items() if k not in ("name", "runs_dir", "ray", "checkpoint")}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
-    trained_by = (adapt, engine, torch_engine, schedule, supervised, dream, logprob, policy, randomness)
+    trained_by = (adapt, engine, torch_engine, schedule, supervised, families, logprob, policy, randomness, transformer)
     trained_on = (corpus, kata_compositions, kata_corpus, katas, routines, stream, tokenizer)
     for module in (*trained_by, *trained_on):
         digest.update(Path(str(module.__file__)).read_bytes())

@@ -63,6 +63,11 @@ class SupervisedLearner:
 
     def __init__(self, engine: Engine, policy: Any, stage: StageConfig, seed: int) -> None:
         """Args: `policy` is the module inside `engine`; `seed` decides diffusion times and masks."""
+        if stage.objective == "autoregressive" and not policy.config.shift:
+            raise UserError(
+                f"stages.{stage.name}.objective = 'autoregressive': a model of family {policy.config.family} predicts each "
+                "token from its own position, so it cannot predict the next one; use pretrain or instruct"
+            )
         self._engine, self._policy, self._stage = engine, policy, stage
         self._validation_stage = stage.replace(anneal_steps=0)
         self._seed = derive_seed(seed, "stage")

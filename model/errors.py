@@ -4,4 +4,4 @@ from couplet.configs.errors import UserError
 
 
 class ModelFolderError(UserError):
-    """A model folder that cannot be used: missing, broken, or not of a masked-diffusion model."""
+    """A model folder that is missing, broken, inconsistent, of an unknown family, or not of a diffusion model."""

@@ -1,11 +1,14 @@
-"""Hugging Face model folders: `config.json`, safetensors in one file or in shards, tokenizer files beside them."""
+"""Hugging Face model folders: `config.json`, safetensors in one file or in shards, tokenizer files beside them.
+
+Outside this file fields and weights have this project's names; `model.families` says what a folder calls them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,73 +19,80 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from couplet.configs.json_file import read_object
-from couplet.model.dream import MODEL_TYPE, DreamConfig
 from couplet.model.errors import ModelFolderError
-from couplet.model.tokens import TOKENIZER_FILES, TokenIds, add_to_tokenizer
+from couplet.model.families import MODEL_FAMILIES, family_of
+from couplet.model.tokens import (
+    DEFAULT_END_TOKENS,
+    TOKENIZER_FILES,
+    TokenIds,
+    add_to_tokenizer,
+    read_token_names,
+    read_token_roles,
+    resolve_token_ids,
+)
+from couplet.model.transformer import TransformerConfig
 
 SINGLE_FILE = "model.safetensors"
 HEAD = "lm_head.weight"
 INDEX_FILE = "model.safetensors.index.json"
-MODEL_TYPES = (MODEL_TYPE, "qwen2")
-REQUIRED_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-LEFT_OUT = (
-    "auto_map",
-    "architectures",
-    "model_type",
-    "torch_dtype",
-    "dtype",
-    "transformers_version",
-    "layer_types",  # full attention has no sliding windows
-    "sliding_window",
-    "use_sliding_window",
+NOT_KEPT = (  # fields that name code, or describe how the folder was written
+    *("auto_map", "architectures", "model_type", "torch_dtype", "dtype", "transformers_version"),
+    *("layer_types", "sliding_window", "use_sliding_window"),  # full attention has no sliding windows
 )
+TOKEN_FIELDS = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id", "filler_token_id", "end_token_ids")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The fields of `config.json`.
+    """Fields of `TransformerConfig` and the special token ids, from the `config.json` of any family.
 
     Raises:
-        ValueError: no such folder, no configuration, or an architecture other than Dream and Qwen2.
+        ModelFolderError: no such folder, no configuration, an unknown architecture, or a variant that is not supported.
     """
     if not folder.is_dir():
         raise ModelFolderError(
             f"model folder {folder} does not exist: give a local folder with config.json and safetensors"
         )
     path = folder / "config.json"
-    if not path.exists():
-        raise ModelFolderError(f"{folder} has no config.json: it is no Hugging Face model folder")
+    if not path.is_file():
+        raise ModelFolderError(f"{folder} has no config.json: it is not a Hugging Face model folder")
     fields = read_object(path, error=ModelFolderError)
-    if fields.get("model_type") not in MODEL_TYPES:
-        raise ModelFolderError(
-            f"{path}: model_type = {fields.get('model_type')!r}: choose one of {', '.join(MODEL_TYPES)}"
-        )
-    missing = [name for name in REQUIRED_FIELDS if fields.get(name) is None]
-    if missing:
-        raise ModelFolderError(f"{path} lacks {missing[0]}: it does not describe a Qwen2-shaped model")
-    for name in REQUIRED_FIELDS:
-        if type(fields[name]) is not int or fields[name] < 1:
-            raise ModelFolderError(f"{path}: {name} = {fields[name]!r}: must be a whole number of at least 1")
-    return fields
-
-
-def model_config(fields: Mapping[str, Any]) -> DreamConfig:
-    """The architecture's configuration. References to code in the folder are dropped, never followed."""
-    kept = {key: value for key, value in fields.items() if key not in LEFT_OUT}
-    if kept.get("rope_parameters") is None:
-        kept["rope_theta"] = kept.get("rope_theta", 1e6)
-    else:
-        kept.pop("rope_theta", None)
+    key, family = family_of(fields, path)
     try:
-        return DreamConfig(**kept)
+        read = family.read(fields)
+    except ModelFolderError as error:
+        raise ModelFolderError(f"{folder}: {error}") from None
+    tokens = {name: fields[name] for name in TOKEN_FIELDS if fields.get(name) is not None}
+    config = read | {"family": key, "shift": family.shift} | tokens
+    written = family.write(model_config(config, str(folder)))
+    extra = {name: value for name, value in fields.items() if name not in (*written, *NOT_KEPT, *TOKEN_FIELDS)}
+    return config | {"extra_fields": {k: v for k, v in extra.items() if k != "rope_parameters"}}
+
+
+def model_config(fields: Mapping[str, Any], where: str = "config.json") -> TransformerConfig:
+    """The transformer's configuration from what `read_config` gives."""
+    try:
+        return TransformerConfig(**fields)
     except Exception as error:  # transformers raises many types for a field it rejects
-        raise ModelFolderError(f"config.json is rejected: {error}") from error
+        raise ModelFolderError(f"{where}: the configuration is rejected: {error}") from error
+
+
+def folder_token_ids(
+    folder: Path, end_tokens: Sequence[str] = DEFAULT_END_TOKENS, where: str | None = None
+) -> TokenIds:
+    """The special token ids of the policy in `folder`, without its weights.
+
+    Raises:
+        ModelFolderError: see `read_config` and `model.tokens.resolve_token_ids`; `where` names the setting.
+    """
+    names = read_token_names(folder)
+    return resolve_token_ids(read_config(folder), names, end_tokens, where or str(folder), read_token_roles(folder))
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
     """Tensor name → file, from the index of a sharded folder or from the single file.
 
     Raises:
-        ValueError: no safetensors, a missing shard, or a broken file.
+        ModelFolderError: no safetensors, a missing shard, or a broken file.
     """
     index = folder / INDEX_FILE
     if index.is_file():
@@ -92,7 +102,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ModelFolderError):
                 raise
-            raise ModelFolderError(f"{index} is no valid index of shards ({error!r}); fetch it again") from error
+            raise ModelFolderError(f"{index} is not a valid index of shards ({error!r}); fetch it again") from error
         if missing:
             raise ModelFolderError(
                 f"{folder} lacks the shard {missing[0]} that {INDEX_FILE} names: fetch the folder again"
@@ -106,23 +116,26 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 
 def read_weights(
-    folder: Path, expected: Mapping[str, torch.Size], device: str, tied: bool
+    folder: Path, expected: Mapping[str, torch.Size], device: str, tied: bool, family_key: str = "Dream"
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every expected tensor once, file by file, on `device` and in the type it is stored in.
 
     A stored copy of a `tied` head is left out, and so are rotary tables of old folders.
 
     Raises:
-        ValueError: missing, unexpected or misshapen tensors, each by name.
+        ModelFolderError: missing, unexpected or misshapen tensors, each by its name in the folder.
     """
+    family = MODEL_FAMILIES[family_key]
     files = weight_files(folder)
+    theirs = {family.own_name(name): name for name in files}
+    files = {name: files[theirs[name]] for name in theirs}
     for name in [name for name in files if name.endswith("rotary_emb.inv_freq") or (tied and name == HEAD)]:
         del files[name]
     missing = sorted(set(expected) - set(files))
     surplus = sorted(set(files) - set(expected))
     if missing:
         raise ModelFolderError(
-            f"{folder} lacks {len(missing)} tensors of this shape, first {missing[0]}; check config.json"
+            f"{folder} lacks {len(missing)} tensors of this shape, first {family.folder_name(missing[0])}; check config.json"
         )
     if surplus:
         raise ModelFolderError(
@@ -132,77 +145,61 @@ def read_weights(
         with _open(path, device) as file:
             present = set(file.keys())
             for name in sorted(name for name, where in files.items() if where == path):
-                if name not in present:
+                stored_name = theirs[name]
+                if stored_name not in present:
                     raise ModelFolderError(
-                        f"{path} lacks {name}, which {INDEX_FILE} places there: fetch the folder again"
+                        f"{path} lacks {stored_name}, which {INDEX_FILE} places there: fetch the folder again"
                     )
-                tensor = file.get_tensor(name)
+                tensor = file.get_tensor(stored_name)
                 if tensor.shape != expected[name]:
                     stored, wanted = tuple(tensor.shape), tuple(expected[name])
-                    raise ModelFolderError(f"{path}: {name} has shape {stored}, config.json asks for {wanted}")
+                    raise ModelFolderError(f"{path}: {stored_name} has shape {stored}, config.json asks for {wanted}")
                 yield name, tensor
 
 
 def write_folder(
     path: Path,
-    config: DreamConfig,
-    token_ids: TokenIds,
+    config: TransformerConfig,
     tensors: Mapping[str, Tensor],
     tokenizer_folder: Path | None,
     max_shard_bytes: int,
     added_tokens: Mapping[str, int],
 ) -> None:
     """Write a model folder to a temporary path and rename it, so that `path` never holds half of one."""
+    family = MODEL_FAMILIES[config.family]
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        fields = config_fields(config, token_ids, next(iter(tensors.values())).dtype)
-        (aside / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
-        _write_tensors(aside, tensors, max_shard_bytes)
+        fields = config_fields(config, next(iter(tensors.values())).dtype)
+        (temporary / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+        named = {family.folder_name(name): tensor for name, tensor in tensors.items()}
+        _write_tensors(temporary, named, max_shard_bytes)
         if tokenizer_folder is not None:
             for name in TOKENIZER_FILES:
                 if (tokenizer_folder / name).is_file():
-                    shutil.copyfile(tokenizer_folder / name, aside / name)
-            add_to_tokenizer(aside, added_tokens)
-        _swap(aside, path)
+                    shutil.copyfile(tokenizer_folder / name, temporary / name)
+            add_to_tokenizer(temporary, added_tokens)
+        _swap(temporary, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def config_fields(config: DreamConfig, token_ids: TokenIds, dtype: torch.dtype) -> dict[str, Any]:
-    """`config.json` in the layout of the published Dream folders."""
-    rope = dict(config.rope_parameters or {})
-    theta = rope.pop("rope_theta", 1e6)
-    plain = rope.get("rope_type", "default") == "default"
+def config_fields(config: TransformerConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """`config.json` in the layout of the family's published folders, and the special tokens of the policy."""
+    family = MODEL_FAMILIES[config.family]
     return {
-        "architectures": ["DreamModel"],
-        "model_type": MODEL_TYPE,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "hidden_act": config.hidden_act,
-        "max_position_embeddings": config.max_position_embeddings,
-        "max_window_layers": config.max_window_layers,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": theta,
-        "rope_scaling": None if plain else rope,
-        "attention_dropout": config.attention_dropout,
-        "initializer_range": config.initializer_range,
-        "use_sliding_window": False,
-        "sliding_window": None,
-        "use_cache": False,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "mask_token_id": token_ids.mask,
-        "pad_token_id": token_ids.pad,
-        "bos_token_id": token_ids.bos,
-        "eos_token_id": token_ids.eos,
-        "filler_token_id": token_ids.filler,
-        "end_token_ids": list(token_ids.end),
+        "architectures": [family.architecture],
+        "model_type": config.family,
+        **(config.extra_fields or {}),
+        **family.write(config),
+        "mask_token_id": config.mask_token_id,
+        "pad_token_id": config.pad_token_id,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "filler_token_id": config.filler_token_id,
+        "end_token_ids": config.end_token_ids,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
 
@@ -228,13 +225,13 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes:
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _swap(aside: Path, path: Path) -> None:
+def _swap(temporary: Path, path: Path) -> None:
     if not path.exists():
-        aside.rename(path)
+        temporary.rename(path)
         return
     old = path.with_name(f".{path.name}.old-{os.getpid()}")
     path.rename(old)
-    aside.rename(path)
+    temporary.rename(path)
     shutil.rmtree(old)
 
 
@@ -243,6 +240,6 @@ def _open(path: Path, device: str) -> Iterator[Any]:
     try:
         file = safe_open(path, framework="pt", device=device)
     except (SafetensorError, OSError) as error:
-        raise ModelFolderError(f"{path} is no readable safetensors file ({error}): fetch it again") from error
+        raise ModelFolderError(f"{path} is not a readable safetensors file ({error}): fetch it again") from error
     with file:
         yield file

@@ -1,6 +1,6 @@
 """The policy: a masked-diffusion language model that predicts every token of a canvas at once.
 
-Hidden states leave this file already shifted: row i belongs to token i (`model.dream.shift_source`).
+Hidden states leave this file already shifted: row i belongs to token i (`model.transformer.shift_source`).
 
 Shapes: B rows, L length, H hidden size, V vocabulary, N selected rows.
 """
@@ -9,27 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from couplet.configs.schema import ShapeConfig
-from couplet.model.dream import DreamConfig, DreamModel, Head, RotaryTable, check_attention, shift_source
+from couplet.model.families import MODEL_FAMILIES
 from couplet.model.folder import model_config, read_config, read_weights, write_folder
 from couplet.model.tokens import (
     DEFAULT_END_TOKENS,
     MASK_NAME,
     TokenIds,
+    check_names,
     new_tokens,
     read_token_names,
+    read_token_roles,
     resolve_token_ids,
+)
+from couplet.model.transformer import (
+    Head,
+    RotaryTable,
+    Transformer,
+    TransformerConfig,
+    check_attention,
+    shift_source,
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class DiffusionPolicy(nn.Module):
-    """A Dream-shaped model with its head and its special token ids.
+    """A transformer with its head and its special token ids.
 
     Attributes:
         config: the architecture.
@@ -38,7 +49,7 @@ class DiffusionPolicy(nn.Module):
         added_tokens: tokens this policy has beyond the tokenizer files of `tokenizer_folder`.
     """
 
-    def __init__(self, config: DreamConfig, token_ids: TokenIds, attention: str = "sdpa") -> None:
+    def __init__(self, config: TransformerConfig, token_ids: TokenIds, attention: str = "sdpa") -> None:
         super().__init__()
         config._attn_implementation = check_attention(attention)
         config.mask_token_id, config.filler_token_id = token_ids.mask, token_ids.filler
@@ -48,7 +59,7 @@ class DiffusionPolicy(nn.Module):
         self.token_ids = token_ids
         self.tokenizer_folder: Path | None = None
         self.added_tokens: dict[str, int] = {}
-        self.model = DreamModel(config)
+        self.model = Transformer(config)
         self.lm_head = Head(config.hidden_size, config.vocab_size)
         self._tie()
 
@@ -62,38 +73,48 @@ class DiffusionPolicy(nn.Module):
         end_tokens: Sequence[str] = DEFAULT_END_TOKENS,
         *,
         add_tokens: bool = False,
+        mask_token: str | None = None,
         tokenizer_folder: str | Path | None = None,
     ) -> DiffusionPolicy:
-        """Load a Hugging Face folder of `model_type` "Dream", or "qwen2" as a start for adaptation.
+        """Load a Hugging Face folder of one of `model.families.MODEL_FAMILIES`.
 
         Args:
             path: folder with config.json and safetensors; tokenizer files are optional.
             dtype: "auto" keeps the stored type; "float32", "bfloat16", "float16" or a torch type.
             device: where the weights go.
-            attention: a key of `model.dream.ATTENTION_PACKAGES`.
+            attention: a key of `model.transformer.ATTENTION_PACKAGES`.
             end_tokens: names of the tokens that end an answer.
-            add_tokens: give a folder without a mask (and filler) token new ones; the embeddings grow if needed.
+            add_tokens: give an autoregressive folder the mask (and filler) token it lacks; the embeddings grow if needed.
                 The mask starts as the mean embedding, the filler as the eos.
+            mask_token: name of the mask token of a diffusion model whose own loader adds it; without that token in the
+                tokenizer it is the first id after the named ones, and its trained embedding is kept.
             tokenizer_folder: with `add_tokens`: the tokens of this longer tokenizer become the policy's.
 
         Raises:
-            ValueError: anything that is missing, broken, misshapen or unknown, by name.
+            ModelFolderError: anything that is missing, broken, misshapen, inconsistent or unknown, by name.
         """
         folder = Path(path)
         fields = read_config(folder)
         words = folder if tokenizer_folder is None else Path(tokenizer_folder)
-        names, own = read_token_names(words), read_token_names(folder)
-        added = {} if words == folder else {name: index for name, index in names.items() if name not in own}
-        added |= new_tokens(fields, names) if add_tokens else {}
-        vocab_size = max([fields["vocab_size"], *(index + 1 for index in added.values())])
-        token_ids = resolve_token_ids(fields | {"vocab_size": vocab_size}, names | added, end_tokens, str(folder))
+        names, roles, own = read_token_names(words), read_token_roles(words), read_token_names(folder)
+        named = _named_mask(mask_token, names, fields)
+        names, fields = names | named, fields | dict.fromkeys(["mask_token_id"] if named else [], named.get(mask_token))
+        fresh = {} if words == folder else {name: index for name, index in names.items() if name not in own}
+        fresh |= new_tokens(fields, names, roles) if add_tokens else {}
+        vocab_size = max([fields["vocab_size"], *(index + 1 for index in fresh.values())])
+        token_ids = resolve_token_ids(
+            fields | {"vocab_size": vocab_size}, names | fresh, end_tokens, str(folder), roles
+        )
+        check_names(names | fresh, vocab_size, str(words))
         with torch.device("meta"):
-            policy = cls(model_config(fields), token_ids, attention)
+            policy = cls(model_config(fields, str(folder)), token_ids, attention)
         policy._load(folder, _dtype(dtype), torch.device(device))
         policy.tokenizer_folder = words if names else None
-        if added:
-            policy.added_tokens = added
-            policy._grow(vocab_size)
+        policy.added_tokens = named | fresh
+        if fresh:
+            policy._grow(vocab_size, fresh)
+        if MASK_NAME in fresh:
+            policy.config.family = MODEL_FAMILIES[policy.config.family].adapted or policy.config.family
         return policy
 
     @classmethod
@@ -113,7 +134,7 @@ class DiffusionPolicy(nn.Module):
 
         Device "meta" builds the shape without weights. Weights depend on `seed` and on the kind of device.
         """
-        config = DreamConfig(
+        config = TransformerConfig(
             vocab_size=vocab_size,
             hidden_size=shape.hidden,
             intermediate_size=shape.ffn,
@@ -139,7 +160,7 @@ class DiffusionPolicy(nn.Module):
     def save_pretrained(
         self, path: str | Path, *, state: Mapping[str, Tensor] | None = None, max_shard_bytes: int = 5 * 10**9
     ) -> None:
-        """Write a Hugging Face folder (Dream's layout, safetensors, tokenizer files); atomic.
+        """Write a Hugging Face folder (the family's layout, safetensors, tokenizer files); atomic.
 
         Args:
             path: the folder; an existing one is replaced.
@@ -147,9 +168,7 @@ class DiffusionPolicy(nn.Module):
             max_shard_bytes: larger models are written in shards with an index.
         """
         tensors = dict(self.named_parameters()) if state is None else {name: state[name] for name in self.weight_names}
-        write_folder(
-            Path(path), self.config, self.token_ids, tensors, self.tokenizer_folder, max_shard_bytes, self.added_tokens
-        )
+        write_folder(Path(path), self.config, tensors, self.tokenizer_folder, max_shard_bytes, self.added_tokens)
 
     @property
     def weight_names(self) -> tuple[str, ...]:
@@ -179,8 +198,12 @@ class DiffusionPolicy(nn.Module):
                 gives [B, n, H] and is faster.
             tokens_BL, attention_BL, visible_BLL: as in `hidden`.
         """
-        source = shift_source(rows, attention_BL, tokens_BL.shape[1])
+        source = self.source_rows(rows, attention_BL, tokens_BL.shape[1])
         return self.model(tokens_BL, attention_BL, visible_BLL, rows=source)
+
+    def source_rows(self, rows: Tensor, attention_BL: Tensor | None, length: int) -> Tensor:
+        """The rows of the transformer's output that predict the tokens at flat positions `rows` (the family's shift)."""
+        return shift_source(rows, attention_BL, length) if self.config.shift else rows
 
     def hidden(
         self, tokens_BL: Tensor, attention_BL: Tensor | None = None, visible_BLL: Tensor | None = None
@@ -194,7 +217,7 @@ class DiffusionPolicy(nn.Module):
         """
         _check(tokens_BL, attention_BL, visible_BLL)
         rows_BL = torch.arange(tokens_BL.numel(), device=tokens_BL.device).view(tokens_BL.shape)
-        source_BL = shift_source(rows_BL, attention_BL, tokens_BL.shape[1])
+        source_BL = self.source_rows(rows_BL, attention_BL, tokens_BL.shape[1])
         return self.model(tokens_BL, attention_BL, visible_BLL).flatten(0, 1)[source_BL]
 
     def head(self, hidden_NH: Tensor) -> Tensor:
@@ -242,7 +265,9 @@ class DiffusionPolicy(nn.Module):
     @torch.no_grad()
     def _load(self, folder: Path, dtype: torch.dtype | None, device: torch.device) -> None:
         expected = {name: parameter.shape for name, parameter in self.named_parameters()}
-        for name, tensor in read_weights(folder, expected, str(device), self.config.tie_word_embeddings):
+        for name, tensor in read_weights(
+            folder, expected, str(device), self.config.tie_word_embeddings, self.config.family
+        ):
             owner = self.get_submodule(name.rpartition(".")[0])
             setattr(owner, name.rpartition(".")[2], nn.Parameter(tensor.to(dtype or tensor.dtype)))
         self._tie()
@@ -261,8 +286,8 @@ class DiffusionPolicy(nn.Module):
                 parameter.fill_(1.0)
 
     @torch.no_grad()
-    def _grow(self, vocab_size: int) -> None:
-        """Grow embeddings and head to `vocab_size` rows and give `added_tokens` their first rows."""
+    def _grow(self, vocab_size: int, fresh: Mapping[str, int]) -> None:
+        """Grow embeddings and head to `vocab_size` rows and give the `fresh` tokens their first rows."""
         tables: list[nn.Module] = [self.model.embed_tokens]
         if not self.config.tie_word_embeddings:
             tables.append(self.lm_head)
@@ -272,12 +297,20 @@ class DiffusionPolicy(nn.Module):
             mean = old.float().mean(0).to(old.dtype)
             new[: len(old)] = old
             new[len(old) :] = mean
-            for name, index in self.added_tokens.items():
+            for name, index in fresh.items():
                 new[index] = mean if name == MASK_NAME else old[self.token_ids.eos]
             table.weight = nn.Parameter(new)
         self._tie()
         self.config.vocab_size = vocab_size
         self.model.vocab_size = vocab_size
+
+
+def _named_mask(mask_token: str | None, names: Mapping[str, int], fields: Mapping[str, Any]) -> dict[str, int]:
+    """The mask token that the user names, with its id: the first free one if the tokenizer lacks it."""
+    if mask_token is None:
+        return {}
+    free = max(names.values()) + 1 if names else fields["vocab_size"]
+    return {mask_token: names.get(mask_token, free)}
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:

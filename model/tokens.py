@@ -6,6 +6,7 @@ Ids are never hard-coded. Tokenizer files are read as JSON only; none of them ha
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 
 from couplet.configs.json_file import read_object
 from couplet.model.errors import ModelFolderError
+from couplet.model.families import MODEL_FAMILIES
+
+log = logging.getLogger(__name__)
 
 MASK_NAME = "<|mask|>"
 FILLER_NAME = "<|dlm_pad|>"
@@ -81,29 +85,55 @@ def _token_names(folder: Path) -> dict[str, int]:
     return names
 
 
+def read_token_roles(folder: Path) -> dict[str, str]:
+    """Role (mask_token, pad_token, ...) → token name, from `tokenizer_config.json` or `special_tokens_map.json`."""
+    roles: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        for role, token in _load(folder / file).items():
+            name = token.get("content") if isinstance(token, dict) else token
+            if role.endswith("_token") and isinstance(name, str):
+                roles[role] = name
+    return roles
+
+
 def resolve_token_ids(
-    config: Mapping[str, Any], names: Mapping[str, int], end_tokens: Sequence[str], where: str
+    config: Mapping[str, Any],
+    names: Mapping[str, int],
+    end_tokens: Sequence[str],
+    where: str,
+    roles: Mapping[str, str] | None = None,
 ) -> TokenIds:
     """The ids of a model folder, from its configuration and the token names of its tokenizer.
 
-    A missing filler falls back to the pad, a missing pad or bos to the eos. End tokens are found by name; without a
-    tokenizer (or if only the default name is missing) the configuration's `end_token_ids` count, then its eos.
+    The mask is `mask_token_id` of the configuration, else `mask_token` of `tokenizer_config.json`, else a name that the
+    family uses. A missing filler falls back to the pad, a missing pad or bos to the eos. End tokens are found by name;
+    without a tokenizer (or if only default names are missing) the configuration's `end_token_ids` count, then its eos.
+
+    Args:
+        config: as `model.folder.read_config` gives it; `family` is Dream without one.
+        names: token → id of the tokenizer.
+        end_tokens: names of the end tokens; `DEFAULT_END_TOKENS` means those of the family.
+        where: the folder or setting, for messages.
+        roles: as `read_token_roles` gives them.
 
     Raises:
-        ValueError: no mask token, no eos, an unknown end token, or an id outside the vocabulary; says what to do.
+        ModelFolderError: no mask token, no eos, an unknown end token, or an id outside the vocabulary.
     """
-    eos = _first(config.get("eos_token_id"))
-    pad = _first(config.get("pad_token_id"), eos)
-    mask = _first(config.get("mask_token_id"), names.get(MASK_NAME))
+    roles = roles or {}
+    eos = _first(config.get("eos_token_id"), names.get(roles.get("eos_token", "")))
+    pad = _first(config.get("pad_token_id"), names.get(roles.get("pad_token", "")), eos)
+    mask = find_mask(config, names, roles)
     if mask is None:
         raise ModelFolderError(
-            f"{where} has no mask token: config.json needs mask_token_id, or its tokenizer a token {MASK_NAME}. "
-            "`python launch.py adapt RECIPE` makes a diffusion policy of an autoregressive folder (start: in the recipe)"
+            f"{where} has no mask token: config.json needs mask_token_id, or its tokenizer a mask_token. If its own loader "
+            "adds the token (Open-dCoder), name it in model.mask_token; `python launch.py adapt RECIPE` makes a diffusion "
+            "policy of an autoregressive folder (start: in the recipe)"
         )
     if eos is None:
         raise ModelFolderError(f"{where}: config.json needs eos_token_id")
     assert pad is not None
-    filler = _first(config.get("filler_token_id"), names.get(FILLER_NAME), pad)
+    family = MODEL_FAMILIES[config.get("family", "Dream")]
+    filler = _first(config.get("filler_token_id"), *(names.get(name) for name in family.filler_tokens), pad)
     bos = _first(config.get("bos_token_id"), eos)
     assert filler is not None and bos is not None
     ids = TokenIds(mask, pad, bos, eos, filler, _end_ids(config, names, end_tokens, eos, where))
@@ -114,17 +144,54 @@ def resolve_token_ids(
                     f"{where}: {name} token id {value} is outside vocab_size = {config['vocab_size']}"
                 )
     if mask in ids.end or mask == pad:
-        raise ModelFolderError(f"{where}: the mask token id {mask} cannot be the pad or an end token too")
+        raise ModelFolderError(f"{where}: the mask token id {mask} cannot also be the pad or an end token")
     return ids
 
 
-def new_tokens(config: Mapping[str, Any], names: Mapping[str, int]) -> dict[str, int]:
+def find_mask(config: Mapping[str, Any], names: Mapping[str, int], roles: Mapping[str, str]) -> int | None:
+    """The id of the mask token, or None."""
+    family = MODEL_FAMILIES[config.get("family", "Dream")]
+    by_name = [names.get(name) for name in (roles.get("mask_token", ""), *family.mask_tokens, MASK_NAME)]
+    found = _first(config.get("mask_token_id"), *by_name)
+    if found is not None and by_name[0] not in (None, found):
+        log.warning(
+            "mask_token_id = %d of config.json is used; mask_token %r of the tokenizer is %d",
+            *(found, roles["mask_token"], by_name[0]),
+        )
+    return found
+
+
+def check_names(names: Mapping[str, int], vocab_size: int, where: str) -> None:
+    """Compare a tokenizer with the number of embedding rows.
+
+    Ids without a token that follow the last named one are padding. Others are counted in a warning.
+
+    Raises:
+        ModelFolderError: a token whose id has no embedding.
+    """
+    if not names:
+        return
+    last = max(names, key=names.__getitem__)
+    if names[last] >= vocab_size:
+        raise ModelFolderError(
+            f"{where}: the tokenizer does not fit: token {last!r} has id {names[last]}, the embedding has {vocab_size} rows; "
+            "use the tokenizer that belongs to these weights"
+        )
+    holes = names[last] + 1 - len(set(names.values()))
+    if holes:
+        log.warning("%s: %d of the ids below %d have no token; they decode to nothing", where, holes, names[last] + 1)
+    log.info("%s: %d rows of the embedding follow the last token", where, vocab_size - 1 - names[last])
+
+
+def new_tokens(config: Mapping[str, Any], names: Mapping[str, int], roles: Mapping[str, str]) -> dict[str, int]:
     """Ids for the mask and filler tokens a folder lacks: the first ones after every named token.
 
     With a tokenizer these are often unused padding rows of the vocabulary; without one they follow its end.
     """
-    known = {MASK_NAME: "mask_token_id", FILLER_NAME: "filler_token_id"}
-    absent = [name for name, key in known.items() if name not in names and config.get(key) is None]
+    absent = [MASK_NAME] if find_mask(config, names, roles) is None else []
+    has_filler = config.get("filler_token_id") is not None or FILLER_NAME in names
+    if not has_filler and MODEL_FAMILIES[config.get("family", "Dream")].filler_tokens:
+        absent.append(FILLER_NAME)
     start = max(names.values()) + 1 if names else config["vocab_size"]
     return {name: start + offset for offset, name in enumerate(absent)}
 
@@ -158,14 +225,15 @@ def add_to_tokenizer(folder: Path, tokens: Mapping[str, int]) -> None:
 def _end_ids(
     config: Mapping[str, Any], names: Mapping[str, int], end_tokens: Sequence[str], eos: int, where: str
 ) -> tuple[int, ...]:
+    if tuple(end_tokens) == DEFAULT_END_TOKENS:
+        found = [names[name] for name in MODEL_FAMILIES[config.get("family", "Dream")].end_tokens if name in names]
+        return tuple(found or config.get("end_token_ids") or (eos,))
     missing = [name for name in end_tokens if name not in names]
-    if not missing:
-        return tuple(names[name] for name in end_tokens)
-    if names and tuple(end_tokens) != DEFAULT_END_TOKENS:
+    if names and missing:
         raise ModelFolderError(
             f"{where}: end token {missing[0]!r} is not in the tokenizer; name others in model.end_tokens"
         )
-    return tuple(config.get("end_token_ids") or (eos,))
+    return tuple(names[name] for name in end_tokens) if names else tuple(config.get("end_token_ids") or (eos,))
 
 
 def _first(*values: Any) -> int | None:

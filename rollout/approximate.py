@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from couplet.configs.schema import SamplerConfig
-from couplet.model.dream import shift_source
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.randomness import seed_tensor, uniforms
 from couplet.rollout.canvas import Canvas, Revealed
@@ -76,7 +75,7 @@ class BlockStates:
         self.cached = config.cache != "none"
         self._refresh = config.cache_refresh
         length = canvas.tokens_BL.shape[1]
-        first = int(shift_source(torch.tensor([canvas.prompt_length + block.start]), None, length))
+        first = int(policy.source_rows(torch.tensor([canvas.prompt_length + block.start]), None, length))
         last = canvas.prompt_length + block.end if config.cache == "dual" else length
         self._window = slice(first, last)
         self._forwards = 0
@@ -85,7 +84,7 @@ class BlockStates:
     def at(self, row_N: Tensor, position_N: Tensor) -> Tensor:
         """Hidden states [N, H] that predict the tokens at canvas positions of rows of the batch."""
         length = self._canvas.tokens_BL.shape[1]
-        source_N = shift_source(row_N * length + self._canvas.prompt_length + position_N, None, length)
+        source_N = self._policy.source_rows(row_N * length + self._canvas.prompt_length + position_N, None, length)
         hidden_BWH, first = self._forward(row_N)
         return hidden_BWH[self._slot_B[source_N // length], source_N % length - first]
 

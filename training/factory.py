@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from couplet.configs.json_file import read_object
 from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
@@ -59,10 +58,9 @@ def load_prompts(config: RunConfig, start: str, source: str, limit: int | None =
 
 def _mask_id(config: RunConfig, start: Path) -> int:
     """The id of the mask token, whatever its name, as the policy in folder `start` will have it."""
-    from couplet.model.tokens import read_token_names, resolve_token_ids
+    from couplet.model.folder import folder_token_ids
 
-    fields = read_object(start / "config.json")
-    return resolve_token_ids(fields, read_token_names(start), config.model.end_tokens, str(start)).mask
+    return folder_token_ids(start, config.model.end_tokens).mask
 
 
 def build_rollout_worker(config: RunConfig, start: str) -> RolloutWorker:

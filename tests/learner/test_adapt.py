@@ -145,6 +145,7 @@ def test_flops_are_those_of_the_architecture():
     """DiffuCoder-7B: 6.525e9 trunk parameters, so 39.15 GFLOP per trained token besides attention and head."""
     config = SimpleNamespace(
         hidden_size=3584,
+        head_size=128,
         num_hidden_layers=28,
         num_attention_heads=28,
         num_key_value_heads=4,

@@ -194,7 +194,7 @@ def test_a_missing_or_broken_shard(tmp_path: Path) -> None:
     shard = sorted(folder.glob("*.safetensors"))[1]
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
-    refused(folder, "is no readable safetensors file")
+    refused(folder, "is not a readable safetensors file")
     shard.unlink()
     refused(folder, f"lacks the shard {shard.name}")
     (folder / "model.safetensors.index.json").unlink()
@@ -217,8 +217,8 @@ def test_missing_surplus_and_misshapen_tensors(tmp_path: Path) -> None:
 def test_a_configuration_that_cannot_be_one(tmp_path: Path) -> None:
     folder = broken(tmp_path)
     path = folder / "config.json"
-    edit(path, model_type="llama")
-    refused(folder, "model_type = 'llama': choose one of Dream, qwen2")
+    edit(path, model_type="gpt2")
+    refused(folder, "model_type = 'gpt2': choose one of Dream, qwen2, llama, llada")
     edit(path, model_type="Dream", mask_token_id=99)
     refused(folder, "mask token id 99 is outside vocab_size = 40")
     edit(path, mask_token_id=5, hidden_size=None)

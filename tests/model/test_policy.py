@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from couplet.configs.schema import ShapeConfig
-from couplet.model.dream import shift_source
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
+from couplet.model.transformer import shift_source
 
 IDS = TokenIds(mask=5, pad=0, bos=0, eos=0, filler=7, end=(6,))
 SHAPE = ShapeConfig(hidden=32, layers=2, heads=4, kv_heads=2, ffn=48, embedding_std=0.5)

@@ -1,7 +1,7 @@
-"""The Dream architecture: transformers' Qwen2 layers with bidirectional attention.
+"""The transformer inside every policy: transformers' Qwen2 layers with bidirectional attention.
 
-Parameter names are those of Qwen2, so Dream, DiffuCoder and plain Qwen2 folders load without a mapping. No code from a
-model folder is executed: `model_type` "Dream" is registered here with transformers' `AutoConfig`.
+The families of `model.families` differ from it in what their configuration reader sets: biases of the attention, the
+size of a head, the rotary embedding. No code from a model folder is executed.
 
 Shapes: B rows, L length, H hidden size, D head size, V vocabulary, N selected rows.
 """
@@ -22,8 +22,6 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding, eager
 from couplet.configs.errors import UserError
 from couplet.model.logprob import chunked_logprob, head_logits
 
-MODEL_TYPE = "Dream"
-
 ATTENTION_PACKAGES = {
     "sdpa": None,
     "eager": None,
@@ -35,16 +33,32 @@ ATTENTION_PACKAGES = {
 _ROTARY_TABLES = 256  # lengths whose rotary tables are kept
 
 
-class DreamConfig(Qwen2Config):
-    """Qwen2's configuration with the token a diffusion model denoises from, its filler, and its end tokens."""
+class TransformerConfig(Qwen2Config):
+    """Qwen2's configuration, what families differ in, and the special tokens of a diffusion model.
 
-    model_type = MODEL_TYPE
+    Attributes:
+        family: key of `model.families.MODEL_FAMILIES`.
+        shift: the state at position j predicts token j + 1 (see `shift_source`).
+        qkv_bias: query, key and value projections have biases.
+        extra_fields: fields of the source's `config.json` that mean nothing here; written back with the policy.
+    """
+
+    model_type = "Dream"
+    family: str = "Dream"
+    shift: bool = True
+    qkv_bias: bool = True
     mask_token_id: int | None = None
     filler_token_id: int | None = None
     end_token_ids: list[int] | None = None
+    extra_fields: dict[str, Any] | None = None
+
+    @property
+    def head_size(self) -> int:
+        """D."""
+        return int(getattr(self, "head_dim", None) or self.hidden_size // self.num_attention_heads)
 
 
-AutoConfig.register(MODEL_TYPE, DreamConfig, exist_ok=True)
+AutoConfig.register("Dream", TransformerConfig, exist_ok=True)  # for tokenizers whose class is found by model type
 
 
 class RotaryTable(Qwen2RotaryEmbedding):
@@ -76,16 +90,18 @@ class Head(nn.Linear):
         return chunked_logprob(hidden_NH, self.weight, targets, chunk_rows, temperature)
 
 
-class DreamModel(Qwen2Model):
+class Transformer(Qwen2Model):
     """Qwen2's trunk with full attention and a minimal forward: no cache objects, no mask unless one is needed."""
 
-    config_class = DreamConfig
+    config_class = TransformerConfig
 
-    def __init__(self, config: DreamConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.embed_tokens.padding_idx = None  # a pad is attended by nobody; an id shared with the filler must learn
         for layer in self.layers:
             setattr(layer.self_attn, "is_causal", False)  # noqa: B010
+            if not config.qkv_bias:
+                _drop_biases(layer.self_attn)
         self.rotary_emb = RotaryTable(config)
         self.checkpoint_gradients = False
         self._tables: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
@@ -145,6 +161,12 @@ class DreamModel(Qwen2Model):
         return self._tables[key]
 
 
+def _drop_biases(attention: nn.Module) -> None:
+    for name in ("q_proj", "k_proj", "v_proj"):
+        old: Any = attention.get_submodule(name)
+        setattr(attention, name, nn.Linear(old.in_features, old.out_features, bias=False))
+
+
 def _layer_at(
     layer: Any, hidden_BLH: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor], rows: Tensor
 ) -> Tensor:
@@ -186,14 +208,14 @@ def token_positions(attention_BL: Tensor) -> Tensor:
 
 
 def shift_source(rows_N: Tensor, attention_BL: Tensor | None, length: int) -> Tensor:
-    """Which hidden row predicts each token: the only place that knows of the shift.
+    """Which hidden row predicts each token of a model with a shift: the only place that knows of it.
 
-    A Dream model keeps the alignment of the autoregressive model it was adapted from: the state at position j predicts
-    token j + 1. So token i is read from row i - 1, and from row i itself at the first real position of its row.
+    A model that was adapted from an autoregressive one keeps its alignment: the state at position j predicts token
+    j + 1. So token i is read from row i - 1, and from row i itself at the first real position of its row.
 
     Args:
         rows_N: int64, flat indices b · L + i into a [B, L] batch.
-        attention_BL: as in `DreamModel.forward`.
+        attention_BL: as in `Transformer.forward`.
         length: L.
 
     Returns:
