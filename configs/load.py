@@ -113,7 +113,11 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: holds a {type(tree).__name__}, expected sections of `key: value`")
     base = tree.pop("base", None)
-    return tree if base is None else _merge(_read(find_recipe(file.parent / base), (*above, file.resolve())), tree)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"{file}: base = {base!r}: expected the path of a recipe")
+    return _merge(_read(find_recipe(file.parent / base), (*above, file.resolve())), tree)
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,6 +133,8 @@ def _set(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"override {override!r}: write it as section.key=value")
     *sections, last = key.split(".")
+    if "" in (*sections, last):
+        raise ConfigError(f"override {override!r}: an empty name in {key!r}; write it as section.key=value")
     node: Any = tree
     for section in sections:
         if isinstance(node, list):

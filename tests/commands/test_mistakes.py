@@ -131,7 +131,7 @@ MISTAKES = {
     "prepare mbpp --source {problems} --split up --out {tmp}/o.parquet": "no problem of split 'up'; it has",
     "prepare rate {problems} --policy {run} --out {problems} --local": "name a file that ends in .parquet",
     "train {tmp}/loop.yaml --local": "loop.yaml: is its own base",
-    "train {tmp}/twice.yaml --local": "twice.yaml: broken YAML: key 'steps' is given twice",
+    "train {tmp}/twice.yaml --local": "twice.yaml: broken YAML: line 1: key 'steps' is given twice",
     "train {tmp}/latin.yaml --local": "latin.yaml: broken YAML: .*utf-8",
     "status --address 127.0.0.1:1": "no Ray cluster there",
     "scale reward=2 --address 127.0.0.1:1": "no Ray cluster there",

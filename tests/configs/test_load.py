@@ -65,6 +65,8 @@ def test_a_recipe_starts_from_its_base(tmp_path):
         ("{sampler: {temperature: 0}, estimator: {match_temperature: true}}", "estimator.match_temperature = True"),
         ("steps: [1", "broken YAML"),
         ("- 1", "expected sections"),
+        ("base: 3", r"recipe.yaml: base = 3: expected the path of a recipe"),
+        ("base: recipe.yaml", "recipe.yaml: is its own base; remove"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(tmp_path, text, message):
@@ -89,7 +91,7 @@ def test_a_missing_recipe_names_the_shipped_ones():
         load(RunConfig, "absent.yaml")
 
 
-@pytest.mark.parametrize("override", ["steps", "=3", "steps.more=1"])
+@pytest.mark.parametrize("override", ["steps", "=3", "steps.more=1", "sampler..steps=3", "name=[", "sampler.order.0=1"])
 def test_a_broken_override_is_named(override):
     with pytest.raises(ConfigError, match="override"):
         load(RunConfig, "tiny.yaml", [override])
