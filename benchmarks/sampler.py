@@ -4,9 +4,9 @@ Seconds are CPU seconds. The plain loop does what the published one does: it run
 head on every position, sorts the whole vocabulary for top-p, and draws at every masked position. Like ours, it batches
 prompts of one length, ranks in float32 and counts tokens per row, so both do the same work.
 
-Not covered: GPUs, trained weights (with random ones a nucleus is wide), padding (the plain loop would pad prompts of mixed
-lengths), and the trunk of a large model. Both loops share the trunk, and at 7B it dominates, so the ratio there is smaller
-than here.
+Not covered: GPUs, trained weights (with random ones a nucleus is wide), padding (the plain loop would pad prompts of
+mixed lengths), and the trunk of a large model. Both loops share the trunk, and at 7B it dominates, so the ratio there
+is smaller than here.
 """
 
 from __future__ import annotations

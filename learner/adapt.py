@@ -1,8 +1,8 @@
 """The supervised stages that lead to a diffusion policy, through the same engine as reinforcement learning.
 
 Stage 0 is autoregressive pre-training, stage 1 adaptation, stage 2 mid-training (both diffusion over packed text) and
-stage 3 instruction tuning; the loss of each is in `learner.supervised`. The caller
-provides the batches: an iterable that starts at the engine's update count, so that a restored engine resumes.
+stage 3 instruction tuning; the loss of each is in `learner.supervised`. The caller provides the batches: an iterable
+that starts at the engine's update count, so that a restored engine resumes.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ def causal(length: int) -> Tensor:
 def annealed(length: int, seed: int, step: int, anneal_steps: int) -> Tensor | None:
     """Visibility [L, L] on the way from causal to full attention; None once everything is visible.
 
-    Each position sees each later one with probability step / anneal_steps, redrawn at every step
-    (Gong et al., arXiv 2410.17891).
+    Each position sees each later one with probability step / anneal_steps, redrawn at every step (Gong et al., arXiv
+    2410.17891).
     """
     if step >= anneal_steps:
         return None

@@ -1,13 +1,13 @@
 """Estimators of the log-probability that a diffusion policy gives to each token of a completion.
 
-The exact likelihood of a masked-diffusion model is intractable, so the log-probability of
-each token is computed while the token is masked, in a few views of the canvas (arXiv 2506.20639, equation 8):
+The exact likelihood of a masked-diffusion model is intractable, so the log-probability of each token is computed while
+the token is masked, in a few views of the canvas (arXiv 2506.20639, equation 8):
 
     logp_k = ( logp0_k + sum_j [ 1(k in m1_j) w1_j logp1_jk + 1(k in m2_j) w2_j logp2_jk ] ) / (pairs + 1)
 
 view 0 masks the whole completion; views 1_j and 2_j mask the two halves of pair j. View 0 is the same input for all
-completions of a prompt, so one forward pass serves the group. Logits are computed on the needed rows
-only: the loss positions of view 0, and the masked loss positions of each other view.
+completions of a prompt, so one forward pass serves the group. Logits are computed on the needed rows only: the loss
+positions of view 0, and the masked loss positions of each other view.
 
 Shapes: P prompts, G completions per prompt, C canvas positions, L prompt + canvas, J inner updates, S view rows.
 """

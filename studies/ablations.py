@@ -1,7 +1,7 @@
 """Recipes against each other over seeds: every recipe of a folder trained from one start, one table, one figure.
 
-`python -m couplet.studies.ablations --start POLICY` trains in one process per run (`launch.py train --local`, plain torch,
-staleness 0) and writes ablations.md. A killed study goes on; the run that was not finished starts again.
+`python -m couplet.studies.ablations --start POLICY` trains in one process per run (`launch.py train --local`, plain
+torch, staleness 0) and writes ablations.md. A killed study goes on; the run that was not finished starts again.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def run_ablations(
 ) -> dict[str, Any]:
     """Train every recipe with every seed and write `ablations.md`, `ablations.json` and `ablations.png`/`.svg` to `out`.
 
-    Recipes that resolve to the same configuration share their runs. Finished runs in `runs` are read, not repeated, so a
-    killed study goes on; an unfinished one starts again.
+    Recipes that resolve to the same configuration share their runs. Finished runs in `runs` are read, not repeated, so
+    a killed study goes on; an unfinished one starts again.
 
     Args:
         out: folder of the results, e.g. `docs`.

@@ -1,9 +1,9 @@
 """The paper's whole path on one model: supervised stages, then reinforcement learning, measured after every stage.
 
-`python -m couplet.studies.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny.yaml (`launch.py train --local`:
-plain torch, staleness 0) with every seed, one process after the other, measures each stage's policy, and writes path.md,
-path.json and path.png.
-A killed study goes on where it was; whatever is finished is read, not repeated.
+`python -m couplet.studies.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny.yaml
+(`launch.py train --local`: plain torch, staleness 0) with every seed, one process after the other, measures each
+stage's policy, and writes path.md, path.json and path.png. A killed study goes on where it was; whatever is finished is
+read, not repeated.
 """
 
 from __future__ import annotations

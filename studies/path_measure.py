@@ -90,7 +90,8 @@ def measure_policy(
         seed: of the samples, which depend on it and on the problem's id alone.
 
     Returns:
-        One row per decoding: `form`, `temperature`, `pace`, `steps` (None from left to right), `samples`, `problems`, `excluded`, `pass@1`,
+        One row per decoding: `form`, `temperature`, `pace`, `steps` (None from left to right), `samples`, `problems`,
+            `excluded`, `pass@1`,
         `pass@<samples>`, `format`, `local`, `global` (AR-ness@1), `seconds`.
     """
     torch.set_num_threads(config.rollout.threads)

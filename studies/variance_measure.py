@@ -216,8 +216,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per completion and setting: token and sequence variance of one draw, bias against every target.
 
-    Variances are in nats² (token: mean over loss tokens; sequence: of the mean over loss tokens). `se_*` is the standard
-    error of a bias that comes from the finite number of masks.
+    Variances are in nats² (token: mean over loss tokens; sequence: of the mean over loss tokens). `se_*` is the
+    standard error of a bias that comes from the finite number of masks.
     """
     budget = budget or Budget()
     rows: list[dict[str, Any]] = []
