@@ -1,1 +1,1 @@
-"""One-off experiments behind the pages in docs/."""
+"""One-off experiments whose results are the pages in docs/."""

@@ -1,7 +1,7 @@
-"""Recipes against each other over seeds: every recipe of a folder trained from one start, one table, one figure.
+"""The ablation study: every recipe of a folder trained from one policy with several seeds, as a table and a figure.
 
 `python -m couplet.studies.ablations --start POLICY` trains in one process per run (`launch.py train --local`, plain
-torch, staleness 0) and writes ablations.md. A killed study goes on; the run that was not finished starts again.
+torch, staleness 0) and writes ablations.md. After a kill the same command resumes; only the unfinished run is repeated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RECIPES = ROOT / "configs" / "ablations"
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: a recipe, a seed, and the folder `runs/name` it leaves behind."""
+    """One training run: a recipe, a seed, and its folder `runs/name`."""
 
     recipe: Path
     seed: int
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where the run's files are."""
+        """The folder of the run's files."""
         return self.runs / self.name
 
     @property
@@ -77,21 +77,21 @@ def run_ablations(
     train: Train | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Train every recipe with every seed and write `ablations.md`, `ablations.json` and `ablations.png`/`.svg` to `out`.
+    """Train every recipe with every seed and write `ablations.md`, `.json`, `.png` and `.svg` to `out`.
 
-    Recipes that resolve to the same configuration share their runs. Finished runs in `runs` are read, not repeated, so
-    a killed study goes on; an unfinished one starts again.
+    Recipes that resolve to the same configuration share their runs. Finished runs in `runs` are read, not
+    repeated, so a killed study resumes; an unfinished run is repeated.
 
     Args:
         out: folder of the results, e.g. `docs`.
-        runs: folder of the training runs; nothing else should live there.
+        runs: folder of the training runs; it should contain nothing else.
         start: policy folder that every run starts from.
-        seeds: of training; the start and the evaluation stay the same.
-        recipes: folder of YAML recipes; `coupled.yaml` is what the others are compared with.
+        seeds: of training; the initial policy and the evaluation stay the same.
+        recipes: folder of YAML recipes; `coupled.yaml` is the baseline.
         names: recipes to run (without .yaml); None runs all.
         overrides: `section.key=value` for every run.
         workers: runs at a time.
-        train: carries out one job; default `launch.py train … --local` in a process of its own.
+        train: runs one job; by default `launch.py train … --local` in its own process.
         console: progress; None prints nothing.
 
     Raises:
@@ -123,7 +123,7 @@ def run_ablations(
 
 
 def _command(facts: dict[str, Any], names: Sequence[str] | None) -> str:
-    """The command that carries this study out."""
+    """The command that runs this study."""
     seeds = ",".join(map(str, facts["seeds"]))
     chosen = f" --names {','.join(names)}" if names is not None else ""
     return " ".join(
@@ -146,7 +146,7 @@ def train_in_process(job: Job) -> None:
         )
     if done.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise RuntimeError(f"run {job.name} ended with code {done.returncode}; the end of {log}:\n{tail}")
+        raise RuntimeError(f"run {job.name} ended with code {done.returncode}; the last lines of {log}:\n{tail}")
 
 
 def _recipe_files(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
@@ -160,7 +160,7 @@ def _recipe_files(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
 
 
 def _owners(files: dict[str, Path], overrides: Sequence[str]) -> dict[str, str]:
-    """Recipe -> the first recipe of the same configuration (its name apart), `coupled` before all others."""
+    """Recipe -> the first recipe with the same configuration (except for the name), `coupled` first."""
     found: dict[str, str] = {}
     first: dict[str, str] = {}
     for name in sorted(files, key=lambda name: (name != "coupled", name)):
@@ -170,7 +170,7 @@ def _owners(files: dict[str, Path], overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _carry_out(jobs: Sequence[Job], train: Train, workers: int, console: Console | None) -> None:
-    """Run what is not finished."""
+    """Run the unfinished jobs."""
     started = time.monotonic()
     left = [job for job in jobs if not _finished(job)]
     for job in left:
@@ -199,7 +199,7 @@ def _finished(job: Job) -> bool:
 
 
 def _result(job: Job) -> dict[str, Any]:
-    """What the study keeps of a run: the flat numbers of its summary, AR-ness, and reward per step."""
+    """A run's part in the study: the flat numbers of its summary, AR-ness, and reward per step."""
     path = job.folder / "summary.json"
     if not path.is_file():
         raise RuntimeError(f"run {job.name} left no {path}: see {job.runs / (job.name + '.log')}")
@@ -233,22 +233,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """`0,1,2` as whole numbers."""
+    """Parse `0,1,2`."""
     return tuple(int(part) for part in text.split(","))
 
 
 def words(text: str) -> tuple[str, ...]:
-    """`a,b` as names."""
+    """Parse `a,b`."""
     return tuple(part.strip() for part in text.split(","))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry the study out; 2 for a mistake in the input, 1 for a run that failed."""
+    """Run the study; 2 for a mistake in the input, 1 for a failed run."""
     args = parser().parse_intermixed_args(argv)
     steps = () if args.steps is None else (f"steps={args.steps}",)
     try:
         if not (Path(args.start) / "config.json").is_file():
-            raise ConfigError(f"--start {args.start}: no policy folder (one with config.json is expected)")
+            raise ConfigError(f"--start {args.start}: not a policy folder (it has no config.json)")
         run_ablations(
             args.out,
             args.runs,

@@ -31,6 +31,7 @@ ONE_PROCESS = (
     "says nothing about asynchrony."
 )
 WINDOW = 5  # steps of the reward at the end of a run
+# Claim, recipe, the recipe it is compared with (None: its initial policy), metric.
 CLAIMS = tuple(
     (claim, recipe, other, metric)
     for claim, recipe, other in (
@@ -40,7 +41,7 @@ CLAIMS = tuple(
         ("rollouts at T = 1.2 end above T = 1.0", "temperature_1_2", "temperature_1_0"),
     )
     for metric in ("pass_at_1", "pass_at_1_t1")
-)  # claim, recipe, recipe it is compared with (None: its own start), metric
+)
 
 
 def write_ablations(
@@ -72,7 +73,7 @@ def write_ablations(
 
 
 def summary_row(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """Mean and standard deviation over seeds (ddof 1) of every figure of a recipe, and its paired gap to the baseline."""
+    """Mean and standard deviation (ddof 1) over seeds of each metric, and the paired gap to the baseline."""
     mine = {row["seed"]: row for row in rows if row["recipe"] == name}
     base = {row["seed"]: row for row in rows if row["recipe"] == BASELINE}
     found: dict[str, Any] = {"recipe": name, "runs_of": next(iter(mine.values()))["runs_of"], "seeds": len(mine)}
@@ -89,9 +90,9 @@ def summary_row(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
 def judge_claim(
     rows: Sequence[Mapping[str, Any]], claim: str, recipe: str, other: str | None, metric: str
 ) -> dict[str, Any] | None:
-    """A claim, the paired difference over seeds, and a verdict; None where its recipes were not run.
+    """A claim, the paired difference over seeds, and a verdict; None if its recipes were not run.
 
-    Reproduced (contradicted): the 95% t interval of the mean difference lies above (below) zero.
+    Reproduced (contradicted): the 95% t interval of the mean difference is above (below) zero.
     """
     mine = {row["seed"]: row for row in rows if row["recipe"] == recipe}
     others = mine if other is None else {row["seed"]: row for row in rows if row["recipe"] == other}
@@ -177,7 +178,7 @@ def markdown(study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
 
 
 def reward_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Reward against learner steps: mean over seeds of the trailing mean, with the range over seeds; a panel per group."""
+    """Reward by learner step: mean over seeds of the trailing mean, with the range over seeds; one panel per group."""
     present = {row["recipe"] for row in rows}
     groups = {title: [n for n in names if n in present] for title, names in GROUPS.items()}
     grouped = {name for names in groups.values() for name in names}
@@ -242,7 +243,7 @@ def _words(values: Sequence[Any]) -> str:
 
 
 def _finite(tree: Any) -> Any:
-    """`tree` with NaN as null, so that the JSON is one everybody reads."""
+    """`tree` with NaN as null, so that every JSON reader accepts it."""
     if isinstance(tree, Mapping):
         return {key: _finite(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):

@@ -1,6 +1,6 @@
-"""Decoding of an autoregressive model: left to right under a causal mask, the baseline that stage 1 starts from.
+"""Decoding of an autoregressive model, left to right under a causal mask: the baseline that stage 1 starts from.
 
-Every step runs the whole prefix again. That is slow, needs no second code path in the model, and is meant for small
+Every step runs the whole prefix again. This is slow but needs no second code path in the model. It is meant for small
 models; `launch.py prepare rate` measures large ones through vLLM.
 
 Shapes: B rows, L prompt + canvas, C canvas, V vocabulary.
@@ -30,17 +30,17 @@ def sample_left_to_right(
 
     Args:
         policy: weights of an autoregressive model (objective `autoregressive` of `launch.py adapt`).
-        prompts: token ids, at least one each; of any lengths.
-        length: tokens drawn, C; what follows the first end token means nothing.
+        prompts: token ids, at least one each, of any length.
+        length: tokens drawn, C; ignore what follows the first end token.
         temperature: 0 takes the most probable token.
         seeds: one per prompt; a continuation depends on its prompt and seed only.
-        rows: most continuations per forward.
+        rows: most continuations per forward pass.
 
     Returns:
         int32 [C] each, in the order of `prompts`.
 
     Raises:
-        ValueError: another number of seeds than prompts, an empty prompt, or a negative temperature.
+        ValueError: the numbers of seeds and prompts differ, an empty prompt, or a negative temperature.
     """
     if len(seeds) != len(prompts) or not all(len(prompt) for prompt in prompts):
         raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds: need one seed per prompt, no prompt empty")
@@ -76,7 +76,7 @@ def _continue(
 
 
 def _draw(logits_BV: torch.Tensor, temperature: float, seeds_B: torch.Tensor, step: int) -> torch.Tensor:
-    """By the Gumbel-max rule: argmax of logits / temperature + noise."""
+    """Draw by the Gumbel-max trick: argmax of logits / temperature + noise."""
     if temperature == 0:
         return logits_BV.argmax(dim=1)
     entries_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)

@@ -1,8 +1,8 @@
-"""The paper's whole path on one model: supervised stages, then reinforcement learning, measured after every stage.
+"""The path study: supervised stages, then reinforcement learning, on one model that is measured after every stage.
 
 `python -m couplet.studies.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny.yaml
-(`launch.py train --local`: plain torch, staleness 0) with every seed, one process after the other, measures each
-stage's policy, and writes path.md, path.json and path.png. A killed study goes on where it was; whatever is finished is
+(`launch.py train --local`: plain torch, staleness 0) with every seed, one process at a time, measures the policy
+after each stage, and writes path.md, path.json and path.png. After a kill the same command resumes; finished parts are
 read, not repeated.
 """
 
@@ -31,7 +31,12 @@ from couplet.studies.path_measure import BEFORE_AND_AFTER, EVERY_STAGE, FORMS, D
 from couplet.studies.path_report import RL_STAGE as RL
 from couplet.studies.path_report import write_path_page
 
-LEAST = ("evaluation.limit=1", "evaluation.samples=1", "evaluation.ar_ness_problems=1")  # the study measures by itself
+# The study does its own evaluation.
+LEAST = (
+    "evaluation.limit=1",
+    "evaluation.samples=1",
+    "evaluation.ar_ness_problems=1",
+)
 Launch = Callable[[Sequence[str], Path], None]
 """Carries out `launch.py` with these arguments; its output goes to the file."""
 
@@ -40,7 +45,7 @@ Measure = Callable[[Path, RunConfig, Sequence[Decoding], Form], list[dict[str, A
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: recipes of the stages and of reinforcement learning, overrides of each, problems to measure on."""
+    """What to run: recipes of the stages and of reinforcement learning, overrides of each, problems to measure on."""
 
     adapt_recipe: Path = ROOT / "configs" / "tiny_path.yaml"
     train_recipe: Path = ROOT / "configs" / "tiny.yaml"
@@ -59,7 +64,7 @@ class Plan:
 
     @property
     def measured(self) -> RunConfig:
-        """The configuration every policy is measured by."""
+        """The configuration with which every policy is measured."""
         return load(RunConfig, self.train_recipe, [*self.train_overrides, f"evaluation.limit={self.problems}"])
 
 
@@ -78,16 +83,16 @@ def run_path(
 
     Args:
         out: folder of the results, e.g. `docs`.
-        runs: folder of the runs, one `seed<N>` each; nothing else should live there.
+        runs: folder of the runs, one `seed<N>` each; it should contain nothing else.
         plan: recipes and problems.
         seeds: of everything that is trained; problems and sampling noise stay the same.
         ablations: `ablations.json` of an ablation study, for the claim about masks; None leaves it out.
-        launch: carries out `launch.py`; by default in a process of its own.
+        launch: runs `launch.py`; by default in its own process.
         measure: measures a policy folder.
         console: progress; None prints nothing.
 
     Raises:
-        ConfigError: a recipe that cannot be, or `runs` holds those of another plan.
+        ConfigError: an invalid recipe, or `runs` contains the runs of another plan.
         RuntimeError: a run that failed, with the end of its output.
     """
     study: dict[str, Any] = {}
@@ -102,7 +107,7 @@ def run_path(
 def run_seed(
     folder: Path, plan: Plan, seed: int, launch: Launch, measure: Measure, console: Console | None
 ) -> list[dict[str, Any]]:
-    """Every stage of one seed: one row per stage and decoding, in order, the last stage being reinforcement learning."""
+    """Every stage of one seed: one row per stage and decoding, in order; the last stage is reinforcement learning."""
     stages = load(AdaptConfig, plan.adapt_recipe, plan.adapt_settings(seed, folder)).stages
     folders = {stage.name: folder / "stages" / "stages" / f"{i}-{stage.name}" for i, stage in enumerate(stages)}
     start = folders[stages[-1].name]
@@ -131,7 +136,7 @@ def run_seed(
 
 
 def launch_process(arguments: Sequence[str], log: Path) -> None:
-    """`launch.py ARGUMENTS` in a process of its own, one thread per worker; its output goes to `log`."""
+    """`launch.py ARGUMENTS` in its own process, with one thread per worker; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output:
         done = subprocess.run(
@@ -143,11 +148,13 @@ def launch_process(arguments: Sequence[str], log: Path) -> None:
         )
     if done.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise RuntimeError(f"launch.py {arguments[0]} ended with code {done.returncode}; the end of {log}:\n{tail}")
+        raise RuntimeError(
+            f"launch.py {arguments[0]} ended with code {done.returncode}; the last lines of {log}:\n{tail}"
+        )
 
 
 def _once(launch: Launch, folder: Path, mark: str, command: Sequence[str], settings: Sequence[str]) -> None:
-    """Run `command` unless its folder holds `mark`; go on from its newest checkpoint where it has one."""
+    """Run `command` unless its folder contains `mark`; resume from its newest checkpoint if it has one."""
     if (folder / mark).is_file():
         return
     resume = any((folder / "checkpoints").glob("step-*"))
@@ -161,7 +168,7 @@ def _once(launch: Launch, folder: Path, mark: str, command: Sequence[str], setti
 def _measured(
     path: Path, policy: Path, config: RunConfig, decodings: Sequence[Decoding], form: Form, measure: Measure
 ) -> list[dict[str, Any]]:
-    """One row per decoding; those that `path` holds, of as many problems, are not measured again."""
+    """One row per decoding; those in `path` with the same number of problems are not measured again."""
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known = stored["rows"] if stored.get("problems") == config.evaluation.limit else []
     found = {(row["temperature"], row["pace"], row["samples"]): row for row in known}
@@ -206,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--train", type=Path, default=Plan.train_recipe, metavar="RECIPE", help="reinforcement learning"
     )
-    text = "an ablation study, for the claim about masks (default: docs/ablations.json; left out where there is none)"
+    text = "an ablation study, for the claim about masks (default: docs/ablations.json; left out if that is missing)"
     options.add_argument("--ablations", type=Path, default=ROOT / "docs" / "ablations.json", metavar="JSON", help=text)
     options.add_argument(
         "--runs", type=Path, default=ROOT / "runs" / "path", help="folder of the runs (default: runs/path)"
@@ -218,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry the study out; 2 for a mistake in the input, 1 for a run that failed."""
+    """Run the study; 2 for a mistake in the input, 1 for a failed run."""
     args = parser().parse_intermixed_args(argv)
     plan = Plan(args.adapt, args.train, train_overrides=tuple(args.overrides), problems=args.problems)
     console, began = Console(), time.monotonic()

@@ -1,6 +1,6 @@
-"""One policy measured in this process: pass@1, pass@8 and AR-ness at several temperatures and numbers of steps.
+"""Measures one policy in this process: pass@1, pass@8 and AR-ness at several temperatures and numbers of steps.
 
-A stage is asked in the form it was trained on: documents of text before instruction tuning, chat prompts from there on.
+A prompt has the form that the policy was trained on: a text document before instruction tuning, a chat prompt after it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,18 @@ from couplet.studies.left_to_right import sample_left_to_right
 
 
 class Form(Enum):
-    """How a policy is asked and decoded."""
+    """The form of the prompts and how they are decoded."""
 
     LEFT_TO_RIGHT = "plain text, left to right"
     TEXT = "plain text, diffusion"
     CHAT = "chat prompt, diffusion"
 
 
-FORMS = {"autoregressive": Form.LEFT_TO_RIGHT, "pretrain": Form.TEXT, "instruct": Form.CHAT}  # by a stage's objective
+FORMS = {
+    "autoregressive": Form.LEFT_TO_RIGHT,
+    "pretrain": Form.TEXT,
+    "instruct": Form.CHAT,
+}  # by objective of the stage
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,9 @@ def measure_policy(
     Args:
         folder: policy folder with its tokenizer.
         config: problems (`evaluation.limit` of them), sampler, sandbox.
-        decodings: what is sampled.
-        form: of the question and of the decoding.
-        seed: of the samples, which depend on it and on the problem's id alone.
+        decodings: what to sample.
+        form: of the prompts, and the decoder.
+        seed: of the samples, which depend only on it and on the problem id.
 
     Returns:
         One row per decoding: `form`, `temperature`, `pace`, `steps` (None from left to right), `samples`, `problems`,
@@ -114,7 +118,7 @@ def measure_policy(
 
 
 def _document(tokenizer: Tokenizer, question: str, system: str | None = None) -> list[int]:
-    """A question as the beginning of a document of the packed stages."""
+    """A question as the start of a document, as in the packed stages."""
     return tokenizer.encode(f"{question}\n")
 
 

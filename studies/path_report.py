@@ -1,4 +1,4 @@
-"""The study of the whole path as a page, a figure and data: a table after each stage, and the paper's claims judged."""
+"""The path study as a page, a figure and data: a table of the stages, and a verdict on each claim of the paper."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def write_path_page(rows: Rows, out: Path, facts: Mapping[str, Any], ablations: 
 
 
 def value(rows: Rows, seed: int, stage: str, temperature: float, steps: int, name: str) -> float:
-    """One figure of one policy, of the decoding with the most samples that has it; NaN where there is none.
+    """One metric of one policy, from the decoding with the most samples that has it; NaN if there is none.
 
-    Decoding from left to right has no number of steps and stands for any.
+    Left-to-right decoding has no number of steps and matches any.
     """
     found = [
         row
@@ -70,7 +70,7 @@ def value(rows: Rows, seed: int, stage: str, temperature: float, steps: int, nam
 
 
 def interval(gaps: Sequence[float]) -> dict[str, Any]:
-    """Mean of paired differences over seeds, half the width of its 95% t interval, and what follows from it."""
+    """Mean of paired differences over seeds, half the width of its 95% t interval, and the verdict."""
     known = np.array([gap for gap in gaps if math.isfinite(gap)])
     if known.size < 2:
         mean = float(known.mean()) if known.size else math.nan
@@ -85,7 +85,7 @@ def interval(gaps: Sequence[float]) -> dict[str, Any]:
 
 
 def claims(rows: Rows, steps: int) -> list[dict[str, Any]]:
-    """The paper's claims as paired differences over seeds, positive where the claim holds."""
+    """The paper's claims as paired differences over seeds, positive if the claim holds."""
     start, rl = list(dict.fromkeys(row["stage"] for row in rows))[-2:]
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
 
@@ -154,7 +154,7 @@ def claims(rows: Rows, steps: int) -> list[dict[str, Any]]:
 
 
 def mask_claims(ablations: Path | None) -> list[dict[str, Any]]:
-    """Coupled against full-mask and decoupled likelihoods, from the ablation study; empty where there is none."""
+    """Coupled against full-mask and decoupled likelihoods, from the ablation study; empty without one."""
     if ablations is None or not ablations.is_file():
         return []
     runs = json.loads(ablations.read_text(encoding="utf-8"))["runs"]

@@ -1,6 +1,6 @@
-"""The variance study on a policy folder.
+"""The variance study of a policy folder.
 
-`python -m couplet.studies.variance --policy POLICY` writes variance.md. One that is killed begins anew.
+`python -m couplet.studies.variance --policy POLICY` writes variance.md. A killed study starts over.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m couplet.studies.variance", description=__doc__)
     options.add_argument("--policy", required=True, help="policy folder whose estimates are studied")
     options.add_argument("--recipe", default="tiny.yaml", help="decoder and range of t (default: tiny.yaml)")
-    options.add_argument("--problems", default="katas:heldout", help="one completion of each and seed is scored")
+    options.add_argument(
+        "--problems", default="katas:heldout", help="the study uses one completion per problem and seed"
+    )
     options.add_argument("--limit", type=int, default=24, metavar="N", help="problems (default: 24)")
     options.add_argument("--draws", type=int, default=256, metavar="N", help="mask draws of each (default: 256)")
     options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")
@@ -40,10 +42,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def study_policy(args: argparse.Namespace, command: str, console: Console) -> dict[str, Any]:
-    """The study the options ask for: completions as the rollouts decode them, then their masks."""
+    """Run the study on completions that are decoded as in the rollouts."""
     folder = Path(args.policy)
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"--policy {folder}: no policy folder (one with config.json is expected)")
+        raise ConfigError(f"--policy {folder}: not a policy folder (it has no config.json)")
     config = load(RunConfig, args.recipe)
     policy = DiffusionPolicy.from_pretrained(str(folder), end_tokens=config.model.end_tokens).eval()
     tokenizer = load_tokenizer(folder)
@@ -58,7 +60,7 @@ def study_policy(args: argparse.Namespace, command: str, console: Console) -> di
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry the study out; 2 for a mistake in the input."""
+    """Run the study; 2 for a mistake in the input."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words)
     seeds = ",".join(map(str, args.seeds))

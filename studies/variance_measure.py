@@ -1,13 +1,13 @@
 """How noisy and how biased each likelihood estimator is, measured over many draws of masks.
 
-Every estimate is divided by its expected weight, so that all of them are weighted means of log-probabilities. With
+Every estimate is divided by its expected weight, so all of them are weighted means of log-probabilities. With
 l_k(t) = E log p(token k | k masked, every other token masked with probability t), three targets are compared:
 
     inverse_t:      (l_k(1) + 2·pairs·mean l_k) / (1 + 2·pairs)     mean over [t_min, t_max]
     half_inverse_t: (l_k(1) +   pairs·mean l_k) / (1 +   pairs)
     elbo:           the mean of l_k over (0, 1], the evidence lower bound of a linear schedule, per token
 
-Variances are compared at equal forwards: a budget of 1 + 2m forwards pays view 0 once and m mask pairs, so it is the
+Variances are compared at an equal number of forward passes: 1 + 2m passes are view 0 once and m mask pairs, hence the
 mean of m / pairs draws. Only the masks are random here; policy and completions are fixed.
 
 Shapes: D draws, C canvas positions, N rows of masks, T diffusion times.
@@ -46,27 +46,29 @@ class Case:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a study computes.
+    """The amount of computation.
 
     Attributes:
         draws: mask draws per estimator and completion.
         pairs: numbers of mask pairs (lambda) to compare.
-        forwards: of one estimate in the comparison, 1 + 2m with every entry of `pairs` dividing m.
+        forward_passes: of one estimate in the comparison, 1 + 2m with every entry of `pairs` dividing m.
         nodes: diffusion times at which l_k(t) is measured, Gauss-Legendre, for each of the two ranges.
-        target_draws: expected number of masks that hide a given token, per diffusion time.
-        rows: canvases per forward.
+        target_draws: expected number of masks that include a given token, per diffusion time.
+        rows: canvases per forward pass.
     """
 
     draws: int = 256
     pairs: tuple[int, ...] = (1, 2)
-    forwards: int = 5
+    forward_passes: int = 5
     nodes: int = 8
     target_draws: int = 64
     rows: int = 256
 
     def __post_init__(self) -> None:
-        if self.forwards < 3 or any((self.forwards - 1) % (2 * pairs) for pairs in self.pairs):
-            raise UserError(f"forwards = {self.forwards}: needs 1 + 2m, m a multiple of each of pairs = {self.pairs}")
+        if self.forward_passes < 3 or any((self.forward_passes - 1) % (2 * pairs) for pairs in self.pairs):
+            raise UserError(
+                f"forward_passes = {self.forward_passes}: must be 1 + 2m, m a multiple of each of pairs = {self.pairs}"
+            )
         if self.draws < 2:
             raise UserError(f"draws = {self.draws}: a variance needs at least 2")
 
@@ -81,7 +83,7 @@ class Setting:
 
     @property
     def expected_weight(self) -> float:
-        """Expected sum of the weights a token's log-probabilities get."""
+        """Expected sum of the weights of a token's log-probabilities."""
         return (1 + 2 * self.pairs) / (1 + self.pairs) if self.weighting == "inverse_t" else 1.0
 
 
@@ -99,7 +101,7 @@ def settings(pairs: Sequence[int]) -> list[Setting]:
 
 @torch.no_grad()
 def masked_logprobs(policy: Any, case: Case, masks_NC: Tensor, rows: int = 256) -> Tensor:
-    """Log-probability of each token that is masked and counts for the loss, canvas by canvas: float32 [N, C], else 0."""
+    """Log-probability of each token that is masked and counts for the loss, per canvas: float32 [N, C], else 0."""
     device = next(policy.parameters()).device
     prompt, tokens_C = (
         torch.as_tensor(np.asarray(a, dtype=np.int64), device=device) for a in (case.prompt, case.tokens_C)
@@ -129,7 +131,7 @@ def masked_logprobs(policy: Any, case: Case, masks_NC: Tensor, rows: int = 256) 
 def draw_estimates(
     policy: Any, case: Case, name: str, budget: Budget, t_range: tuple[float, float], seeds_D: Sequence[int]
 ) -> Iterator[tuple[Setting, np.ndarray]]:
-    """Normalised estimates [D, C] of every setting of estimator `name`; all of them share the same masks and forwards."""
+    """Normalised estimates [D, C] of every setting of estimator `name`; all share the same masks and forward passes."""
     most = max(budget.pairs)
     canvas = len(case.tokens_C)
     everything_DC = torch.ones(len(seeds_D), canvas, dtype=torch.bool)
@@ -172,10 +174,10 @@ class Curve:
 
 
 def likelihood_curve(policy: Any, case: Case, t_range: tuple[float, float], budget: Budget, seed: int) -> Curve:
-    """Measure l_k(t) at Gauss-Legendre times of `t_range`; low times get more masks, so that every token is hidden often.
+    """Measure l_k(t) at Gauss-Legendre times of `t_range`, with more masks at low times, so each token is masked often.
 
     Raises:
-        ValueError: a token was never hidden.
+        ValueError: a token was never masked.
     """
     nodes_T, weights_T = np.polynomial.legendre.leggauss(budget.nodes)
     low, high = t_range
@@ -199,7 +201,7 @@ def likelihood_curve(policy: Any, case: Case, t_range: tuple[float, float], budg
 
 
 def targets(full_C: np.ndarray, middle: Curve, whole: Curve, pairs: int) -> dict[str, tuple[np.ndarray, float]]:
-    """Each target per token, with the variance of its token mean that comes from measuring l_k(t)."""
+    """Each target per token, with the variance of its token mean due to the measurement of l_k(t)."""
     found = {"elbo": (whole.integral_C, whole.integral_variance)}
     for name, weight in (("inverse_t", 2 * pairs), ("half_inverse_t", pairs)):
         share = weight / (1 + weight)
@@ -217,7 +219,7 @@ def measure(
     """One row per completion and setting: token and sequence variance of one draw, bias against every target.
 
     Variances are in nats² (token: mean over loss tokens; sequence: of the mean over loss tokens). `se_*` is the
-    standard error of a bias that comes from the finite number of masks.
+    standard error of a bias, due to the finite number of masks.
     """
     budget = budget or Budget()
     rows: list[dict[str, Any]] = []
@@ -229,7 +231,7 @@ def measure(
         full_C = masked_logprobs(policy, case, everything, 1)[0].double().numpy()
         found = [(Setting("full_mask", "none", 0), np.repeat(full_C[None], 2, axis=0))]
         for name in [name for name in ESTIMATORS if name != "full_mask"]:
-            # Both estimators see the same diffusion times and first masks, which makes their comparison sharper.
+            # Both estimators share diffusion times and first masks, which makes the comparison less noisy.
             seeds_D = [derive_seed(seed, "variance", number, d) for d in range(budget.draws)]
             found += draw_estimates(policy, case, name, budget, t_range, seeds_D)
         for setting, estimate_DC in found:
@@ -271,7 +273,7 @@ def _row(
 def cases_by_sampling(
     policy: Any, prompts: Sequence[Sequence[int]], sampler: SamplerConfig, seed: int, rows: int = 64
 ) -> list[Case]:
-    """One completion per prompt, decoded as the rollouts are: what the estimators meet in training."""
+    """One completion per prompt, decoded as in the rollouts, where the estimators are used."""
     seeds = [derive_seed(seed, "variance_sample", index) for index in range(len(prompts))]
     completions = sample(policy, [list(map(int, prompt)) for prompt in prompts], sampler, seeds, microbatch_rows=rows)
     cases = []

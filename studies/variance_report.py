@@ -40,12 +40,12 @@ def run_variance_study(
 
     Args:
         policy: a `DiffusionPolicy`.
-        cases: completions to score, as sampled; only their masks are drawn here.
+        cases: completions as sampled; only their masks are drawn here.
         out: folder of the results.
         budget: how much to compute.
         t_range: range of diffusion times of the estimators.
         seed: of every mask.
-        facts: what else the JSON should say (policy folder, problem set, ...).
+        facts: more entries of the JSON (policy folder, problem set, ...).
         console: where the table is printed; None prints nothing.
 
     Raises:
@@ -56,12 +56,12 @@ def run_variance_study(
         raise UserError("variance study: no completion given; sample some first")
     budget = budget or Budget()
     rows = measure(policy, cases, budget, t_range, seed)
-    summary = summarise(rows, budget.forwards)
+    summary = summarise(rows, budget.forward_passes)
     result = {
         "completions": len(cases),
         "loss_tokens": int(sum(case.loss_mask_C.sum() for case in cases)),
         "draws": budget.draws,
-        "forwards": budget.forwards,
+        "forwards": budget.forward_passes,
         "t_range": list(t_range),
         "seeds": sorted({case.seed for case in cases}),
         **(facts or {}),
@@ -71,25 +71,25 @@ def run_variance_study(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), out / "variance.parquet")
-        write_both(figure(summary, budget.forwards), out / "variance")
+        write_both(figure(summary, budget.forward_passes), out / "variance")
     write_json(out / "variance.json", result)
     write_page(out / "variance.md", markdown(result))
     if console is not None:
-        console.print(table(summary, budget.forwards))
+        console.print(table(summary, budget.forward_passes))
         for line in ratio_lines(result["antithetic"]):
             console.print(line)
     return result
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], forwards: int) -> list[dict[str, Any]]:
-    """One row per setting: means over completions, variances scaled to an estimate of `forwards` forwards.
+def summarise(rows: Sequence[Mapping[str, Any]], forward_passes: int) -> list[dict[str, Any]]:
+    """One row per setting: means over completions, variances scaled to an estimate of `forward_passes` passes.
 
-    `rmse_*` joins the bias and the noise of one such estimate of a completion's token mean.
+    `rmse_*` combines the bias and the noise of one such estimate of a completion's token mean.
     """
     found = []
     for key in dict.fromkeys(_key(row) for row in rows):
         part = [row for row in rows if _key(row) == key]
-        share = 2 * key[2] / (forwards - 1)  # 1 / draws that the budget pays for
+        share = 2 * key[2] / (forward_passes - 1)  # 1 / the draws within the budget
         entry: dict[str, Any] = {
             "estimator": key[0],
             "weighting": key[1],
@@ -111,9 +111,9 @@ def summarise(rows: Sequence[Mapping[str, Any]], forwards: int) -> list[dict[str
 
 
 def antithetic_ratios(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
-    """Variance of `decoupled` over that of `coupled`, per weighting and pairs: above 1 where the complement helps.
+    """Variance of `decoupled` over that of `coupled`, per weighting and pairs: above 1 if the complement helps.
 
-    The ratio is that of the mean variances; its interval is the bootstrap of the log ratio over completions.
+    It is the ratio of the mean variances; its interval is a bootstrap of the log ratio over completions.
     """
     found = []
     for weighting, pairs in dict.fromkeys((r["weighting"], r["pairs"]) for r in rows if r["pairs"]):
@@ -126,7 +126,7 @@ def antithetic_ratios(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[
             seeds = np.array([r["seed"] for r in rows if _key(r) == ("coupled", weighting, pairs)])
             noisy = (values["decoupled"] > 0) & (values["coupled"] > 0)
             if not noisy.any():
-                continue  # the policy does not look at the canvas: nothing to compare
+                continue  # the policy ignores the canvas, so there is nothing to compare
             entry[scope] = float(values["decoupled"].mean() / values["coupled"].mean())
             spread = bootstrap(np.log(values["decoupled"][noisy] / values["coupled"][noisy]), seed)
             entry[f"{scope}_geometric"] = float(np.exp(spread.mean))
@@ -153,14 +153,16 @@ def ratio_lines(ratios: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _by_seed(ratio: Mapping[str, Any]) -> str:
-    """The token ratios of the completions of each seed, where there are several seeds."""
+    """The token ratios of the completions of each seed, if there are several."""
     each = ratio["token_by_seed"].values()
     return f"; token ratio per seed {', '.join(f'{value:.2f}' for value in each)}" if len(each) > 1 else ""
 
 
-def table(summary: Sequence[Mapping[str, Any]], forwards: int) -> Table:
+def table(summary: Sequence[Mapping[str, Any]], forward_passes: int) -> Table:
     """The summary for a terminal."""
-    grid = Table(title=f"Estimators at {forwards} forward passes, divided by their expected weight (nats per token)")
+    grid = Table(
+        title=f"Estimators at {forward_passes} forward passes, divided by their expected weight (nats per token)"
+    )
     for name in ("estimator", "weighting", "pairs", "E weight", "std token", "std sequence"):
         grid.add_column(name, justify="left" if name in ("estimator", "weighting") else "right")
     for name in TARGETS:
@@ -195,7 +197,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure(summary: Sequence[Mapping[str, Any]], forwards: int) -> Any:
+def figure(summary: Sequence[Mapping[str, Any]], forward_passes: int) -> Any:
     """Standard deviations on the left, bias against every target on the right."""
     with mpl.rc_context(STYLE):
         chart, (left, right) = new_figure(2, columns=2, width=12.0, height=0.9 + 0.34 * len(summary), sharey=True)
@@ -205,7 +207,7 @@ def figure(summary: Sequence[Mapping[str, Any]], forwards: int) -> Any:
             deviations = [np.sqrt(row[f"{scope}_variance"]) for row in summary]
             name = "one token" if scope == "token" else "mean of a completion"
             left.barh(rows_N + shift, deviations, height=0.36, color=colour, label=name)
-        left.set_title(f"standard deviation at {forwards} forward passes")
+        left.set_title(f"standard deviation at {forward_passes} forward passes")
         left.set_xlabel("nats")
         left.set_yticks(rows_N, labels)
         left.set_ylim(-0.6, len(summary) - 0.4)

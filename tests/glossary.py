@@ -14,13 +14,31 @@ from pathlib import Path
 from couplet import PACKAGES, ROOT
 
 FOLDERS = (*PACKAGES, "benchmarks", "couplet", "deploy", "docs", "tests")  # and the files of the top level
-NOT_YET = (
-    *PACKAGES,
-    *(f"tests/{package}" for package in PACKAGES),
+NOT_YET: tuple[str, ...] = (  # still to be rewritten; ends empty
+    "actors",
+    "commands",
+    "configs",
+    "data",
+    "evaluation",
+    "replay",
+    "report",
+    "reward",
+    "rollout",
+    "serving",
+    "training",
+    "tests/actors",
+    "tests/commands",
+    "tests/data",
+    "tests/evaluation",
+    "tests/learner",
+    "tests/replay",
+    "tests/report",
+    "tests/reward",
+    "tests/rollout",
+    "tests/training",
     "docs/configuration.md",
     "docs/sandbox.md",
-    "launch.py",
-)  # ends empty
+)
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".html", ".jinja", ".j2", ".css", ".sh"}
 OWN_FILES = {"tests/glossary.py", "tests/test_prose.py"}  # these name the words
 
@@ -56,6 +74,8 @@ EXCEPTIONS = (
     ("*learner/*", "patience", "early stopping's own term"),
     ("*configs/*", "patience", "the key of early stopping"),
     ("docs/configuration.md", "patience", "the key of early stopping"),
+    ("*studies/*variance*", '"forwards', "a key of variance.json and a column of variance.parquet"),
+    ("*studies/*variance*", "['forwards']", "a key of variance.json"),
 )
 
 

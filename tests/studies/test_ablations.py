@@ -91,7 +91,7 @@ def test_equal_configurations_share_their_runs(tmp_path) -> None:
     assert "| mu2 | as coupled |" in (tmp_path / "docs" / "ablations.md").read_text()
 
 
-def test_a_killed_study_goes_on_and_keeps_what_is_finished(tmp_path) -> None:
+def test_a_killed_study_resumes_and_keeps_what_is_finished(tmp_path) -> None:
     names = ["coupled", "decoupled"]
     first = FakeTrain(breaks_at="decoupled-seed0")
     with pytest.raises(RuntimeError, match="killed"):

@@ -119,11 +119,11 @@ def test_expected_weights() -> None:
     assert len(settings((1, 2))) == 13
 
 
-def test_equal_forwards_scale_the_variance_of_one_draw() -> None:
+def test_equal_forward_passes_scale_the_variance_of_one_draw() -> None:
     row = {"estimator": "coupled", "weighting": "none", "pairs": 1, "forwards": 3, "expected_weight": 1.0}
     row |= {"token_variance": 0.8, "sequence_variance": 0.4}
     row |= {f"{kind}_{name}": 0.0 for kind in ("bias", "se") for name in ("inverse_t", "half_inverse_t", "elbo")}
-    (entry,) = summarise([row], forwards=9)  # four pairs, so the mean of four draws
+    (entry,) = summarise([row], forward_passes=9)  # four pairs, so the mean of four draws
     assert entry["token_variance"] == pytest.approx(0.2) and entry["rmse_elbo"] == pytest.approx(0.1**0.5)
 
 
@@ -154,8 +154,8 @@ def test_sampled_cases_end_their_loss_at_the_first_end_token() -> None:
 
 
 def test_a_budget_that_cannot_be_met_is_an_error() -> None:
-    with pytest.raises(ValueError, match="forwards = 4"):
-        Budget(forwards=4)
+    with pytest.raises(ValueError, match="forward_passes = 4"):
+        Budget(forward_passes=4)
     with pytest.raises(ValueError, match="draws = 1"):
         Budget(draws=1)
 
