@@ -26,7 +26,8 @@ from couplet.data.trajectory import answer_length
 from couplet.evaluation.policy_settings import settings_tree
 from couplet.model.device import check_device
 from couplet.model.policy import DiffusionPolicy
-from couplet.report.trace import MASKED, Trace, step_colour, write_gif, write_svg
+from couplet.report.animation import write_gif, write_svg
+from couplet.report.trace import END, MASKED, Trace, step_colour, token_pieces
 from couplet.reward.code_format import program_of_sample
 from couplet.rollout.sampler import Completion, sample
 
@@ -148,7 +149,7 @@ class LiveView:
 
     def _piece(self, token: int) -> str:
         if token in self.ids.end:
-            return "■"
+            return END
         if token in (self.ids.filler, self.ids.pad):
             return "·"
         return self.tokenizer.decode([token], skip_special=False)
@@ -159,8 +160,9 @@ def trace_of(policy: DiffusionPolicy, tokenizer: Tokenizer, question: str, compl
     end = policy.token_ids.end
     length = answer_length(completion.tokens, end)
     tokens = completion.tokens[:length].tolist()
-    pieces = tuple("■" if token in end else tokenizer.decode([token], skip_special=False) for token in tokens)
-    return Trace(question, pieces, tuple(completion.reveal_step[:length].tolist()), steps)
+    pieces = token_pieces(tokens, lambda ids: tokenizer.decode(ids, skip_special=False))
+    shown = tuple(END if token in end else piece for token, piece in zip(tokens, pieces))
+    return Trace(question, shown, tuple(completion.reveal_step[:length].tolist()), steps)
 
 
 def _print_answer(text: str, console: Console) -> None:

@@ -1,11 +1,10 @@
-"""Line charts as inline SVG that take their colours from the page, with a tooltip per step and no script."""
+"""Geometry of the charts: scales, lines, bars and tooltips as numbers that `templates/chart.svg` draws."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
@@ -15,6 +14,8 @@ WIDTH, HEIGHT = 520, 216
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
 MOST_POINTS = 400
 WINDOW = 5  # steps of the trailing mean
+SPIKE = 30.0  # a largest value of so many medians is drawn on a logarithmic axis
+BINS = 24  # of a histogram
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,73 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A titled chart; `share` fixes the range to 0..1 and prints percent."""
+    """A titled chart of lines.
+
+    Attributes:
+        title: heading.
+        series: the lines.
+        share: the values are shares: the axis is 0% to 100%.
+        zero: a linear axis includes zero.
+        spiky: spikes are expected; the axis is logarithmic where the largest value is `SPIKE` medians or more.
+    """
 
     title: str
     series: tuple[Series, ...]
     share: bool = False
-    zero: bool = True  # the axis includes zero
+    zero: bool = True
+    spiky: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A drawn series: the `d` of its path (empty for a single value), and the circles: (x, y, radius)."""
+
+    name: str
+    path: str
+    dots: tuple[tuple[float, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle with its tooltip. `series` numbers its colour; None is an invisible column of a line chart."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    tooltip: str
+    series: int | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart in the coordinates of its SVG, `WIDTH` by `HEIGHT`: ticks as (place, label), lines, boxes, legend."""
+
+    title: str
+    rows: tuple[tuple[float, str], ...]
+    columns: tuple[tuple[float, str], ...]
+    legend: tuple[str, ...]
+    lines: tuple[Line, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values to coordinates, linear or logarithmic; a logarithmic scale puts what is below `low` at `low`."""
+
+    low: float
+    high: float
+    first: float
+    last: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(self.first + (self.last - self.first) * share, 1)
 
 
 def number(value: float) -> str:
@@ -52,6 +114,10 @@ def percent(value: float) -> str:
     return "–" if not math.isfinite(value) else f"{100 * value:.1f}%"
 
 
+def _whole_percent(value: float) -> str:
+    return f"{100 * value:.0f}%"
+
+
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round values that cover [low, high]."""
     span = max(high - low, 1e-12)
@@ -63,98 +129,117 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def line_chart(chart: Chart, steps: np.ndarray) -> str:
-    """The chart as HTML: heading, SVG, legend. Values that are missing leave gaps."""
-    shown = [s for s in chart.series if np.isfinite(s.values).any()]
-    values = np.concatenate([s.values[np.isfinite(s.values)] for s in shown])
+def decades(low: float, high: float, most: int = 6) -> list[float]:
+    """Powers of ten that cover [low, high], at most about `most` of them; both are positive."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    last = max(last, first + 1)
+    stride = -(-(last - first) // most)
+    last = first + stride * -(-(last - first) // stride)
+    return [10.0**power for power in range(first, last + 1, stride)]
+
+
+def line_chart(chart: Chart, steps: np.ndarray) -> Drawing:
+    """The chart against learner steps. Missing values leave gaps; at least one value must be finite."""
+    shown = [series for series in chart.series if np.isfinite(series.values).any()]
+    values = np.concatenate([series.values[np.isfinite(series.values)] for series in shown])
+    log = chart.spiky and _has_spike(shown)
+    marks = decades(float(values[values > 0].min()), float(values.max())) if log else _linear_marks(chart, values)
+    x = Scale(float(steps.min()), float(steps.max()), LEFT, WIDTH - RIGHT)
+    y = Scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP, log)
+    kept = _thinned(len(steps))
+    whole = [mark for mark in ticks(x.low, x.high, 6) if x.low <= mark <= x.high and mark == int(mark)]
+    return Drawing(
+        chart.title,
+        tuple((y(mark), _whole_percent(mark) if chart.share else number(mark)) for mark in marks),
+        tuple((x(mark), str(int(mark))) for mark in whole),
+        tuple(series.name for series in shown),
+        tuple(_line(series, kept, steps, x, y) for series in shown),
+        tuple(_tooltips(shown, kept, steps, x, percent if chart.share else number)),
+        log,
+    )
+
+
+def histogram(title: str, samples: dict[str, np.ndarray]) -> Drawing:
+    """Shares of the values in equal bins, the bars of the sets side by side; values are finite, no set is empty."""
+    everything = np.concatenate(list(samples.values()))
+    marks = ticks(float(everything.min()), float(everything.max()), 6)
+    if len(marks) < 2:
+        marks = [marks[0] - 0.5, marks[0] + 0.5]
+    edges = np.linspace(marks[0], marks[-1], BINS + 1)
+    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in samples.items()}
+    rows = ticks(0.0, max(float(share.max()) for share in shares.values()))
+    x = Scale(marks[0], marks[-1], LEFT, WIDTH - RIGHT)
+    y = Scale(0.0, rows[-1], HEIGHT - BOTTOM, TOP)
+    width = round((WIDTH - LEFT - RIGHT) / BINS / len(samples) - 1.0, 1)
+    boxes = [
+        Box(
+            round(x(edges[i]) + 0.5 + index * (width + 1.0), 1),
+            y(share[i]),
+            width,
+            round(y(0.0) - y(share[i]), 1),
+            f"{name}\n{number(edges[i])} to {number(edges[i + 1])}: {percent(float(share[i]))}",
+            index,
+        )
+        for index, (name, share) in enumerate(shares.items())
+        for i in range(BINS)
+        if share[i] > 0
+    ]
+    return Drawing(
+        title,
+        tuple((y(mark), _whole_percent(mark)) for mark in rows),
+        tuple((x(mark), number(mark)) for mark in marks),
+        tuple(f"{name}: {len(values)}" for name, values in samples.items()),
+        boxes=tuple(boxes),
+    )
+
+
+def _has_spike(shown: Sequence[Series]) -> bool:
+    """Whether some series of values that are never negative has a largest value of `SPIKE` positive medians."""
+    for series in shown:
+        values = series.values[np.isfinite(series.values)]
+        if (values < 0).any():
+            return False
+    positive = [series.values[series.values > 0] for series in shown]
+    return any(len(values) and values.max() >= SPIKE * np.median(values) for values in positive)
+
+
+def _linear_marks(chart: Chart, values: np.ndarray) -> list[float]:
     low, high = (0.0, 1.0) if chart.share else (float(values.min()), float(values.max()))
     if chart.zero:
         low, high = min(low, 0.0), max(high, 0.0)
     if high - low < 1e-12:
         low, high = low - 0.5 * (low < 0), high + 0.5 if high == 0 else high + abs(high) * 0.1
-    marks = ticks(low, high)
-    low, high = marks[0], marks[-1]
-    first, last = float(steps.min()), float(steps.max())
-
-    def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * ((step - first) / (last - first) if last > first else 0.5)
-
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low))
-
-    show = (lambda v: f"{100 * v:.0f}%") if chart.share else number
-    body = [*_axes(marks, steps, x, y, show)]
-    for index, series in enumerate(shown):
-        body += _series(series, index, steps, x, y)
-    body += _tooltips(shown, steps, x, percent if chart.share else number)
-    legend = "".join(f'<span><i class="b{i}"></i>{escape(s.name)}</span>' for i, s in enumerate(shown))
-    return (
-        f'<div class="card"><h3>{escape(chart.title)}</h3>'
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">{"".join(body)}</svg>'
-        f'<div class="legend">{legend}</div></div>'
-    )
+    return ticks(low, high)
 
 
-def _axes(
-    marks: Sequence[float],
-    steps: np.ndarray,
-    x: Callable[[float], float],
-    y: Callable[[float], float],
-    show: Callable[[float], str],
-) -> list[str]:
-    body = []
-    for mark in marks:
-        body.append(f'<line class="grid-line" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>')
-        body.append(f'<text x="{LEFT - 7}" y="{y(mark) + 4:.1f}" text-anchor="end">{escape(show(mark))}</text>')
-    base = HEIGHT - BOTTOM
-    body.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
-    first, last = int(steps.min()), int(steps.max())
-    whole = [mark for mark in ticks(first, last, 6) if first <= mark <= last and mark == int(mark)]
-    for mark in whole:
-        body.append(f'<text x="{x(mark):.1f}" y="{base + 17}" text-anchor="middle">{int(mark)}</text>')
-    return body
-
-
-def _series(
-    series: Series, index: int, steps: np.ndarray, x: Callable[[float], float], y: Callable[[float], float]
-) -> list[str]:
+def _line(series: Series, kept: Sequence[int], steps: np.ndarray, x: Scale, y: Scale) -> Line:
     values = trailing_mean(series.values, WINDOW) if series.smooth else series.values
-    keep = _thin(len(steps))
-    body = []
-    if series.smooth:
-        dots = [(x(steps[i]), y(series.values[i])) for i in keep if np.isfinite(series.values[i])]
-        body += [f'<circle class="dot f{index}" cx="{px:.1f}" cy="{py:.1f}" r="2.2"/>' for px, py in dots]
+    finite = [i for i in kept if np.isfinite(values[i])]
+    dots = [(x(steps[i]), y(series.values[i]), 2.2) for i in kept if series.smooth and np.isfinite(series.values[i])]
+    if len(finite) == 1:
+        return Line(series.name, "", (*dots, (x(steps[finite[0]]), y(values[finite[0]]), 3.0)))
     path, pen = [], "M"
-    for i in keep:
-        if not np.isfinite(values[i]):
-            pen = "M"
-            continue
-        path.append(f"{pen}{x(steps[i]):.1f} {y(values[i]):.1f}")
-        pen = "L"
-    if len(path) == 1:
-        i = next(i for i in keep if np.isfinite(values[i]))
-        return [*body, f'<circle class="f{index}" cx="{x(steps[i]):.1f}" cy="{y(values[i]):.1f}" r="3"/>']
-    return [*body, f'<path class="line s{index}" d="{"".join(path)}"/>']
+    for i in kept:
+        if np.isfinite(values[i]):
+            path.append(f"{pen}{x(steps[i])} {y(values[i])}")
+        pen = "L" if np.isfinite(values[i]) else "M"
+    return Line(series.name, "".join(path), tuple(dots))
 
 
 def _tooltips(
-    shown: Sequence[Series], steps: np.ndarray, x: Callable[[float], float], show: Callable[[float], str]
-) -> list[str]:
-    """An invisible column per step whose native tooltip lists the values."""
-    keep = _thin(len(steps))
-    width = (WIDTH - LEFT - RIGHT) / max(len(keep), 1)
-    body = []
-    for i in keep:
-        lines = [f"step {int(steps[i])}", *(f"{s.name}: {show(float(s.values[i]))}" for s in shown)]
-        left = min(max(x(steps[i]) - width / 2, LEFT), WIDTH - RIGHT - width)
-        body.append(
-            f'<rect class="hit" x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - TOP - BOTTOM}">'
-            f"<title>{escape(chr(10).join(lines))}</title></rect>"
-        )
-    return body
+    shown: Sequence[Series], kept: Sequence[int], steps: np.ndarray, x: Scale, show: Callable[[float], str]
+) -> list[Box]:
+    """A column per step that lists the values."""
+    width = round((WIDTH - LEFT - RIGHT) / len(kept), 1)
+    boxes = []
+    for i in kept:
+        lines = [f"step {int(steps[i])}", *(f"{series.name}: {show(float(series.values[i]))}" for series in shown)]
+        left = round(min(max(x(steps[i]) - width / 2, LEFT), WIDTH - RIGHT - width), 1)
+        boxes.append(Box(left, TOP, width, HEIGHT - TOP - BOTTOM, "\n".join(lines)))
+    return boxes
 
 
-def _thin(count: int) -> list[int]:
+def _thinned(count: int) -> list[int]:
     """Indices to draw: all, or `MOST_POINTS` of them, evenly, the last one included."""
     if count <= MOST_POINTS:
         return list(range(count))

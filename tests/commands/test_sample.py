@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from couplet.commands.session import LiveView, run_sample, sampler_of
@@ -17,7 +15,6 @@ from couplet.configs.schema import ConfigError, SamplerConfig, ShapeConfig
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, Tokenizer, train_tokenizer
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
-from couplet.report.trace import Trace, frame_steps, layout, step_colour, write_gif, write_svg
 
 
 @pytest.fixture(scope="module")
@@ -100,45 +97,3 @@ def test_a_token_keeps_the_step_that_revealed_it(folder) -> None:
 def test_exports_of_a_session_are_written(folder, tmp_path) -> None:
     run_sample(folder, once="x", gif=tmp_path / "a.gif", svg=tmp_path / "b.svg", console=Console(file=io.StringIO()))
     assert (tmp_path / "a.gif").read_bytes().startswith(b"GIF8") and (tmp_path / "b.svg").exists()
-
-
-TRACE = Trace("<add> & one", ("def", " f", "(x)", ":\n", "    return", " x\n", "■"), (0, 2, 2, 1, 3, 3, 1), 4)
-
-
-def test_layout_breaks_lines_and_wraps() -> None:
-    cells = layout(("ab", "c\nde", "f"), columns=4)
-    assert [tuple(cell) for cell in cells] == [
-        (0, 0, 0, "ab"),
-        (1, 0, 2, "c⏎"),
-        (1, 1, 0, "de"),
-        (2, 1, 2, "f"),
-    ]
-    assert [(c.row, c.column, c.text) for c in layout(("abcdef",), columns=4)] == [(0, 0, "abcd"), (1, 0, "ef")]
-
-
-def test_steps_run_from_blue_to_orange() -> None:
-    assert step_colour(0, 10) != step_colour(9, 10)
-    first, last = step_colour(0, 2), step_colour(1, 2)
-    assert int(first[5:], 16) > int(first[1:3], 16) and int(last[1:3], 16) > int(last[5:], 16)
-    assert step_colour(0, 1) == first
-
-
-def test_an_animation_shows_only_steps_that_reveal_and_not_too_many() -> None:
-    assert frame_steps(TRACE) == [-1, 0, 1, 2, 3]
-    long = Trace("", ("a",) * 300, tuple(range(300)), 300)
-    assert len(frame_steps(long)) == 96 and frame_steps(long)[-1] == 299
-
-
-def test_a_gif_has_a_frame_per_revealing_step_and_a_rest(tmp_path) -> None:
-    with Image.open(write_gif(TRACE, tmp_path / "trace.gif")) as image:
-        assert image.n_frames >= 5  # equal frames at the end may be joined
-
-
-def test_an_svg_is_well_formed_escaped_and_has_no_script(tmp_path) -> None:
-    path = write_svg(TRACE, tmp_path / "trace.svg")
-    root = ElementTree.parse(path).getroot()
-    texts = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "(x)" in texts and root.find("{http://www.w3.org/2000/svg}title").text == "<add> & one"  # type: ignore[union-attr]
-    assert "<script" not in path.read_text() and "http" not in path.read_text().replace(
-        "http://www.w3.org/2000/svg", ""
-    )
