@@ -18,6 +18,7 @@ TEXTS = {
     "humaneval": "HumanEval",
     "humaneval+": "HumanEval+ as EvalPlus publishes it",
     "mbpp+": "MBPP+ as EvalPlus publishes it",
+    "published": "any other published format (docs/problems.md), recognised by its columns",
     "katas": "the generated problems of the tiny recipes",
     "columns": "any JSONL, JSON or Parquet file with prompts and tests",
 }

@@ -31,7 +31,7 @@ from couplet.configs.load import read_recipe, resolve, to_dict
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.files import write_json
 from couplet.data.formats.parquet import write_parquet
-from couplet.data.formats.published import ANSWER_PREFIX
+from couplet.data.formats.wording import ANSWER_PREFIX
 from couplet.data.levels import LEVELS, Level
 from couplet.data.prepare import require_parquet
 from couplet.data.problem import Problem
@@ -292,10 +292,10 @@ class ServedRater:
 
 def program_judge(evaluator: Evaluator) -> Judge:
     """Judges the program in each text: a fenced block, a whole program, or a continuation of the prompt."""
-    from couplet.reward.code_format import program_of_sample
+    from couplet.data.answers import program_of_answer
 
     def judge(problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[float | None]]:
-        programs = [[program_of_sample(text, p) for text in texts] for p, texts in zip(problems, completions)]
+        programs = [[program_of_answer(text, p) for text in texts] for p, texts in zip(problems, completions)]
         return [pass_rates(verdicts) for verdicts in evaluator.judge(problems, programs, programs=True)]
 
     return judge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -63,9 +63,9 @@ def run_score(
     return score
 
 
-def estimates(score: FileScore) -> Iterator[tuple[int, float]]:
+def estimates(counts_of_problems: Mapping[str, tuple[int, int]]) -> Iterator[tuple[int, float]]:
     """(k, pass@k), averaged over problems with at least one judged sample, for every k that all of them allow."""
-    counts = [pair for pair in score.counts.values() if pair[0] > 0]
+    counts = [pair for pair in counts_of_problems.values() if pair[0] > 0]
     fewest = min((judged for judged, _ in counts), default=0)
     for k in sorted({*KS, fewest} - {0}):
         if k <= fewest:
@@ -75,7 +75,13 @@ def estimates(score: FileScore) -> Iterator[tuple[int, float]]:
 def report_lines(score: FileScore) -> list[str]:
     """The report, line by line."""
     answered = len(score.counts)
-    lines = [f"pass@{k}: {100 * value:.2f}%" for k, value in estimates(score)]
+    lines = [f"pass@{k}: {100 * value:.2f}%" for k, value in estimates(score.counts)]
+    if score.base_counts:
+        lines = [f"{line} (base and additional tests)" for line in lines]
+        lines += [f"pass@{k}: {100 * value:.2f}% (base tests only)" for k, value in estimates(score.base_counts)]
+    judged = sum(judged for judged, _ in score.counts.values())
+    if judged < len(score.rows):
+        lines[:1] = [f"{line}, of {judged} judged samples" for line in lines[:1]]
     lines.append(
         f"{len(score.rows)} samples of {answered} problems; {score.unanswered} problems without samples, not scored"
     )
@@ -83,6 +89,8 @@ def report_lines(score: FileScore) -> list[str]:
         f"weak verdicts: {score.weak}, timeouts: {score.timeouts}, quarantined: {score.quarantined}, "
         f"lost to the sandbox: {score.infra}"
     )
+    if score.defects:
+        lines.append(f"left out, because their own tests cannot judge: {', '.join(score.defects)}")
     rate = len(score.rows) / score.seconds if score.seconds else 0.0
     lines.append(f"{rate:.1f} programs/s in {score.seconds:.1f} s, sandbox tier {score.tier}")
     lines.append(f"verdicts in {score.out}")

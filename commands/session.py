@@ -17,7 +17,7 @@ from rich.text import Text
 from couplet.configs.errors import UserError
 from couplet.configs.load import from_dict
 from couplet.configs.schema import SamplerConfig
-from couplet.data.answers import ANY_FENCE
+from couplet.data.answers import ANY_FENCE, program_of_answer
 from couplet.data.files import writing
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
@@ -28,7 +28,6 @@ from couplet.model.device import check_device
 from couplet.model.policy import DiffusionPolicy
 from couplet.report.animation import write_gif, write_svg
 from couplet.report.trace import END, MASKED, Trace, step_colour, token_pieces
-from couplet.reward.code_format import program_of_sample
 from couplet.rollout.sampler import Completion, sample
 
 FRAME_SECONDS = 0.04  # between two frames in a terminal, so that a small model can be followed
@@ -169,7 +168,7 @@ def _print_answer(text: str, console: Console) -> None:
     if not console.is_terminal:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     elif ANY_FENCE.search(text):
-        code = program_of_sample(text, Problem("sample", ""))
+        code = program_of_answer(text, Problem("sample", ""))
         console.print(Syntax(code.rstrip(), "python", background_color="default", word_wrap=True))
     else:
         console.print(text, markup=False)

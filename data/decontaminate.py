@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from couplet.data.formats.published import called_function
 from couplet.data.problem import Problem
+from couplet.data.syntax import called_function
 
 _WORD = re.compile(r"[a-z0-9]+")
 # Wording that this many problems of one benchmark file share is its frame, not the content of any of them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,21 +13,23 @@ from typing import Any, Literal
 from couplet.configs.schema import ConfigError
 from couplet.data.decontaminate import Overlap, find_overlaps
 from couplet.data.files import require_other, write_json
-from couplet.data.formats.columns import Row, RowError, identifier, parsed, statements, text
+from couplet.data.formats.cases import tests_of
+from couplet.data.formats.columns import Row, RowError, chat, column, identifier, parsed, text
 from couplet.data.formats.parquet import ProblemFileError, write_parquet
 from couplet.data.levels import Level
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import (
-    at_place,
-    check_problems,
+    ProblemSet,
     load_problems,
+    published_split,
     read_acecode,
     read_problem_file,
     read_rows,
+    read_with,
     split_source,
 )
 
-SETS = ("acecode", "mbpp", "humaneval", "humaneval+", "mbpp+", "katas", "columns")
+SETS = ("acecode", "mbpp", "humaneval", "humaneval+", "mbpp+", "katas", "columns", "published")
 DEFAULT_SOURCES = {"acecode": "hub:TIGER-Lab/AceCode-87K", "katas": "katas:rl"}
 # Role -> column, for any other file with prompts and tests; `prompt` and `tests` are needed.
 DEFAULT_COLUMNS = {"id": "id", "prompt": "prompt", "tests": "tests"}
@@ -40,9 +42,10 @@ USED_BY = {
     "seed": ("katas",),
 }
 NGRAM = 10
+NAMED = 10  # problems that nothing can judge, named on the terminal; the summary file names all
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 UNCHECKED = "not checked against any benchmark; --benchmarks HumanEval.jsonl mbpp.jsonl leaves out what resembles them"
-ROLES = ("id", "prompt", "tests", "entry_point", "solution", "setup", "prefix")
+ROLES = ("id", "prompt", "tests", "entry_point", "solution", "setup", "prefix", "suffix")
 
 
 @dataclass
@@ -58,6 +61,7 @@ class Summary:
     thresholds: dict[str, float] = field(default_factory=dict)
     doubled: int = 0
     overlaps: list[Overlap] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     warning: str = ""
 
     def text(self) -> str:
@@ -69,6 +73,9 @@ class Summary:
             lines.append(f"  {self.doubled} of them are doubled prompts")
         for reason, count in sorted(Counter(overlap.reason for overlap in self.overlaps).items()):
             lines.append(f"  {count} resemble a benchmark problem by {reason}")
+        lines += [f"  left out: {reason}" for reason in self.refused[:NAMED]]
+        if len(self.refused) > NAMED:
+            lines.append(f"  and {len(self.refused) - NAMED} more, named in {self.out}.summary.json")
         if self.warning:
             lines.append(f"  warning: {self.warning}")
         return "\n".join(lines)
@@ -176,19 +183,20 @@ def _read(
         summary.thresholds, summary.doubled = selection.thresholds, selection.doubled
         return selection.problems
     if set_name == "katas":
-        problems = load_problems(source, seed)
+        found = ProblemSet(load_problems(source, seed))
     elif set_name == "columns":
-        problems = read_columns(source, columns or {})
+        found = read_columns(source, columns or {}, keep_refused=True)
     else:
-        problems = read_problem_file(source)
-        _check_set(set_name, source, problems)
-    summary.read = len(problems)
+        found = read_problem_file(source, keep_refused=True)
+        if set_name != "published" and found.problems:
+            _check_set(set_name, source, found.problems)
+    problems, summary.refused = found.problems, found.refused
+    summary.read = len(problems) + len(found.refused)
+    if found.refused:
+        summary.dropped["nothing can judge them"] = len(found.refused)
     if split and set_name == "mbpp":
-        kept = [problem for problem in problems if problem.metadata.get("split") == split]
+        kept = published_split(source, problems, split)
         summary.dropped[f"not of split {split}"] = len(problems) - len(kept)
-        if problems and not kept:
-            splits = sorted({str(problem.metadata.get("split")) for problem in problems})
-            raise ProblemFileError(f"{source}: no problem of split {split!r}; it has {', '.join(splits)}")
         problems = kept
     return problems
 
@@ -199,46 +207,56 @@ def _check_set(set_name: str, source: str, problems: list[Problem]) -> None:
         raise ProblemFileError(f"{source}: holds problems of {found or 'another set'}, not of {set_name}")
 
 
-def read_columns(source: str, columns: Mapping[str, str]) -> list[Problem]:
+def read_columns(source: str, columns: Mapping[str, str], keep_refused: bool = False) -> ProblemSet:
     """Problems of any file with a prompt and tests, through a mapping of roles (`ROLES`) to its columns.
 
-    Tests are read as `data.formats.columns.statements`. Without an id column the problems are numbered. A column that
-    `columns` names must be in some row, those of `id`, `prompt` and `tests` in every one.
+    Tests come in any form of `data.formats.cases`, the prompt as text or as chat messages; dots lead into nested columns.
+    Without an id column the problems are numbered. A column that `columns` names must be in some row, those of `id`,
+    `prompt` and `tests` in every one. `keep_refused` as in `read_problem_file`.
     """
     unknown = set(columns) - set(ROLES)
     if unknown:
         raise ProblemFileError(f"columns: no role {', '.join(sorted(unknown))}; use {', '.join(ROLES)}")
     mapping = {**DEFAULT_COLUMNS, **columns}
-    name = Path(source).name.split(".")[0]
-    absent, found = set(columns), []
-    for number, (place, row) in enumerate(read_rows(source)):
-        absent = {role for role in absent if mapping[role] not in row}
-        read = partial(_mapped, mapping=mapping, default_id=f"{name}/{number}", id_needed="id" in columns)
-        found.append((place, at_place(place, read, row)))
+    absent, last = set(columns), ("", {})
+
+    def watched() -> Iterator[tuple[str, Row]]:
+        nonlocal absent, last
+        for place, row in read_rows(source):
+            absent = {role for role in absent if mapping[role] not in row and column(row, mapping[role]) is None}
+            last = place, row
+            yield place, row
+
+    read = partial(_mapped, mapping=mapping, id_needed="id" in columns, source=Path(source).name.split(".")[0])
+    problems = read_with(source, read, watched(), keep_refused)
     if absent:
         names = ", ".join(f"{mapping[role]!r} (role {role})" for role in sorted(absent))
-        raise ProblemFileError(f"{place}: missing column {names}, as in every row; it has {', '.join(row)}")
-    return check_problems(found)
+        raise ProblemFileError(f"{last[0]}: missing column {names}, as in every row; it has {', '.join(last[1])}")
+    return problems
 
 
-def _mapped(row: Row, mapping: Mapping[str, str], default_id: str, id_needed: bool) -> Problem:
+def _mapped(row: Row, mapping: Mapping[str, str], id_needed: bool, source: str) -> Problem:
     needed = ["prompt", "tests", *(["id"] if id_needed else [])]
-    missing = [f"{mapping[role]!r} (role {role})" for role in needed if row.get(mapping[role]) is None]
+    missing = [f"{mapping[role]!r} (role {role})" for role in needed if column(row, mapping[role]) is None]
     if missing:
         raise RowError(f"missing column {', '.join(missing)}; it has {', '.join(row)}")
 
     def optional(role: str, default: str | None) -> Any:
         return text(row, mapping[role], default) if role in mapping else default
 
+    question, system = chat(row, mapping["prompt"])
+    entry_point = optional("entry_point", None)
+    tests = tests_of(mapping["tests"], column(row, mapping["tests"]), entry_point)
     return Problem(
-        problem_id=identifier(row, mapping["id"], default_id),
-        question=text(row, mapping["prompt"]),
-        tests=statements(row, mapping["tests"]),
-        entry_point=optional("entry_point", None),
+        problem_id=identifier(row, mapping["id"], ""),
+        question=question,
         code_prefix=optional("prefix", ""),
+        suffix=optional("suffix", ""),
         test_setup=parsed(mapping.get("setup", ""), optional("setup", "")),
         canonical_solution=optional("solution", None),
-        source=default_id.rpartition("/")[0],
+        source=source,
+        metadata={"system": system} if system else {},
+        **{"entry_point": entry_point, **tests},
     )
 
 

@@ -52,9 +52,10 @@ class Comparison:
         checker: see `checker`.
 
     Rules for `Problem.calls` (`CALL_RULES`):
-        equal: Python's `==`; if `tolerance` > 0, or `expected` is a float or holds only floats, numbers (at any depth of
-            lists, tuples and dict values) agree within `tolerance` (1e-6 if that is 0), as EvalPlus does.
-        json: as equal, after both sides are written as JSON would be: tuples are lists, keys are strings.
+        equal: as the outputs of `Problem.inputs` are compared (EvalPlus): Python's `==`, floats within `tolerance`, and
+            the rules of `Problem.source` for tasks whose answer is not unique.
+        json: `==` after both sides are written as JSON would be: tuples are lists, keys are strings; two numbers of
+            which one is a float agree within `tolerance` (1e-6 if that is 0).
         json_or_element: as json; if `expected` is a list of one element, that element alone is also accepted (APPS).
         checker: see `checker`; the arguments are its input.
 

@@ -11,6 +11,7 @@ import gzip
 import itertools
 import json
 import logging
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from couplet.configs.errors import UserError
 Row = dict[str, Any]
 RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 TEXT_SUFFIXES = (".py", ".txt", ".md", ".rst")  # of a single file; a folder of text may hold any
+LIST, OBJECT_LIST = re.compile(r"\s*\["), re.compile(r"\s*\[\s*\{")  # how a JSON file of one list begins
 ABOUT = ("readme", "license", "dataset_info", "_success")  # beside records, files so named tell about them
 TEXTS_PER_SHARD = 64
 UNREADABLE = (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
@@ -99,7 +101,7 @@ class _Texts:
         number = 0
         for path in files:
             try:
-                text = path.read_text(encoding="utf-8")
+                text = path.read_text(encoding="utf-8-sig")
             except UnicodeDecodeError:
                 self._pass_over(path)
                 continue
@@ -120,35 +122,56 @@ class _Texts:
 
 def _read_text(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: not UTF-8 text: {error}") from error
     if not skip:
         yield str(path), {"text": text}
 
 
-def read_records(path: Path, skip: int = 0) -> Iterator[tuple[str, Row]]:
-    """Rows of one JSONL(.gz), JSON or Parquet file from row `skip` on, each with its place."""
+def read_records(path: Path, skip: int = 0, any_name: bool = False) -> Iterator[tuple[str, Row]]:
+    """Rows of one JSONL(.gz), JSON or Parquet file from row `skip` on, each with its place.
+
+    `any_name`: read a file of another suffix as JSON lines.
+    """
     name = path.name.lower()
     if name.endswith(".parquet"):
         yield from _read_parquet(path, skip)
-    elif name.endswith((".json", ".json.gz")) and _starts_with(path, "["):
-        yield from itertools.islice(_read_json_list(path), skip, None)
     elif name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
-        yield from _read_jsonl(path, skip)
+        yield from (
+            itertools.islice(_read_json_list(path), skip, None) if holds_one_list(path) else _read_jsonl(path, skip)
+        )
     else:
         raise SourceError(f"{path}: not a JSONL(.gz), JSON or Parquet file by its name")
 
 
+def read_apps_folder(folder: Path) -> Iterator[tuple[str, Row]]:
+    """APPS as published: a folder per problem with question.txt, input_output.json, solutions.json, starter_code.py."""
+    files = {"question": "question.txt", "input_output": "input_output.json", "solutions": "solutions.json"}
+    for problem in sorted(path.parent for path in folder.glob("*/question.txt")):
+        row: Row = {"id": problem.name, "input_output": ""}
+        for column, name in {**files, "starter_code": "starter_code.py"}.items():
+            if (problem / name).is_file():
+                ((_, content),) = _read_text(problem / name, 0)
+                row[column] = content["text"]
+        yield str(problem), row
+
+
 def _open_text(path: Path) -> Any:
-    return gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8")
+    """The file as text; a byte-order mark at its start is no part of it."""
+    encoding = "utf-8-sig"
+    return gzip.open(path, "rt", encoding=encoding) if path.name.endswith(".gz") else path.open(encoding=encoding)
 
 
-def _starts_with(path: Path, character: str) -> bool:
+def holds_one_list(path: Path) -> bool:
+    """Whether a JSON file holds one list of rows; a .jsonl file only if it begins with a list of objects."""
+    is_lines = not path.name.lower().endswith((".json", ".json.gz"))
     try:
         with _open_text(path) as lines:
-            return str(lines.read(256)).lstrip().startswith(character)
+            return (OBJECT_LIST if is_lines else LIST).match(lines.read(256)) is not None
     except UNREADABLE as error:
+        if is_lines:
+            return False  # its reader names the line
         raise _unreadable(str(path), error) from error
 
 
@@ -176,23 +199,31 @@ def _parse_row(path: Path, number: int, line: str) -> Row:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise SourceError(f"{path}:{number}: broken JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # too many digits, or brackets
+        raise SourceError(f"{path}:{number}: JSON that cannot be read: {error}") from error
     if not isinstance(row, dict):
         raise SourceError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
     return row
 
 
 def _read_json_list(path: Path) -> Iterator[tuple[str, Row]]:
+    for number, row in enumerate(read_json(path), start=1):
+        if not isinstance(row, dict):
+            raise SourceError(f"{path}: item {number}: expected a JSON object, found {type(row).__name__}")
+        yield f"{path}: item {number}", row
+
+
+def read_json(path: Path) -> Any:
+    """The one value of a JSON file, also gzipped. SourceError if it cannot be read."""
     try:
         with _open_text(path) as file:
-            rows = json.load(file)
+            return json.load(file)
     except json.JSONDecodeError as error:
         raise SourceError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from error
     except UNREADABLE as error:
         raise _unreadable(str(path), error) from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise SourceError(f"{path}: item {number}: expected a JSON object, found {type(row).__name__}")
-        yield f"{path}: item {number}", row
+    except (ValueError, RecursionError) as error:  # too many digits, or brackets
+        raise SourceError(f"{path}: JSON that cannot be read: {error}") from error
 
 
 def _read_parquet(path: Path, skip: int) -> Iterator[tuple[str, Row]]:

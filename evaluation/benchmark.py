@@ -21,6 +21,7 @@ from rich.text import Text
 from couplet.configs.errors import UserError
 from couplet.configs.load import to_dict
 from couplet.configs.schema import ConfigError, SamplerConfig, require
+from couplet.data.answers import program_of_answer
 from couplet.data.files import write_json, write_text
 from couplet.data.problem import Problem
 from couplet.data.prompts import PromptSet
@@ -30,7 +31,7 @@ from couplet.evaluation.pass_at_k import estimate
 from couplet.evaluation.records import Records, same_run
 from couplet.evaluation.request import EvalRequest, Evaluate
 from couplet.evaluation.samples import evalplus_id
-from couplet.reward.code_format import program_of_sample, read_answer
+from couplet.reward.code_format import read_answer
 
 Judge = Callable[[Problem, Sequence[str]], Sequence[Verdict]]
 """`RewardWorker.score`: the verdicts of texts for one problem."""
@@ -206,7 +207,7 @@ def write_samples(path: Path, problems: Sequence[Problem], records: Sequence[Map
 
 
 def _program(problem: Problem, text: str) -> str:
-    return read_answer(text, problem).program or program_of_sample(text, problem)
+    return read_answer(text, problem).program or program_of_answer(text, problem)
 
 
 def run_canonical(

@@ -39,18 +39,22 @@ class FileScore:
     Attributes:
         rows: one per sample, in the samples' order, as written to the verdict file.
         counts: (judged samples, passed samples) of every problem that has samples.
+        base_counts: the same without EvalPlus's additional tests; empty for other sets.
         problems: problems in the set; `unanswered` of them have no sample.
         weak: samples whose verdict rests on a test that ran in the candidate's own process.
-        infra: samples without a verdict. timeouts: samples in which a test ran out of time.
+        infra: samples lost to the sandbox. defects: problems that cannot be judged, whose samples have no verdict either.
+        timeouts: samples in which a test ran out of time.
         seconds: wall clock of the scoring; tier: the sandbox's; out: the verdict file.
     """
 
     rows: list[dict[str, Any]]
     counts: dict[str, tuple[int, int]]
+    base_counts: dict[str, tuple[int, int]]
     problems: int
     unanswered: int
     weak: int
     infra: int
+    defects: tuple[str, ...]
     timeouts: int
     quarantined: int
     seconds: float
@@ -70,9 +74,9 @@ def score_file(
     """Judge every sample and write one verdict per line to `out`, in the samples' order.
 
     Args:
-        problems_path: HumanEval, MBPP (full or sanitised), HumanEval+, MBPP+, AceCode or our own Parquet, by content.
+        problems_path: a file in one of `PROBLEM_FORMATS`, recognised by content.
         samples_path: see `evaluation.samples`.
-        out: JSON lines of verdicts (default: beside the samples, `<name>.verdicts.jsonl`); written aside, then renamed.
+        out: JSON lines of verdicts (default: beside the samples, `<name>.verdicts.jsonl`); replaced whole.
         workers: sandboxes, each with a process of its own; 1 judges in this process.
         progress: called with (samples judged, samples in all).
 
@@ -97,7 +101,7 @@ def score_file(
     seconds = time.monotonic() - started
     rows = [_row(sample, verdict) for sample, verdict in zip(samples, verdicts)]
     write_text(target, "".join(json.dumps(row) + "\n" for row in rows))
-    return _summary(rows, verdicts, problems, seconds, tier, target)
+    return _summary(samples, rows, verdicts, problems, seconds, tier, target)
 
 
 def _judge_all(
@@ -182,11 +186,16 @@ def _in_processes(samples: Sequence[Sample], workers: int, reward: RewardConfig,
     return judge
 
 
+def _is_judged(verdict: Verdict) -> bool:
+    """Whether the verdict is about the program: not if the sandbox or the problem itself is at fault."""
+    return verdict.outcome is not Outcome.INFRA_ERROR and verdict.reason != "problem_defect"
+
+
 def _row(sample: Sample, verdict: Verdict) -> dict[str, Any]:
-    judged = verdict.outcome is not Outcome.INFRA_ERROR
+    judged = _is_judged(verdict)
     weak = any(test.strength == "weak" for test in verdict.tests)
     return {
-        "task_id": sample.problem.problem_id,
+        "task_id": sample.task_id,
         "sample": sample.number,
         "passed": verdict.outcome is Outcome.PASSED if judged else None,
         "pass_rate": verdict.pass_rate if judged else None,
@@ -205,7 +214,14 @@ def _row(sample: Sample, verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def _passes_base(problem: Problem, verdict: Verdict) -> bool:
+    """Whether a sample passes a problem without EvalPlus's additional tests."""
+    base = len(verdict.tests) - problem.metadata["plus_tests"]
+    return base > 0 and all(test.passed for test in verdict.tests[:base])
+
+
 def _summary(
+    samples: Sequence[Sample],
     rows: list[dict[str, Any]],
     verdicts: Sequence[Verdict],
     problems: Sequence[Problem],
@@ -213,19 +229,26 @@ def _summary(
     tier: str,
     out: Path,
 ) -> FileScore:
-    judged, passed = Counter[str](), Counter[str]()
-    for row in rows:
-        judged[row["task_id"]] += row["passed"] is not None
-        passed[row["task_id"]] += row["passed"] is True
+    judged, passed, base_passed = Counter[str](), Counter[str](), Counter[str]()
+    has_base = all(sample.problem.metadata.get("plus_tests") is not None for sample in samples)
+    for sample, row, verdict in zip(samples, rows, verdicts):
+        name = sample.problem.problem_id
+        judged[name] += row["passed"] is not None
+        passed[name] += row["passed"] is True
+        base_passed[name] += has_base and row["passed"] is not None and _passes_base(sample.problem, verdict)
     return FileScore(
         rows=rows,
         counts={task: (judged[task], passed[task]) for task in judged},
+        base_counts={task: (judged[task], base_passed[task]) for task in judged} if has_base else {},
         problems=len(problems),
         unanswered=len(problems) - len(judged),
         weak=sum(row["verdict"] == "weak" for row in rows),
-        infra=sum(row["passed"] is None for row in rows),
+        infra=sum(verdict.outcome is Outcome.INFRA_ERROR for verdict in verdicts),
+        defects=tuple(
+            dict.fromkeys(s.problem.problem_id for s, v in zip(samples, verdicts) if v.reason == "problem_defect")
+        ),
         timeouts=sum(any(test.reason == "timeout" for test in verdict.tests) for verdict in verdicts),
-        quarantined=sum(verdict.outcome is Outcome.QUARANTINED for verdict in verdicts),
+        quarantined=sum(row["reason"] == "quarantined" for row in rows),
         seconds=seconds,
         tier=tier,
         out=out,

@@ -6,10 +6,8 @@ problem; problems without any are dropped before the thresholds are taken (`data
 
 from __future__ import annotations
 
-import ast
 import builtins
 import importlib
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,9 +15,10 @@ from functools import lru_cache
 
 from couplet.configs.errors import UserError
 from couplet.data.formats.columns import Row, RowError, identifier, items, number, text, texts
-from couplet.data.formats.published import SYSTEM
+from couplet.data.formats.wording import SYSTEM, completion_question
 from couplet.data.levels import Level, choose
 from couplet.data.problem import Problem
+from couplet.data.syntax import NotPython, called_names, parse
 
 # fmt: off
 STANDARD = (
@@ -112,15 +111,14 @@ def select(rows: Iterable[SlimRow], level: Level = "hard", double: bool = True) 
             continue
         problems.append(_problem(row, row.question, row.row_id))
         if double and row.signature and "you" not in row.question.lower():
-            problems.append(_problem(row, completion_question(row.signature, row.question), f"{row.row_id}/complete"))
+            problems.append(_problem(row, doubled_question(row.signature, row.question), f"{row.row_id}/complete"))
             doubled += 1
     return Selection(problems, read, dropped + choice.dropped, choice.thresholds, doubled)
 
 
-def completion_question(signature: str, question: str) -> str:
+def doubled_question(signature: str, question: str) -> str:
     """The question as the docstring of a function to be completed."""
-    docstring = f'    """\n    {question}\n    """'
-    return f"Please complete the following problem:\n```\n{signature}:\n{docstring}\n```\n"
+    return completion_question(f'{signature}:\n    """\n    {question}\n    """')
 
 
 def _problem(row: SlimRow, question: str, problem_id: str) -> Problem:
@@ -149,14 +147,11 @@ def _called(tests: tuple[str, ...]) -> str | None:
 
 
 def _calls(test: str) -> list[str]:
-    """Names that a test calls, from the outermost call inwards; none where it does not parse."""
+    """Names that a test calls, from the outermost call inwards; none if it does not parse."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            calls = [node.func for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return called_names(parse(test))
+    except NotPython:
         return []
-    return [func.id for func in calls if isinstance(func, ast.Name)]
 
 
 @lru_cache(maxsize=1)

@@ -1,28 +1,53 @@
 """Typed columns of a row: what is missing, or of another type than it should be, is a `RowError` that names the column.
 
-Every function takes the row and the column's name. With a `default`, a column that is missing or null has that value.
+Every function takes the row and the column's name; dots lead into nested columns (``reward_model.ground_truth``,
+``prompt.0.content``), also through JSON text. With a `default`, a column that is missing or null has that value.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import math
-import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from couplet.configs.errors import UserError
+from couplet.data.syntax import NotPython, parse
 
 Row = dict[str, Any]
 _NEEDED: Any = object()
 
 
 class RowError(UserError):
-    """A row that lacks something or holds something else; the reader adds file and line."""
+    """A row that lacks something or holds something else; the reader adds file, line and problem."""
+
+
+class UnjudgeableRow(RowError):
+    """A well-formed row of a problem that nothing here can judge, e.g. an interactive one. `prepare` leaves it out."""
+
+
+def column(row: Row, name: str) -> Any:
+    """The content of a column, None if it is missing."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                return None
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, (list, tuple)) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
 
 
 def _value(row: Row, name: str, default: Any) -> Any:
-    value = row.get(name)
+    value = column(row, name)
     if value is not None:
         return value
     if default is _NEEDED:
@@ -36,6 +61,13 @@ def unexpected(name: str, value: Any, expected: str) -> RowError:
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     kind = type(value).__name__
     return RowError(f"a column holds something unexpected: {name!r} is {kind} {shown}, expected {expected}")
+
+
+def need(row: Row, format_name: str, *columns: str) -> None:
+    """RowError that names all missing columns of a format at once."""
+    missing = [name for name in columns if column(row, name) is None]
+    if missing:
+        raise RowError(f"missing column {', '.join(map(repr, missing))} of {format_name} (found {', '.join(row)})")
 
 
 def text(row: Row, name: str, default: Any = _NEEDED) -> Any:
@@ -78,34 +110,29 @@ def items(row: Row, name: str, kind: type, expected: str, default: Any = _NEEDED
     return list(value)
 
 
-def statements(row: Row, name: str, default: Any = _NEEDED) -> tuple[str, ...]:
-    """Test statements: a list of texts, such a list as JSON text, or one source text; blank ones are left out.
-
-    RowError also where one of them is no Python.
-    """
-    value = _value(row, name, default)
+def chat(row: Row, name: str) -> tuple[str, str | None]:
+    """(question, system message): a text, or chat messages ``[{"role", "content"}]`` of which one is the user's."""
+    value = _value(row, name, _NEEDED)
     if isinstance(value, str):
-        value = _listed(value)
-    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise unexpected(name, value, "text or a list of texts")
-    return tuple(parsed(name, item) for item in value if item.strip())
-
-
-def _listed(source: str) -> Any:
-    try:
-        value = json.loads(source)
-    except ValueError:
-        return [source]
-    return value if isinstance(value, list) else [source]
+        return value, None
+    expected = "text, or messages: at most one of role system, then one of role user"
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, Mapping) for item in value):
+        raise unexpected(name, value, expected)
+    found = [(message.get("role"), message.get("content")) for message in value]
+    if not all(isinstance(content, str) for _, content in found):
+        raise unexpected(name, value, f"{expected}, each with text as content")
+    match found:
+        case [("user", question)]:
+            return question, None
+        case [("system", system), ("user", question)]:
+            return question, system
+    raise unexpected(name, value, expected)
 
 
 def parsed(name: str, source: str) -> str:
     """`source`, given that it is Python."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else error
-        raise unexpected(name, source, f"Python ({reason})") from error
+        parse(source, limit=len(source))
+    except NotPython as error:
+        raise unexpected(name, source, f"Python ({error})") from error
     return source

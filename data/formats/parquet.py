@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from couplet.configs.errors import UserError
 from couplet.data.files import replacing
-from couplet.data.problem import Problem
+from couplet.data.formats.columns import Row, need, number, text, texts, unexpected
+from couplet.data.problem import CallCase, Comparison, Problem, StdioCase, Suite
 
 MARK = b"couplet.problems"  # key in the schema's metadata; its value is the version of the layout
-VERSION = b"1"
+VERSIONS = (b"1", b"2")  # readable ones; the last is written
+OPTIONAL = ("entry_point", "canonical_solution")
+TEXTS = (
+    "problem_id",
+    "question",
+    "entry_point",
+    "code_prefix",
+    "suffix",
+    "preamble",
+    "test_setup",
+    "canonical_solution",
+    "source",
+)
 
 
 class ProblemFileError(UserError):
@@ -51,38 +65,63 @@ def decode_value(value: Any) -> Any:
 
 
 def problem_to_row(problem: Problem) -> dict[str, Any]:
-    """Plain columns; inputs and metadata as JSON text."""
+    """Plain columns; values of Python and nested fields as JSON text."""
+    calls = [
+        [encode_value(list(c.arguments)), encode_value(c.expected), encode_value(c.keywords)] for c in problem.calls
+    ]
     return {
-        "problem_id": problem.problem_id,
-        "question": problem.question,
+        **{name: getattr(problem, name) for name in TEXTS},
         "tests": list(problem.tests),
-        "entry_point": problem.entry_point,
-        "code_prefix": problem.code_prefix,
-        "test_setup": problem.test_setup,
-        "canonical_solution": problem.canonical_solution,
         "inputs": json.dumps([encode_value(item) for item in problem.inputs]),
         "atol": problem.atol,
-        "source": problem.source,
+        "calls": json.dumps(calls),
+        "stdio": json.dumps([[case.input, case.output] for case in problem.stdio]),
+        "comparison": json.dumps(asdict(problem.comparison), sort_keys=True),
+        "suite": json.dumps(asdict(problem.suite), sort_keys=True) if problem.suite else None,
+        "packages": list(problem.packages),
         "metadata": json.dumps(problem.metadata, sort_keys=True),
     }
 
 
-def problem_from_row(row: dict[str, Any]) -> Problem:
-    """The inverse of `problem_to_row`; columns may be missing where the problem has a default."""
-    inputs, metadata = row.get("inputs") or "[]", row.get("metadata") or "{}"
+def problem_from_row(row: Row) -> Problem:
+    """The inverse of `problem_to_row`; columns may be missing if the problem has a default.
+
+    The columns that hold JSON text may also hold its values (JSON lines). RowError if a column holds something else.
+    """
+    need(row, "a problem file", "problem_id", "question")
+    calls = _part(row, "calls", list, lambda calls: tuple(map(_call, calls)))
+    comparison = _part(row, "comparison", dict, lambda fields: Comparison(**fields)) or Comparison()
     return Problem(
-        problem_id=row["problem_id"],
-        question=row["question"],
-        tests=tuple(row.get("tests") or ()),
-        entry_point=row.get("entry_point"),
-        code_prefix=row.get("code_prefix") or "",
-        test_setup=row.get("test_setup") or "",
-        canonical_solution=row.get("canonical_solution"),
-        inputs=tuple(decode_value(item) for item in (json.loads(inputs) if isinstance(inputs, str) else inputs)),
-        atol=row.get("atol") or 0.0,
-        source=row.get("source") or "",
-        metadata=json.loads(metadata) if isinstance(metadata, str) else metadata,
+        **{name: text(row, name, None if name in OPTIONAL else "") for name in TEXTS},
+        tests=texts(row, "tests", ()),
+        inputs=_part(row, "inputs", list, lambda values: tuple(map(decode_value, values))) or (),
+        atol=number(row, "atol", 0.0),
+        calls=calls or (),
+        stdio=_part(row, "stdio", list, lambda cases: tuple(StdioCase(*case) for case in cases)) or (),
+        comparison=comparison,
+        suite=_part(row, "suite", dict, lambda fields: Suite(**fields)),
+        packages=texts(row, "packages", ()),
+        metadata=_part(row, "metadata", dict, dict) or {},
     )
+
+
+def _call(parts: Any) -> CallCase:
+    arguments, expected, keywords = map(decode_value, parts)
+    return CallCase(tuple(arguments), expected, keywords)
+
+
+def _part(row: Row, name: str, kind: type, read: Callable[[Any], Any]) -> Any:
+    """A column that holds JSON text, or the list or object itself; None if it is missing."""
+    value = row.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value
+        if isinstance(parsed, kind):
+            return read(parsed)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise unexpected(name, value, "a JSON object" if kind is dict else "a JSON list, as `prepare` writes it")
 
 
 def write_parquet(problems: Sequence[Problem], path: str | Path) -> None:
@@ -90,9 +129,10 @@ def write_parquet(problems: Sequence[Problem], path: str | Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    text, path = pa.string(), Path(path)
-    fields = dict.fromkeys(problem_to_row(Problem("", "")), text) | {"tests": pa.list_(text), "atol": pa.float64()}
-    schema = pa.schema(list(fields.items()), metadata={MARK: VERSION})
+    path = Path(path)
+    types = {"tests": pa.list_(pa.string()), "packages": pa.list_(pa.string()), "atol": pa.float64()}
+    fields = [(name, types.get(name, pa.string())) for name in problem_to_row(Problem("", ""))]
+    schema = pa.schema(fields, metadata={MARK: VERSIONS[-1]})
     table = pa.Table.from_pylist([problem_to_row(problem) for problem in problems], schema=schema)
     with replacing(path) as aside:
         pq.write_table(table, aside, compression="zstd", row_group_size=4096)
@@ -107,6 +147,6 @@ def read_parquet(path: str | Path) -> list[Problem]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ProblemFileError(f"{path}: not a readable Parquet file: {error}") from error
-    if (table.schema.metadata or {}).get(MARK) != VERSION:
+    if (table.schema.metadata or {}).get(MARK) not in VERSIONS:
         raise ProblemFileError(f"{path}: not a problem file of this program (columns {table.schema.names})")
     return [problem_from_row(row) for row in table.to_pylist()]

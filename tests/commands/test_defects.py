@@ -13,8 +13,8 @@ import pytest
 from couplet.commands import train as trainer
 from couplet.configs.schema import ConfigError
 from couplet.data.formats.acecode import NothingRated
+from couplet.data.formats.columns import RowError
 from couplet.data.formats.parquet import ProblemFileError
-from couplet.data.formats.published import RowError
 from couplet.data.sources import SourceError
 from couplet.data.tokenizer import TokenizerError
 from couplet.evaluation.pass_at_k import pass_at_k

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from couplet.data.formats.columns import RowError, identifier, number, statements, text, texts
+from couplet.data.formats.columns import RowError, identifier, number, text, texts
 from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.prepare import prepare
 from couplet.data.problem_sets import load_problems
@@ -93,26 +93,15 @@ def test_mapped_columns_name_the_place_and_the_column(tmp_path, column, value, e
         prepare("columns", source, tmp_path / "o.parquet", columns=columns)
 
 
-@pytest.mark.parametrize(
-    ("tests", "expected"),
-    [
-        (["assert f(1) == 2", " "], ("assert f(1) == 2",)),
-        ('["assert f(1) == 2", "assert f(2) == 3"]', ("assert f(1) == 2", "assert f(2) == 3")),
-        ("[f(i) for i in (1, 2)]", ("[f(i) for i in (1, 2)]",)),
-        ("x = f(1)\nassert x == 2", ("x = f(1)\nassert x == 2",)),
-    ],
-)
-def test_tests_in_every_form_they_come_in(tests, expected):
-    assert statements({"tests": tests}, "tests") == expected
-
-
 def test_an_explicitly_mapped_column_must_exist(tmp_path):
     source = write(tmp_path / "x.jsonl", COLUMNS, {**COLUMNS, "id": "b"})
     with pytest.raises(ProblemFileError, match=r"x\.jsonl:2: missing column 'nope' \(role entry_point\), as in every"):
         prepare("columns", source, tmp_path / "o.parquet", columns={"entry_point": "nope"})
-    with pytest.raises(ProblemFileError, match=r"x\.jsonl:1: missing column 'nope' \(role id\)"):
+    with pytest.raises(ProblemFileError, match=r"x\.jsonl:1: problem 'a': missing column 'nope' \(role id\)"):
         prepare("columns", source, tmp_path / "o.parquet", columns={"id": "nope"})
-    sparse = write(tmp_path / "y.jsonl", {**COLUMNS, "fn": None}, {**COLUMNS, "id": "b"}, {"prompt": "p", "tests": "1"})
+    sparse = write(
+        tmp_path / "y.jsonl", {**COLUMNS, "fn": None}, {**COLUMNS, "id": "b"}, {"prompt": "p", "tests": "assert f()"}
+    )
     prepare("columns", sparse, tmp_path / "o.parquet", columns={"entry_point": "fn"})
     found = load_problems(str(tmp_path / "o.parquet"))
     assert [(p.problem_id, p.entry_point) for p in found] == [("a", None), ("b", "add"), ("y/2", None)]
@@ -145,6 +134,6 @@ def test_the_readers_take_what_they_should_and_their_defaults():
     assert texts(row, "texts") == ("a", "b") and texts(row, "null", ()) == ()
     assert number(row, "whole") == 3.0 and number(row, "part") == 0.5 and number(row, "null", 1.0) == 1.0
     assert identifier(row, "whole") == "3" and identifier(row, "null", "d") == "d"
-    for read in (text, texts, number, identifier, statements):
+    for read in (text, texts, number, identifier):
         with pytest.raises(RowError, match=r"missing column 'null' \(found text, texts, whole, part, null\)"):
             read(row, "null")

@@ -107,7 +107,7 @@ def test_same_input_same_bytes(tmp_path):
 
 def test_acecode_faults_name_their_place(tmp_path):
     source = write(tmp_path / "a.jsonl", [simple(0, 0.5), {"id": "x", "question": "q", "test_cases": ["t"]}])
-    with pytest.raises(ProblemFileError, match=r"a\.jsonl:2: missing column 'inferences' of AceCode"):
+    with pytest.raises(ProblemFileError, match=r"a\.jsonl:2: problem 'x': missing column 'inferences' of AceCode"):
         prepare("acecode", source, tmp_path / "o.parquet")
     source = write(tmp_path / "b.jsonl", [row(0, [])])
     with pytest.raises(ProblemFileError, match=r"b\.jsonl: no problem with a pass rate of qwen_coder_2\.5"):

@@ -128,7 +128,7 @@ def test_plus_sets_carry_inputs_and_tolerance(tmp_path):
     ],
 )
 def test_mbpp_plus_inputs_regain_their_types(tmp_path, number, stored, meant):
-    row = {**PLUS_ROW, "task_id": f"Mbpp/{number}", "base_input": [stored], "plus_input": []}
+    row = {**PLUS_ROW, "task_id": f"Mbpp/{number}", "prompt": '"""Add."""\n', "base_input": [stored], "plus_input": []}
     (problem,) = load_problems(write(tmp_path / "m.jsonl", row))
     assert problem.inputs == (meant,) and repr(problem.inputs[0]) == repr(meant)
 
@@ -200,10 +200,10 @@ def test_faults_name_file_and_line(tmp_path):
     fails(r"x\.jsonl:2: broken JSON", HUMANEVAL_ROW, '{"task_id": \n')
     fails(r"x\.jsonl:3: problem id 'HumanEval/7' occurs before, at .*x\.jsonl:1", HUMANEVAL_ROW, other, HUMANEVAL_ROW)
     without = {name: value for name, value in other.items() if name != "test"}
-    fails(r"x\.jsonl:2: missing column 'test' of HumanEval", HUMANEVAL_ROW, without)
-    fails(r"x\.jsonl:1: problem 'HumanEval/7' has no tests", {**HUMANEVAL_ROW, "test": " "})
+    fails(r"x\.jsonl:2: problem 'HumanEval/8': missing column 'test' of HumanEval", HUMANEVAL_ROW, without)
+    fails(r"x\.jsonl:1: problem 'HumanEval/7': 'test' holds no test", {**HUMANEVAL_ROW, "test": " "})
     fails(r"x\.jsonl:1: problem 'MBPP/12' has no tests", {**MBPP_ROW, "test_list": []})
-    fails(r"x\.jsonl:1: a column holds something unexpected", {**MBPP_ROW, "code": 3})
+    fails(r"x\.jsonl:1: problem 12: a column holds something unexpected", {**MBPP_ROW, "code": 3})
     fails(r"x\.jsonl:1: expected a JSON object, found list", "[1]\n")
     fails(r"x\.jsonl: the file is empty", "\n\n")
     fails(r"unknown problem format \(columns a, b\)", {"a": 1, "b": 2})

@@ -92,9 +92,9 @@ def test_mbpp_by_number_with_setup_after_the_program(tmp_path):
     )
     score = score_file(problems, samples, tmp_path / "deep" / "v.jsonl", sandbox=QUICK)
     assert [(row["task_id"], row["sample"], row["passed"]) for row in score.rows] == [
-        ("MBPP/2", 0, True),
+        (2, 0, True),
         ("MBPP/1", 0, False),
-        ("MBPP/2", 1, False),
+        ("2", 1, False),
     ]
     assert (tmp_path / "deep" / "v.jsonl").exists()
 
@@ -162,12 +162,12 @@ def test_our_own_parquet(tmp_path):
 @pytest.mark.parametrize(
     "rows, message",
     [
-        (['{"task_id": 1,'], r"s.jsonl, line 1: not JSON"),
-        ([{"task_id": 1, "completion": "x"}, "", {"task_id": 3, "completion": "x"}], r"s.jsonl, line 3: unknown task_id '3'; did you mean"),
-        ([{"completion": "x"}], r"s.jsonl, line 1: a sample is an object with a task_id"),
-        ([[1]], r"s.jsonl, line 1: a sample is an object"),
-        ([{"task_id": 1}], r"s.jsonl, line 1: give either a completion or a solution \(found task_id\)"),
-        ([{"task_id": 1, "completion": 5}], r"s.jsonl, line 1: completion must be a string, not int"),
+        (['{"task_id": 1,'], r"s.jsonl:1: broken JSON"),
+        ([{"task_id": 1, "completion": "x"}, "", {"task_id": 3, "completion": "x"}], r"s.jsonl:3: unknown task_id '3'; did you mean"),
+        ([{"completion": "x"}], r"s.jsonl:1: a sample is an object with a task_id"),
+        ([[1]], r"s.jsonl:1: expected a JSON object, found list"),
+        ([{"task_id": 1}], r"s.jsonl:1: give a completion or a solution \(found task_id\)"),
+        ([{"task_id": 1, "completion": 5}], r"s.jsonl:1: completion must be a string, not int"),
         ([""], r"s.jsonl: the file has no samples"),
     ],
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 
 from couplet.data.problem import Problem
-from couplet.reward.code_format import program_of_sample, read_answer
+from couplet.reward.code_format import read_answer
 
 PLAIN = Problem("p", "q", ("assert f(1) == 1",))
 HUMANEVAL = Problem(
@@ -48,12 +48,3 @@ def test_the_parsed_code_is_the_executed_code():
     assert read_answer("```python\ndef f(x):\n    return x\n```", HUMANEVAL).program == (
         HUMANEVAL.code_prefix + "\ndef f(x):\n    return x\n"
     )
-
-
-def test_samples_are_continuations_programs_or_fenced_blocks():
-    continued = program_of_sample("    return x\n", HUMANEVAL)
-    assert continued == HUMANEVAL.code_prefix + "    return x\n"
-    whole = "def f(x):\n    return x\n"
-    assert program_of_sample(whole, HUMANEVAL) == HUMANEVAL.code_prefix + "\n" + whole
-    assert program_of_sample(f"Sure:\n```python\n{whole}```\nDone.", HUMANEVAL) == HUMANEVAL.code_prefix + "\n" + whole
-    assert program_of_sample(f"```\n{whole}", PLAIN) == whole
