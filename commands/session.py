@@ -95,7 +95,9 @@ def sampler_of(folder: Path, changes: Mapping[str, Any]) -> SamplerConfig:
     chosen = {name: value for name, value in changes.items() if value is not None}
     if "completion_length" in chosen and "steps" not in chosen:
         chosen["steps"] = max(1, base.steps * chosen["completion_length"] // base.completion_length)
-    return base.replace(**chosen)
+    sampler = base.replace(**chosen)
+    sampler.warn()
+    return sampler
 
 
 def show_answer(

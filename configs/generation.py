@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
 from couplet.configs.section import Rule, Section, Switch
+
+log = logging.getLogger(__name__)
 
 
 class SamplerConfig(Section):
@@ -31,7 +34,7 @@ class SamplerConfig(Section):
     # Declared approximations: each changes the distribution, is off by default and is recorded on the trajectory.
     early_stop: Switch = Field(False, description="a completion is done when its answer has ended")
     block_length: int | None = Field(
-        None, gt=0, description="tokens of a block; blocks are decoded from left to right; null = one block"
+        None, gt=0, description="tokens of a block, decoded from left to right; null = one block"
     )
     cache: Literal["none", "prefix", "dual"] = Field(
         "none", description="keys and values outside the block that are kept between its forward passes"
@@ -65,6 +68,15 @@ class SamplerConfig(Section):
             "confidence_threshold order",
             "needs an order that ranks positions; origin reveals at random",
         )
+
+    def warn(self) -> None:
+        """Log that steps are empty: allowed, but they cost a forward pass and reveal nothing."""
+        if self.steps > self.completion_length:
+            log.warning(
+                "sampler.steps = %d: more than sampler.completion_length = %d, so that some steps reveal nothing and only "
+                "cost time; lower sampler.steps",
+                *(self.steps, self.completion_length),
+            )
 
 
 class RolloutConfig(Section):

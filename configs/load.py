@@ -146,7 +146,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: {text!r} is no YAML value; put it in quotes") from error
+        raise ConfigError(f"override {override!r}: {text!r} cannot be read as YAML; put it in quotes") from error
     if isinstance(node, list):
         raise ConfigError(f"override {override!r}: name a setting of the entry, as {key}.KEY=VALUE")
     node[last] = value
@@ -154,5 +154,5 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 def _item(items: list[Any], index: str, override: str) -> Any:
     if not index.isdigit() or int(index) >= len(items):
-        raise ConfigError(f"override {override!r}: '{index}' is no index into a list of {len(items)}; the first is 0")
+        raise ConfigError(f"override {override!r}: '{index}' is not an index of a list of {len(items)}; the first is 0")
     return items[int(index)]

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from couplet.configs.load import RECIPES, to_dict
+from couplet.configs.mistakes import section_of
 from couplet.configs.schema import AdaptConfig, RunConfig, Section, StageConfig
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
@@ -32,26 +34,33 @@ HEAD = """# Configuration
 Made by `make docs` (`python -m couplet.configs.reference`) from the models in `configs/`: change it there.
 
 A run is described by one tree: a YAML recipe, then `key=value` overrides from the command line. Keys of a section are
-written `section.key`. What neither names has the default below. An unknown key, a wrong type or a value that cannot work
-is refused before anything starts. The resolved tree of a run is `config.yaml` in its folder.
+written `section.key`. A key that neither of them names has the default below. An unknown key, a wrong type or a value that
+cannot work is refused before anything starts; all mistakes of a recipe are reported at once, one line each. The resolved
+tree of a run is `config.yaml` in its folder.
 
 ```sh
 python launch.py train my.yaml steps=200 sampler.temperature=1.2 reward.functions='{code: 1.0}'
-python launch.py adapt my_stages.yaml stages.0.steps=100      # an entry of a list by its number
+python launch.py adapt my_stages.yaml stages.0.steps=100      # an entry of a list by its index
 python launch.py train my.yaml --dry-run                      # checks everything, starts nothing
 ```
 
-**`base:`** A recipe may start from another one and state only what differs. The path is relative to the recipe itself;
-where no such file exists, the shipped recipe of that name counts. Sections are merged key by key, at every depth; a list
-is replaced as a whole. A base may have a base.
+**`base:`** A recipe may start from another one and name only what differs. The path is relative to the recipe itself; if
+there is no such file, the shipped recipe of that name is used. Sections are merged key by key, at every depth; a list is
+replaced as a whole. A base may have a base.
 
 ```yaml
-base: tiny.yaml              # beside this recipe, else the shipped recipe of that name
+# yaml-language-server: $schema=../configs/schema.json
+base: tiny.yaml              # next to this recipe, else the shipped recipe of that name
 name: my-run
-sampler: {temperature: 1.2}  # the rest of the section stays
+sampler: {temperature: 1.2}  # the other keys of the section keep their values
 ```
 
-Types: a choice of words is written with bars, `[text, …]` is a list, `null` stands for "none".
+**Editors.** The first line above names the JSON schema of the recipe, `configs/schema.json` for `train` and
+`configs/adapt_schema.json` for `adapt`. An editor with a YAML language server (VS Code with the YAML extension, for one)
+then completes keys, shows their meaning and marks mistakes. The path is relative to the recipe, or absolute.
+
+Types: alternatives are separated by bars, `[text, …]` is a list, `null` stands for "none". Plain values are read by YAML
+1.2: `1e-6` is a number, `off` is text. Only a key of type `true | false` also understands `on`, `off`, `yes` and `no`.
 """
 
 
@@ -59,11 +68,11 @@ TAIL = """## Environment variables
 
 | variable | meaning |
 |---|---|
-| `RAY_ADDRESS` | the Ray cluster to join where `ray.address` is null; without both a local Ray is started |
-| `HF_HOME` | where models and data sets of the hub are kept (default `~/.cache/huggingface`) |
-| `COUPLET_CACHE` | where tuned starts (`model.recipe`) are kept (default `couplet` in `XDG_CACHE_HOME`, else `~/.cache/couplet`) |
+| `RAY_ADDRESS` | the Ray cluster to join if `ray.address` is null; without both a local Ray is started |
+| `HF_HOME` | cache of the models and data sets of the hub (default `~/.cache/huggingface`) |
+| `COUPLET_CACHE` | cache of the policies that `model.recipe` makes (default `couplet` in `XDG_CACHE_HOME`, else `~/.cache/couplet`) |
 | `E2B_API_KEY` | key of E2B's cloud, for `sandbox.tier: e2b` only |
-| `OPENAI_API_KEY` | key that `prepare rate --endpoint` sends, where there is one |
+| `OPENAI_API_KEY` | key that `prepare rate --endpoint` sends, if it is set |
 
 The trackers (`tracker: wandb`, `mlflow`) read variables of their own.
 
@@ -73,9 +82,9 @@ The trackers (`tracker: wandb`, `mlflow`) read variables of their own.
 |---|---|
 | 0 | done |
 | 1 | a defect of Couplet, with its traceback |
-| 2 | a mistake to mend (a setting, a file, an option, a missing package), told without a traceback |
-| 130 | Ctrl-C; `train` and `adapt` go on with `--resume` |
-| 141 | the reader of the output has gone, as in a pipe into `head` |
+| 2 | a mistake of the user (a setting, a file, an option, a missing package), reported without a traceback |
+| 130 | Ctrl-C; `train` and `adapt` resume with `--resume` |
+| 141 | the reader of the output has ended, as in a pipe into `head` |
 """
 
 
@@ -101,12 +110,12 @@ class _Schema(GenerateJsonSchema):
         return False
 
 
-def _kind(kind: type[Section], title: str, known: Sequence[type]) -> Iterator[str]:
+def _kind(kind: type[BaseModel], title: str, known: Sequence[type]) -> Iterator[str]:
     """The keys of a tree and of its sections; a section in `known` is only pointed to."""
     yield f"## {title}\n\n{_about(kind)}\n"
     yield _table(kind, "")
-    for name in kind.model_fields:
-        section = kind.section_of(name)
+    for name, field in kind.model_fields.items():
+        section = section_of(field)
         if section in known:
             yield f"`{name}`: see [the section of `train`](#{name}).\n"
         elif section is not None:
@@ -115,14 +124,14 @@ def _kind(kind: type[Section], title: str, known: Sequence[type]) -> Iterator[st
             yield _table(section, prefix)
 
 
-def _sections(kind: type[Section]) -> list[type[Section]]:
-    return [section for name in kind.model_fields if (section := kind.section_of(name))]
+def _sections(kind: type[BaseModel]) -> list[type[BaseModel]]:
+    return [section for field in kind.model_fields.values() if (section := section_of(field))]
 
 
-def _table(kind: type[Section], prefix: str) -> str:
+def _table(kind: type[BaseModel], prefix: str) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in kind.model_fields.items():
-        if not prefix and kind.section_of(name):
+        if not prefix and section_of(field):
             continue
         key = f"{prefix}.{name}" if prefix else name
         cells = [f"`{key}`", _type(field.annotation), _default(field), field.description or ""]

@@ -103,9 +103,4 @@ class RunConfig(Section):
                 "group lost; raise reward.timeout or lower sandbox.program_factor",
                 *(self.reward.timeout, self.replay.completions, longest, self.sandbox.program_seconds),
             )
-        if self.sampler.steps > self.sampler.completion_length:
-            log.warning(
-                "sampler.steps = %d: more than sampler.completion_length = %d, so that steps are empty: they cost time and "
-                "reveal nothing; lower sampler.steps",
-                *(self.sampler.steps, self.sampler.completion_length),
-            )
+        self.sampler.warn()

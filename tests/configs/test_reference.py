@@ -11,6 +11,7 @@ import yaml
 
 from couplet.configs import reference
 from couplet.configs.load import RECIPES, dump, load, read_recipe
+from couplet.configs.mistakes import section_of
 from couplet.configs.schema import AdaptConfig, RunConfig
 
 ALL_RECIPES = sorted(RECIPES.rglob("*.yaml"))
@@ -39,7 +40,7 @@ def test_every_key_has_a_meaning():
     names = {row.split("`")[1] for row in rows}
     for kind in (RunConfig, AdaptConfig):
         for name in kind.model_fields:
-            section = kind.section_of(name)
+            section = section_of(kind.model_fields[name])
             prefix = f"{name}.N" if name == "stages" else name
             keys = [f"{prefix}.{inner}" for inner in section.model_fields] if section else [name]
             assert names.issuperset(keys)
