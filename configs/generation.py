@@ -30,7 +30,10 @@ class SamplerConfig(Section):
     rank_on: Literal["filtered", "unfiltered"] = Field(
         "filtered", description="rank positions on the probabilities after top_p and top_k, or before"
     )
-    eps: float = Field(1e-3, gt=0, lt=1, description="last time of the schedule")
+    schedule: Literal["linear_time", "even"] = Field(
+        "linear_time", description="tokens revealed per step: as Dream's times fall, or equally many at each (LLaDA)"
+    )
+    eps: float = Field(1e-3, gt=0, lt=1, description="last time of schedule: linear_time")
     # Declared approximations: each changes the distribution, is off by default and is recorded on the trajectory.
     early_stop: Switch = Field(False, description="a completion is done when its answer has ended")
     block_length: int | None = Field(
@@ -67,6 +70,11 @@ class SamplerConfig(Section):
             self.confidence_threshold is None or self.order != "origin",
             "confidence_threshold order",
             "needs an order that ranks positions; origin reveals at random",
+        )
+        yield Rule(
+            self.schedule == "linear_time" or self.order != "origin",
+            "schedule order",
+            "needs an order that ranks positions; origin reveals by the times of linear_time",
         )
 
     def warn(self) -> None:

@@ -9,7 +9,7 @@
 
 How many tokens a step reveals depends on the data here, so the host synchronises at each step.
 
-Shapes: B rows, A active rows, L prompt + canvas, C canvas, W width of a block, N masked positions of the block in all
+Shapes: B rows, A active rows, L prompt + canvas + suffix, C canvas, W width of a block, N masked positions of the block in all
 active rows, R revealed tokens, H hidden size.
 """
 
@@ -51,12 +51,14 @@ def blocks(config: SamplerConfig) -> list[Block]:
 
 def approximate_steps(policy: DiffusionPolicy, canvas: Canvas, config: SamplerConfig) -> Iterator[tuple[int, Revealed]]:
     """What each step reveals; the caller draws and commits between two steps."""
+    given_BC = canvas.given_BC.to(policy.device)
     active_B = torch.ones(len(canvas.seeds), dtype=torch.bool, device=policy.device)
     for block in blocks(config):
         states = BlockStates(policy, canvas, block, config)
         plan_BW = _random_plan(canvas, config, block)
         for step in range(block.first_step, block.first_step + block.steps):
-            open_BW = active_B.unsqueeze(1) & (canvas.reveal_step_BC[:, block.start : block.end] < 0)
+            open_BW = active_B.unsqueeze(1) & (canvas.reveal_step_BC < 0)[:, block.start : block.end]
+            open_BW &= ~given_BC[:, block.start : block.end]
             reveal = _Reveal(policy, canvas, config, block, step, open_BW, states)
             revealed = reveal.ranked() if plan_BW is None else reveal.planned(plan_BW)
             if revealed is None:
@@ -150,9 +152,10 @@ class _Reveal:
 
     def ranked(self) -> Revealed | None:
         """The schedule's count of most confident positions, and those beyond the threshold."""
-        count = reveal_counts(self.block.end - self.block.start, self.block.steps, self.config.eps)[
-            self.step - self.block.first_step
-        ]
+        opened = self.canvas.open_Un[0]
+        inside = int(((opened >= self.block.start) & (opened < self.block.end)).sum())
+        counts = reveal_counts(inside, self.block.steps, self.config.eps, self.config.schedule)
+        count = counts[self.step - self.block.first_step]
         threshold = self.config.confidence_threshold
         row_N, column_N = self.open_BW.nonzero(as_tuple=True)
         if len(row_N) == 0 or (count == 0 and threshold is None):

@@ -72,14 +72,19 @@ def reveal_order(
     reveal_step_C: Sequence[int] | np.ndarray,
     end_ids: Collection[int],
     scope: str = "answer",
+    given_C: Sequence[bool] | np.ndarray | None = None,
 ) -> list[int]:
     """Positions in the order of their reveal, those of one step from left to right.
+
+    With given tokens (infilling) the open positions are numbered 0, 1, 2, ... from left to right, so that filling them
+    from left to right gives 1, however many given tokens are between them.
 
     Args:
         tokens_C: the decoded canvas.
         reveal_step_C: the schedule's step of each position.
         end_ids: tokens that end an answer.
         scope: "answer" takes the positions up to and including the first end token (all without one), "canvas" all.
+        given_C: positions whose token was given; they are left out. None = none.
 
     Raises:
         ValueError: an unknown scope, or positions in it that no step revealed (as after an early stop).
@@ -88,6 +93,8 @@ def reveal_order(
         raise ValueError(f"scope = {scope!r}: choose one of {', '.join(SCOPES)}")
     length = answer_length(tokens_C, end_ids) if scope == "answer" else len(tokens_C)
     steps = np.asarray(reveal_step_C)[:length]
+    if given_C is not None:
+        steps = steps[~np.asarray(given_C, dtype=bool)[:length]]
     if (steps < 0).any():
         raise ValueError("some positions were never revealed: use scope='answer' if the sampler stops early")
     order: list[int] = np.argsort(steps, kind="stable").tolist()

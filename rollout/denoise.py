@@ -3,8 +3,8 @@
 The exact loop never reads a value back from the device: the schedule says how many tokens a step reveals, and the
 seeds say which positions order "origin" reveals.
 
-Shapes: B rows, U unique prompts, F rows of a forward (U at the first, then B), L prompt + canvas, C canvas, n masked
-positions per row, k revealed per row, R revealed in all, H hidden size.
+Shapes: B rows, U unique rows, F rows of a forward pass (U at the first, then B), L prompt + canvas + suffix, C canvas,
+n open positions per row, k revealed per row, R revealed in all, H hidden size.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def _random_steps(policy: DiffusionPolicy, canvas: Canvas, config: SamplerConfig
     """Order "origin": the steps are drawn in advance, so the head runs only where tokens are revealed."""
     length = config.completion_length
     step_BC = random_reveal_steps(seed_tensor(tuple(canvas.seeds)), length, config.steps, config.eps)
+    step_BC = step_BC.masked_fill(canvas.given_BC, config.steps)  # after the last step: never
     flat_N = step_BC.flatten().argsort(stable=True)
-    counts = step_BC.flatten().bincount(minlength=config.steps).tolist()
+    counts = step_BC.flatten().bincount(minlength=config.steps)[: config.steps].tolist()
     flat_N = flat_N.to(policy.device, non_blocking=True)
     first, start = True, 0
     for step, count in enumerate(counts):
@@ -72,15 +73,15 @@ def _random_steps(policy: DiffusionPolicy, canvas: Canvas, config: SamplerConfig
 def _ranked_steps(policy: DiffusionPolicy, canvas: Canvas, config: SamplerConfig) -> Iterator[tuple[int, Revealed]]:
     """The orders that reveal the most confident positions, as many as the schedule says."""
     rows, device = len(canvas.seeds), policy.device
-    open_Bn = torch.arange(config.completion_length, device=device).expand(rows, -1)  # masked positions, ascending
+    open_Bn = canvas.open_Un[canvas.group_B]  # masked positions, ascending
     row_B1 = torch.arange(rows, device=device).unsqueeze(1)
     first = True
-    for step, count in enumerate(reveal_counts(config.completion_length, config.steps, config.eps)):
+    for step, count in enumerate(reveal_counts(open_Bn.shape[1], config.steps, config.eps, config.schedule)):
         if count == 0:
             continue
         tokens_FL = canvas.unique_UL if first else canvas.tokens_BL
         source_B1 = canvas.group_B.unsqueeze(1) if first else row_B1
-        hidden_FnH = _open_states(policy, canvas, tokens_FL, open_Bn[: len(tokens_FL)])
+        hidden_FnH = _open_states(policy, canvas, tokens_FL, canvas.open_Un if first else open_Bn)
         masked = open_Bn.shape[1]
         if count < masked:
             confidence_Bn = _confidences(policy, canvas, config, step, hidden_FnH, open_Bn, source_B1.squeeze(1))

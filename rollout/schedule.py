@@ -1,7 +1,8 @@
 """How many tokens each step of the denoising schedule reveals.
 
-Times decrease linearly from 1 to `eps`; step i goes from t = times[i] to s = times[i + 1] and reveals the share 1 - s/t
-of the masked positions, all of them at the last step (Dream's `diffusion_generate`; arithmetic in float32, as there).
+Schedule "linear_time": times decrease linearly from 1 to `eps`; step i goes from t = times[i] to s = times[i + 1] and reveals the share 1 - s/t
+of the masked positions, all of them at the last step (Dream's `diffusion_generate`; arithmetic in float32, as there). Schedule "even": the same
+number at each step, one more at the first ones if the steps do not divide it (LLaDA's `generate`, arXiv 2502.09992).
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ def reveal_shares(steps: int, eps: float = 1e-3) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=256)
-def reveal_counts(length: int, steps: int, eps: float = 1e-3) -> tuple[int, ...]:
-    """Tokens revealed at each step by the ranked orders: int(n · (1 - s/t)) of the n still masked.
+def reveal_counts(length: int, steps: int, eps: float = 1e-3, schedule: str = "linear_time") -> tuple[int, ...]:
+    """Tokens revealed at each step by the ranked orders.
 
-    With steps = length the rule gives 0 at the first step, 1 at each later one and 2 at the last.
+    "linear_time": int(n · (1 - s/t)) of the n still masked. With steps = length this is 0 at the first step, 1 at each
+    later one and 2 at the last. "even": length // steps, one more at each of the first length % steps steps.
     """
+    if schedule == "even":
+        every, more = divmod(length, steps)
+        return tuple(every + (step < more) for step in range(steps))
     counts = []
     left = length
     for share in reveal_shares(steps, eps):

@@ -11,8 +11,8 @@ from couplet.data.trajectory import answer_length
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
 from couplet.rollout.approximate import Block, BlockStates, blocks
-from couplet.rollout.canvas import Canvas
 from couplet.rollout.sampler import Completion, sample
+from tests.rollout.canvases import masked
 
 MASK, ENDS, FILLER = 5, (6, 8), 7
 IDS = TokenIds(mask=MASK, pad=0, bos=0, eos=0, filler=FILLER, end=ENDS)
@@ -69,7 +69,7 @@ def test_a_cache_refreshed_at_every_forward_is_no_cache(policy: DiffusionPolicy,
 def test_cached_states_are_exact_until_a_token_changes(
     policy: DiffusionPolicy, cache: str, block: Block, prompt: list[int]
 ) -> None:
-    canvas = Canvas.masked(policy, [prompt] * 2, 8, [1, 2])
+    canvas = masked(policy, [prompt] * 2, 8, [1, 2])
     states = BlockStates(policy, canvas, block, config(block_length=4, cache=cache))
     row, position = torch.tensor([0, 0, 1]), torch.tensor([block.start, block.start + 2, block.start + 3])
     full = states.at(row, position)

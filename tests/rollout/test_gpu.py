@@ -10,11 +10,11 @@ from couplet.model.logprob import head_logits
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.randomness import uniforms
 from couplet.model.tokens import TokenIds
-from couplet.rollout.canvas import Canvas
 from couplet.rollout.denoise import denoise
 from couplet.rollout.nucleus import keep_nucleus
 from couplet.rollout.sampler import sample
 from tests.one_group import group_logprobs
+from tests.rollout.canvases import masked
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,9 +49,9 @@ def test_the_nucleus_is_that_of_the_host(options: dict) -> None:
 def test_the_loop_does_not_wait_for_the_device(order: str, alg_temp: float | None) -> None:
     policy = DiffusionPolicy.from_shape(SHAPE, 3000, IDS, 0, device="cuda")
     config = SamplerConfig(order=order, steps=8, completion_length=8, top_p=0.95, top_k=50, alg_temp=alg_temp)
-    canvas = Canvas.masked(policy, [[8, 9], [8, 9], [10, 11]], 8, [1, 2, 3])
+    canvas = masked(policy, [[8, 9], [8, 9], [10, 11]], 8, [1, 2, 3])
     with torch.inference_mode():
-        denoise(policy, Canvas.masked(policy, [[8, 9]], 8, [1]), config)
+        denoise(policy, masked(policy, [[8, 9]], 8, [1]), config)
         torch.cuda.set_sync_debug_mode("error")
         try:
             denoise(policy, canvas, config)

@@ -9,10 +9,10 @@ import torch
 from couplet.configs.schema import SamplerConfig, ShapeConfig
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
-from couplet.rollout.canvas import Canvas
 from couplet.rollout.denoise import denoise
 from couplet.rollout.sampler import sample
 from couplet.rollout.schedule import reveal_counts
+from tests.rollout.canvases import masked
 
 MASK = 5
 IDS = TokenIds(mask=MASK, pad=0, bos=0, eos=0, filler=7, end=(6,))
@@ -65,7 +65,7 @@ def test_each_position_is_written_once_and_the_prompt_never(policy: DiffusionPol
             assert (changed[row] == (completion.reveal_step == step)).all()
         before = after
     assert (before == np.stack([completion.tokens for completion in done])).all()
-    canvas = Canvas.masked(policy, [[8, 9]] * 3, 8, [1, 2, 3])
+    canvas = masked(policy, [[8, 9]] * 3, 8, [1, 2, 3])
     denoise(policy, canvas, config(order=order))
     assert canvas.tokens_BL[:, :2].tolist() == [[8, 9]] * 3
 
@@ -157,7 +157,7 @@ def test_the_loop_never_asks_the_device_for_a_value(order: str, alg_temp: float 
     # Tensors on "meta" have no values: reading one back would raise. The policy has the 7B vocabulary.
     policy = DiffusionPolicy.from_shape(SHAPE, 152_064, IDS, 0, device="meta")
     c = config(order=order, alg_temp=alg_temp, top_p=0.95, top_k=50)
-    canvas = Canvas.masked(policy, [[8, 9], [8, 9], [10, 11]], 8, [1, 2, 3])
+    canvas = masked(policy, [[8, 9], [8, 9], [10, 11]], 8, [1, 2, 3])
     with torch.inference_mode():
         denoise(policy, canvas, c)
     assert canvas.completion_BC.shape == (3, 8)
