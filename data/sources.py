@@ -137,12 +137,12 @@ def read_records(path: Path, skip: int = 0, any_name: bool = False) -> Iterator[
     name = path.name.lower()
     if name.endswith(".parquet"):
         yield from _read_parquet(path, skip)
-    elif name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
-        yield from (
-            itertools.islice(_read_json_list(path), skip, None) if holds_one_list(path) else _read_jsonl(path, skip)
-        )
-    else:
+    elif not any_name and not name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
         raise SourceError(f"{path}: not a JSONL(.gz), JSON or Parquet file by its name")
+    elif holds_one_list(path):
+        yield from itertools.islice(_read_json_list(path), skip, None)
+    else:
+        yield from _read_jsonl(path, skip)
 
 
 def read_apps_folder(folder: Path) -> Iterator[tuple[str, Row]]:

@@ -66,6 +66,10 @@ _TUPLES_OF_TUPLES = {259, 401, 445}
 _ALL_TUPLES = {580, 615, 791}
 
 
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _deep_tuple(value: Any) -> Any:
     return tuple(_deep_tuple(item) for item in value) if isinstance(value, list) else value
 
@@ -73,17 +77,17 @@ def _deep_tuple(value: Any) -> Any:
 def _restore_arguments(number: int, arguments: list[Any]) -> list[Any]:
     first, rest = arguments[0], arguments[1:]
     if number in _TUPLES:
-        return [tuple(item) for item in arguments]
+        return [_tuple(item) for item in arguments]
     if number in _LISTS_OF_TUPLES:
-        return [[tuple(inner) for inner in item] for item in arguments]
+        return [[_tuple(inner) for inner in item] for item in arguments]
     if number in _FIRST_IS_LIST_OF_TUPLES:
-        return [[tuple(inner) for inner in first], *rest]
+        return [[_tuple(inner) for inner in first], *rest]
     if number in _FIRST_IS_TUPLE:
-        return [tuple(first), *rest]
+        return [_tuple(first), *rest]
     if number in _SECOND_IS_TUPLE:
-        return [first, tuple(rest[0])]
+        return [first, _tuple(rest[0])]
     if number in _TUPLES_OF_TUPLES:
-        return [tuple(tuple(inner) for inner in item) for item in arguments]
+        return [tuple(_tuple(inner) for inner in item) for item in arguments]
     if number in _ALL_TUPLES:
         return [_deep_tuple(item) for item in arguments]
     if number == 115:
@@ -93,9 +97,9 @@ def _restore_arguments(number: int, arguments: list[Any]) -> list[Any]:
     if number == 252:
         return [complex(first)]
     if number == 278:
-        return [tuple(tuple(item) if isinstance(item, list) else item for item in first)]
+        return [tuple(_tuple(item) for item in first)]
     if number == 722:
-        return [{key: tuple(value) for key, value in first.items()}, *rest]
+        return [{key: _tuple(value) for key, value in first.items()}, *rest]
     return arguments
 
 
@@ -133,6 +137,9 @@ def _loop_fields(tree: ast.Module, entry_point: str | None) -> Fields:
         raise _OtherForm
     check = functions.get("check")
     body = check.body if check else tree.body
+    parts = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.Assign, ast.For)
+    if any(not isinstance(node, parts) for node in (*body, *tree.body) if not _is_call_of_check(node)):
+        raise _OtherForm
     callee = check.args.args[0].arg if check and check.args.args else entry_point
     match [node for node in body if isinstance(node, ast.For)]:
         case [ast.For(body=[ast.Expr(ast.Call(ast.Name("assertion"), [actual, expected, tolerance]))])]:
@@ -157,8 +164,14 @@ def _loop_fields(tree: ast.Module, entry_point: str | None) -> Fields:
     if "results" not in values or ast.unparse(expected) != ("set(exp)" if called else "exp"):
         raise _OtherForm
     results = _plain(values["results"])
-    cases = [CallCase(tuple(given), result) for given, result in zip(inputs, results, strict=True)]
+    if len(results) != len(inputs):
+        raise _OtherForm
+    cases = [CallCase(tuple(given), result) for given, result in zip(inputs, results)]
     return call_fields(entry_point, cases, "checker" if called else "equal", atol, SAME_SET if called else "")
+
+
+def _is_call_of_check(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and ast.unparse(node).startswith("check(")
 
 
 def _called_with_inputs(node: ast.expr) -> tuple[str, str]:

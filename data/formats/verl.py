@@ -15,7 +15,8 @@ def verl(row: Row) -> Problem:
     source = text(row, "data_source", "verl")
     function = column(row, "extra_info.fn_name") or column(row, "extra_info.func_name")
     fields = tests_of("reward_model.ground_truth", column(row, "reward_model.ground_truth"), function)
-    number = next((identifier(row, f"extra_info.{name}", "") for name in ("id", "task_id", "index")), "")
+    named = next((name for name in ("id", "task_id", "index") if column(row, f"extra_info.{name}") is not None), None)
+    number = identifier(row, f"extra_info.{named}") if named else ""
     return Problem(
         problem_id=f"{source}/{number}" if number else "",
         question=question,
