@@ -1,4 +1,4 @@
-"""The generating half of the replay queue: orders to rollout actors, their groups to judging, weights to them all."""
+"""The generating half of the replay queue: requests to rollout actors, their groups to judging, weights to them all."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ray import ObjectRef
 from ray.exceptions import RayError
 
+from couplet.actors.messages import PublishedWeights, SwapReply
 from couplet.actors.remote import WeightsDamaged, WeightsLate, WeightsLost, is_defect, raised
 from couplet.actors.replay_state import IDLE_SECONDS, Hub, Worker
 from couplet.data.trajectory import PromptGroup
-
-Weights = tuple[int, list[Any]]  # version, and the reference to (manifest, buckets) in a list
+from couplet.replay.record import Attempt
 
 
 class Generation:
@@ -21,32 +22,32 @@ class Generation:
 
     Args:
         hub: what all tasks share.
-        arrived: called with (number, attempt, reference) of every group that counts.
+        arrived: called with (attempt, reference) of every group that counts.
     """
 
-    def __init__(self, hub: Hub, arrived: Callable[[int, int, Any], None]) -> None:
+    def __init__(self, hub: Hub, arrived: Callable[[Attempt, ObjectRef], None]) -> None:
         self.hub = hub
         self.arrived = arrived
-        self.weights: Weights | None = None
+        self.weights: PublishedWeights | None = None
         self.weights_lost = False
 
     async def serve(self, worker: Worker) -> None:
         """Keep one rollout actor busy until it leaves."""
         while not worker.leaving:
-            orders = self._orders()
+            attempts = self._issue()
             weights = self.weights
-            if not orders or weights is None:
+            if not attempts or weights is None:
                 await self.hub.wait(IDLE_SECONDS)
                 continue
             worker.busy = True
             try:
-                await self._produce(worker, orders, weights)
+                await self._produce(worker, attempts, weights)
             except (RayError, TimeoutError) as error:
-                await self._failed(worker, orders, weights, error)
+                await self._failed(worker, attempts, weights, error)
             worker.busy = False
             self.hub.notify()
 
-    async def publish(self, weights: Weights) -> None:
+    async def publish(self, weights: PublishedWeights) -> None:
         """New weights: push them to the rollout actors that are idle; the others get them with their next call.
 
         A push that waits its turn behind a call would keep its weights in the object store for as long, and so would
@@ -57,31 +58,33 @@ class Generation:
             if not worker.busy and (worker.push is None or worker.push.done()):
                 self.hub.spawn(self._push(worker, weights))
 
-    def _orders(self) -> list[tuple[int, int]]:
+    def _issue(self) -> list[Attempt]:
         if self.weights is None or self.weights_lost or self.hub.failure is not None:
             return []
         return self.hub.ledger.issue(self.hub.config.rollout.groups_per_call, time.monotonic())
 
-    async def _produce(self, worker: Worker, orders: list[tuple[int, int]], weights: Weights) -> None:
-        requests = [self.hub.book.request(number, attempt) for number, attempt in orders]
-        call = worker.handle.generate.options(num_returns=len(orders)).remote(requests, weights)
-        refs = [call] if len(orders) == 1 else call
+    async def _produce(self, worker: Worker, attempts: list[Attempt], weights: PublishedWeights) -> None:
+        requests = [self.hub.schedule.request(*attempt) for attempt in attempts]
+        call: Any = worker.handle.generate.options(num_returns=len(attempts)).remote(requests, weights)
+        refs = [call] if len(attempts) == 1 else call
         worker.calls += 1
         groups = await asyncio.wait_for(asyncio.gather(*refs), self.hub.config.rollout.timeout)
-        for (number, attempt), group, ref in zip(orders, groups, refs, strict=True):
-            self._keep(worker, number, attempt, group, ref)
+        for attempt, group, ref in zip(attempts, groups, refs, strict=True):
+            self._keep(worker, attempt, group, ref)
 
-    def _keep(self, worker: Worker, number: int, attempt: int, group: PromptGroup, ref: Any) -> None:
+    def _keep(self, worker: Worker, attempt: Attempt, group: PromptGroup, ref: ObjectRef) -> None:
         worker.version, worker.damaged, now = group.version, None, time.monotonic()
-        if self.hub.ledger.generated(number, attempt, group.version, now):
+        if self.hub.ledger.generated(*attempt, group.version, now):
             self.hub.progress += 1
             self.hub.telemetry.generated(group, now)
-            self.arrived(number, attempt, ref)
+            self.arrived(attempt, ref)
 
-    async def _failed(self, worker: Worker, orders: list[tuple[int, int]], weights: Weights, error: Exception) -> None:
-        """A call that carried `weights` failed: its orders are issued again."""
+    async def _failed(
+        self, worker: Worker, attempts: list[Attempt], weights: PublishedWeights, error: Exception
+    ) -> None:
+        """A call that carried `weights` failed: its groups are issued again."""
         cause = raised(error)
-        self.hub.lose(orders, counted=not isinstance(cause, (WeightsLost, WeightsLate)))
+        self.hub.lose(attempts, counted=not isinstance(cause, (WeightsLost, WeightsLate)))
         self.hub.notify()
         if is_defect(error):
             self.hub.fail(error)
@@ -89,32 +92,34 @@ class Generation:
             self.hub.fail(RuntimeError(f"rollout actor {worker.index}: {cause}; so were those published before"))
         elif isinstance(cause, WeightsLost):
             worker.damaged = weights if isinstance(cause, WeightsDamaged) else worker.damaged
-            self.weights_lost |= weights is self.weights  # of older ones nothing is known that matters now
+            self.weights_lost |= weights is self.weights  # losing older ones no longer matters
         elif isinstance(cause, WeightsLate):
             await self._catch_up(worker)
         else:
             await self.hub.recover(worker, error)
 
     async def _catch_up(self, worker: Worker) -> None:
-        """An actor whose weights were late holds no orders until it has the newest ones; the others go on."""
+        """An actor whose weights were late gets no requests until it has the newest ones; the others continue."""
         while not worker.leaving and (weights := self.weights) is not None:
             try:
-                answer = worker.handle.load_weights.remote(weights)
-                worker.version, _, info = await asyncio.wait_for(answer, self.hub.config.rollout.timeout)
-                return self.hub.answered(worker, info)
+                answer: ObjectRef = worker.handle.load_weights.remote(weights)
+                reply: SwapReply = await asyncio.wait_for(answer, self.hub.config.rollout.timeout)
+                worker.version = reply.version
+                return self.hub.answered(worker, reply.info)
             except (RayError, TimeoutError) as error:
                 if not isinstance(raised(error), WeightsLate):
                     return await self._failed(worker, [], weights, error)
 
-    async def _push(self, worker: Worker, weights: Weights) -> None:
+    async def _push(self, worker: Worker, weights: PublishedWeights) -> None:
         started = time.monotonic()
         worker.push = asyncio.ensure_future(worker.handle.load_weights.remote(weights))
         worker.push.add_done_callback(lambda push: push.cancelled() or push.exception())  # seen, if only here
         try:
             answer = asyncio.shield(worker.push)
-            worker.version, swap, info = await asyncio.wait_for(answer, self.hub.config.weights.timeout)
-            self.hub.answered(worker, info)
-            self.hub.telemetry.pushed(time.monotonic() - started, swap)
+            reply: SwapReply = await asyncio.wait_for(answer, self.hub.config.weights.timeout)
+            worker.version = reply.version
+            self.hub.answered(worker, reply.info)
+            self.hub.telemetry.pushed(time.monotonic() - started, reply.seconds)
         except (RayError, TimeoutError) as error:
             if is_defect(error):
                 self.hub.fail(error)

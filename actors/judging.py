@@ -7,15 +7,16 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ray import ObjectRef
 from ray.exceptions import RayError
 
+from couplet.actors.messages import ScoreReply
 from couplet.actors.remote import DIED, is_defect
 from couplet.actors.replay_state import IDLE_SECONDS, Hub, Worker
 from couplet.data.trajectory import is_zero_signal
 from couplet.data.verdict import Verdict
-from couplet.replay.record import State
+from couplet.replay.record import Attempt, State
 from couplet.reward.fault_limit import workers_died
 from couplet.reward.judgement import Judgement
 
@@ -24,27 +25,26 @@ from couplet.reward.judgement import Judgement
 class Job:
     """One generated group on its way through judging."""
 
-    number: int
-    attempt: int
-    group: Any  # reference to the PromptGroup
+    attempt: Attempt
+    group: ObjectRef  # of the PromptGroup
     generated: float
-    judgement: Judgement[int]  # of the group with this number
+    judgement: Judgement[Attempt]
     avoid: int | None = None  # reward worker that failed it last
 
 
 class Judging:
-    """One `serve` task per reward actor, all fed from one line of jobs."""
+    """One `serve` task per reward actor, all fed from one queue of jobs."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.jobs: deque[Job] = deque()
-        self.ready: dict[int, tuple[Any, tuple[Verdict, ...]]] = {}  # number -> reference to its group, verdicts
+        self.ready: dict[int, tuple[ObjectRef, tuple[Verdict, ...]]] = {}  # number -> its group, verdicts
 
-    def add(self, number: int, attempt: int, group: Any) -> None:
+    def add(self, attempt: Attempt, group: ObjectRef) -> None:
         """A group has been generated."""
         config = self.hub.config
-        judgement = Judgement(number, config.replay.completions, config.reward.retries)
-        self.jobs.append(Job(number, attempt, group, time.monotonic(), judgement))
+        judgement = Judgement(attempt, config.replay.completions, config.reward.retries)
+        self.jobs.append(Job(attempt, group, time.monotonic(), judgement))
 
     async def serve(self, worker: Worker) -> None:
         """Keep one reward actor busy until it leaves."""
@@ -63,17 +63,17 @@ class Judging:
                     self.hub.notify()
                     await self.hub.recover(worker, error)
             except RayError as error:
-                self.hub.lose([(job.number, job.attempt)], counted=False)  # the group went with the node that held it
+                self.hub.lose([job.attempt], counted=False)  # the group went with the node that held it
                 if is_defect(error):
                     self.hub.fail(error)
             self.hub.notify()
 
-    def take(self, numbers: Sequence[int]) -> tuple[list[Any], list[tuple[Verdict, ...]]]:
-        """References and verdicts of leased groups; payloads that went stale are let go."""
+    def take(self, numbers: Sequence[int]) -> tuple[tuple[ObjectRef, ...], tuple[tuple[Verdict, ...], ...]]:
+        """References and verdicts of leased groups; payloads that went stale are released."""
         taken = [self.ready.pop(number) for number in numbers]
         for number in [n for n in self.ready if not self.hub.is_ready(n)]:
             del self.ready[number]
-        return [group for group, _ in taken], [verdicts for _, verdicts in taken]
+        return tuple(group for group, _ in taken), tuple(verdicts for _, verdicts in taken)
 
     def _next_job(self, worker: Worker) -> Job | None:
         judges = {judge.index: judge for judge in self._judges()}
@@ -83,29 +83,29 @@ class Judging:
         for place, job in enumerate(self.jobs):
             if job.avoid != worker.index or not others:
                 del self.jobs[place]
-                if self.hub.ledger.holds(job.number, job.attempt):
+                if self.hub.ledger.holds(*job.attempt):
                     return job
                 return self._next_job(worker)
         return None
 
     def _judges(self) -> list[Worker]:
-        """Workers that are given jobs: those in a tier the run accepts, or all where there is none.
+        """Workers that are given jobs: those in a tier the run accepts, or all if none is.
 
-        A refused one answers faults at once, so it would always be free and take nearly every job.
+        A refused one answers with faults at once, so it would always be free and take nearly every job.
         """
         active = self.hub.active("reward")
-        return [w for w in active if not self.hub.tiers or w.info["tier"] in self.hub.tiers] or active
+        return [w for w in active if not self.hub.tiers or w.info.tier in self.hub.tiers] or active
 
     async def _judge(self, worker: Worker, job: Job) -> None:
-        self.hub.ledger.scoring(job.number, job.attempt, time.monotonic())
+        self.hub.ledger.scoring(*job.attempt, time.monotonic())
         worker.calls += 1
-        problem, pending = self.hub.book.problem(job.number), tuple(job.judgement.pending)
-        call = worker.handle.score.remote(problem, job.group, pending, self.hub.tiers)
-        verdicts, seconds, info = await asyncio.wait_for(call, self.hub.config.reward.timeout)
-        self.hub.answered(worker, info)
+        problem, pending = self.hub.schedule.problem(job.attempt.number), tuple(job.judgement.pending)
+        call: ObjectRef = worker.handle.score.remote(problem, job.group, pending, self.hub.tiers)
+        reply: ScoreReply = await asyncio.wait_for(call, self.hub.config.reward.timeout)
+        self.hub.answered(worker, reply.info)
         self.hub.progress += 1
-        self.hub.telemetry.judged(verdicts, seconds, time.monotonic())
-        job.judgement.record(verdicts)
+        self.hub.telemetry.judged(reply.verdicts, reply.seconds, time.monotonic())
+        job.judgement.record(reply.verdicts)
         if job.judgement.pending:
             job.avoid = worker.index
             self.hub.spawn(self._later(job, job.judgement.pause))
@@ -128,8 +128,8 @@ class Judging:
     def _settle(self, job: Job, verdicts: Sequence[Verdict]) -> None:
         now = time.monotonic()
         self.hub.guard(verdicts)
-        valid, silent = sum(v.outcome.is_verdict for v in verdicts), is_zero_signal(verdicts)
-        state = self.hub.ledger.ready(job.number, job.attempt, now, valid=valid, zero_signal=silent)
+        valid, zero_signal = sum(v.outcome.is_verdict for v in verdicts), is_zero_signal(verdicts)
+        state = self.hub.ledger.ready(*job.attempt, now, valid=valid, zero_signal=zero_signal)
         if state is State.READY:
-            self.ready[job.number] = (job.group, tuple(verdicts))
+            self.ready[job.attempt.number] = (job.group, tuple(verdicts))
             self.hub.telemetry.ready(now - job.generated)

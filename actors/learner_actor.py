@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 
 from couplet.actors.gauges import Exporter
+from couplet.actors.messages import WorkerInfo
 from couplet.configs.schema import RunConfig
 from couplet.data.trajectory import ScoredGroup
 from couplet.learner.rendezvous import free_port, join_environment
 from couplet.training.factory import build_learner
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from couplet.model.weights import Manifest
 
 
 class LearnerActor:
@@ -24,15 +29,15 @@ class LearnerActor:
         self.rank = rank
 
     def rendezvous(self) -> tuple[str, int]:
-        """Address and a free port of this rank's node, for rank 0 to be met at."""
+        """Address and a free port of this rank's node; those of rank 0 are where the ranks meet."""
         return ray.util.get_node_ip_address(), free_port()
 
-    def build(self, address: str, port: int) -> dict[str, Any]:
+    def build(self, address: str, port: int) -> WorkerInfo:
         """Join the other ranks and build engine and learner; process and node of this rank."""
         join_environment(address, port, self.rank, self.config.learner)
         self.learner = build_learner(self.config, self.start, self.rank, self.config.learner.ranks)
         self.metrics = Exporter(self.config.name, role="learner", index=self.rank)
-        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+        return WorkerInfo.of(ray.get_runtime_context())
 
     def learn(self, groups: tuple[ScoredGroup, ...]) -> dict[str, float]:
         """One learner step."""
@@ -40,7 +45,7 @@ class LearnerActor:
         self.metrics.export({f"learner_{name}": value for name, value in metrics.items()})
         return metrics
 
-    def weights(self) -> tuple[Any, int]:
+    def weights(self) -> tuple[tuple[Manifest, list[np.ndarray]] | None, int]:
         """(manifest, buckets) on rank 0, None elsewhere; and the version, small enough for the driver to wait for."""
         return self.learner.weights(self.config.weights.bucket_mb * 2**20), self.learner.version
 
@@ -49,6 +54,6 @@ class LearnerActor:
         self.learner.save(Path(folder))
 
     def restore(self, folder: str) -> int:
-        """Read this rank's part of a checkpoint; the version it stands at."""
+        """Read this rank's part of a checkpoint; the version it holds."""
         self.learner.restore(Path(folder))
         return self.learner.version

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
+from couplet.actors.dispatch import Dispatch, quarantined, sample_and_judge_on
+from couplet.actors.messages import PublishedWeights
 from couplet.actors.ray_init import alive_nodes, connect
 from couplet.actors.storage import require_shared
 from couplet.actors.worker_pool import WorkerPool
@@ -18,16 +19,15 @@ from couplet.data.problem import Problem
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Verdict
 from couplet.evaluation.request import EvalRequest
-from couplet.reward.fault_limit import FaultShareLimit, workers_died
+from couplet.reward.fault_limit import FaultShareLimit
 from couplet.reward.judgement import Judgement, judge_in_rounds
 from couplet.reward.tiers import accepted
-from couplet.training.factory import chunked
 
-OWN_WEIGHTS = (0, [None])  # version 0 is what a rollout actor has loaded from its folder
+OWN_WEIGHTS = PublishedWeights(0, None)
 
 
 class RayEvaluator:
-    """Rollout and reward actors; the rollout actors are made anew where another policy is asked for."""
+    """Rollout and reward actors; the rollout actors are replaced when another policy is asked for."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -61,7 +61,7 @@ class RayEvaluator:
             return actor.judge.remote(problems[job.subject], chosen, programs, self.pool.tiers)
 
         def judge(jobs: Iterable[Judgement[int]]) -> Iterator[tuple[Judgement[int], list[Verdict]]]:
-            return self.pool.spread("reward", jobs, submit, lambda job: workers_died("reward", len(job.pending)))
+            return Dispatch(self.pool, "reward", submit, quarantined).run(jobs)
 
         work = [Judgement(i, len(some), self.config.reward.retries) for i, some in enumerate(texts)]
         judged = {job.subject: job.verdicts for job in judge_in_rounds(work, judge)}
@@ -72,7 +72,7 @@ class RayEvaluator:
     @property
     def tier(self) -> str:
         """The sandbox tier in force; several names where nodes differ."""
-        return ", ".join(sorted({info["tier"] for role, _, _, info in self.pool.serving() if role == "reward"}))
+        return ", ".join(sorted({worker.info.tier for worker in self.pool.serving() if worker.role == "reward"}))
 
     def describe(self) -> str:
         """One line for the user."""
@@ -90,25 +90,4 @@ class RayEvaluator:
         self.pool.grow({"rollout": rollout, "reward": self.config.reward.actors})
         started = self.pool.wait_until_started()
         if not self.pool.tiers:
-            self.pool.tiers = accepted(info["tier"] for role, _, _, info in started if role == "reward")
-
-
-def sample_and_judge_on(
-    pool: WorkerPool,
-    weights: Callable[[], tuple[int, list[Any]]],
-    request: EvalRequest,
-) -> list[ScoredGroup]:
-    """The groups of `request`, generated with `weights()` and judged as they arrive; in prompt order."""
-    chunks = chunked(request.rollouts(), pool.config.rollout.groups_per_call)
-    generated = pool.spread(
-        "rollout", chunks, lambda actor, chunk: actor.generate.remote(chunk, weights(), request.sampler)
-    )
-
-    def groups() -> Iterator[Any]:
-        for _, found in generated:
-            yield from found if isinstance(found, tuple) else (found,)
-
-    results: dict[int, ScoredGroup] = {}
-    for scored in pool.judge(groups(), lambda group: request.prompts.problems[group.group_id.problem]):
-        results[request.report(scored)] = scored
-    return [results[index] for index in range(len(request.prompts))]
+            self.pool.tiers = accepted(worker.info.tier for worker in started if worker.role == "reward")

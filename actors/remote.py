@@ -8,10 +8,12 @@ run with the error it raised.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 DIED = (RayActorError, OutOfMemoryError)  # an actor's process ended; the second where Ray's memory monitor ended it
@@ -27,6 +29,13 @@ class WeightsDamaged(WeightsLost):
 
 class WeightsLate(RuntimeError):
     """Packed weights did not reach one actor in time. Others may hold them, so only that one waits."""
+
+
+def start_actor(kind: type, options: Mapping[str, Any], *arguments: Any) -> ActorHandle:
+    """Start an actor of class `kind` with these options of Ray."""
+    actor: Any = ray.remote(kind)
+    handle: ActorHandle = actor.options(**options).remote(*arguments)
+    return handle
 
 
 def is_defect(error: BaseException) -> bool:
@@ -56,7 +65,15 @@ def original(error: BaseException) -> BaseException:
     return error.cause
 
 
-def fetch(ref: Any, what: str, seconds: float) -> Any:
+def cause_lines(error: BaseException) -> str:
+    """What a Ray error says happened in the actor: the exception below the last frame of its traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    frames = [place for place, line in enumerate(lines) if line.lstrip().startswith('File "')]
+    last = [line for line in lines[frames[-1] + 1 :] if not line.startswith(" ")] if frames else lines[-1:]
+    return "\n".join(last)
+
+
+def fetch(ref: ObjectRef, what: str, seconds: float) -> Any:
     """The value of a reference, waited for at most `seconds`.
 
     Raises:
@@ -68,7 +85,7 @@ def fetch(ref: Any, what: str, seconds: float) -> Any:
 
 
 def fetch_all(
-    refs: Sequence[Any], what: str, seconds: float, meanwhile: Callable[[], None] = lambda: None
+    refs: Sequence[ObjectRef], what: str, seconds: float, meanwhile: Callable[[], None] = lambda: None
 ) -> list[Any]:
     """The values of references; the first failure is raised at once. `meanwhile` is called about every second."""
     deadline = time.monotonic() + seconds
@@ -84,7 +101,7 @@ def fetch_all(
     return [_value(ref, what, seconds) for ref in refs]
 
 
-def _value(ref: Any, what: str, seconds: float) -> Any:
+def _value(ref: ObjectRef, what: str, seconds: float) -> Any:
     try:
         return ray.get(ref, timeout=seconds)
     except RayTaskError as error:

@@ -10,31 +10,56 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from couplet.actors.gauges import Exporter
 from couplet.actors.generation import Generation
 from couplet.actors.judging import Judging
-from couplet.actors.replay_state import ROLES, Hub, Worker
+from couplet.actors.messages import ROLES, Lease, PublishedWeights, Roster, StartedWorker
+from couplet.actors.remote import start_actor
+from couplet.actors.replay_state import Hub, Worker
 from couplet.configs.schema import RunConfig
 from couplet.replay.ledger import Ledger
-from couplet.replay.record import Record, State
-from couplet.training.factory import OrderBook
+from couplet.replay.record import Cursor, Record, State
+from couplet.replay.schedule import Schedule
 from couplet.training.replay_metrics import ledger_metrics
 
+NAMESPACE = "couplet"
 EXPORT_SECONDS = 2.0  # between two exports of the queue's depths and rates
+
+
+def replay_name(run: str) -> str:
+    """Name of a run's replay queue, by which `status` and `scale` find it."""
+    return f"replay:{run}"
+
+
+def start_replay(config: RunConfig, schedule: Schedule, memory: Memory) -> ActorHandle:
+    """Start the queue of a run near the driver, whose death it does not outlive. ValueError: the name is in use."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {
+        "name": replay_name(config.name),
+        "namespace": NAMESPACE,
+        "num_cpus": 0,
+        "max_concurrency": 1000,
+        "scheduling_strategy": here,
+    }
+    return start_actor(ReplayActor, options, config, schedule, memory)
 
 
 @dataclass
 class Memory:
-    """What the driver remembers for a queue, so that one that is rebuilt goes on where the last one died."""
+    """What the driver remembers for a queue, so that a rebuilt one continues where the last one died."""
 
     record: Record = field(default_factory=Record)
     leased: tuple[int, ...] = ()  # groups of the learner step that is being done
     version: int = 0  # learner steps done
-    published: int = 0  # version of the newest weights given out
+    weights: PublishedWeights | None = None  # the newest that are out
     restarts: int = 0
     targets: dict[str, int] = field(default_factory=dict)  # wanted workers per role
     lost: dict[str, int] = field(default_factory=dict)  # workers lost so far, per role
@@ -46,28 +71,32 @@ class ReplayActor:
 
     Args:
         config: the run.
-        book: prompts, order and seeds.
+        schedule: prompts and seeds of every group.
         memory: finals, leases, version and counts as the driver has recorded them; all other groups are issued again.
     """
 
-    def __init__(self, config: RunConfig, book: OrderBook, memory: Memory) -> None:
+    def __init__(self, config: RunConfig, schedule: Schedule, memory: Memory) -> None:
         self.config = config
         self.ledger = Ledger(config.replay, memory.record, memory.version, config.steps, memory.leased)
-        self.ledger.published = memory.published  # credits count from the weights that the rollout actors hold
-        self.hub = Hub(config, book, self.ledger, memory.lost)
+        if memory.weights is not None:
+            self.ledger.published = memory.weights.version  # credits count from what the rollout actors hold
+        self.hub = Hub(config, schedule, self.ledger, memory.lost)
         self.hub.tiers = memory.tiers
         self.judging = Judging(self.hub)
         self.generation = Generation(self.hub, self.judging.add)
+        self.generation.weights = memory.weights
         self.targets = dict(memory.targets)
         self.restarts = memory.restarts
         self.metrics = Exporter(config.name, role="replay")
         self._exporting: asyncio.Task[None] | None = None
 
-    async def join(self, role: str, index: int, handle: Any, info: dict[str, Any]) -> None:
+    async def join(self, started: StartedWorker) -> None:
         """A worker has started: give it work from now on."""
-        if index in self.hub.workers[role]:
+        workers = self.hub.workers[started.role]
+        if started.index in workers:
             return
-        worker = self.hub.workers[role][index] = Worker(role, index, handle, info)
+        worker = Worker(started.role, started.index, started.handle, started.info)
+        workers[started.index] = worker
         self.hub.spawn(self._serve(worker))
         if self._exporting is None:
             self._exporting = self.hub.spawn(self._export())
@@ -79,16 +108,16 @@ class ReplayActor:
             worker.leaving = True
             self.hub.notify()
 
-    async def publish(self, version: int, holder: list[Any]) -> None:
+    async def publish(self, weights: PublishedWeights) -> None:
         """New weights: push them to every rollout actor and admit more groups."""
-        self.ledger.publish(version)
-        await self.generation.publish((version, holder))
+        self.ledger.publish(weights.version)
+        await self.generation.publish(weights)
         self.hub.notify()
 
-    async def take(self, count: int, seconds: float) -> dict[str, Any]:
-        """Lease `count` ready groups; an answer without `numbers` when `seconds` pass first.
+    async def take(self, count: int, seconds: float) -> Lease:
+        """Lease `count` ready groups; a lease without groups when `seconds` pass first.
 
-        Raises what broke a worker's code, if anything did. An answer that never arrived is made good by `give_back`.
+        Raises what broke a worker's code, if anything did. A lease whose payload is lost is returned by `give_back`.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -101,27 +130,28 @@ class ReplayActor:
             if numbers is not None:
                 break
             if not await self.hub.wait(deadline - time.monotonic()):
-                return {"numbers": None, "progress": self.hub.progress, "cursor": self.ledger.cursor()}
+                return Lease(self.ledger.cursor(), self.hub.progress)
         groups, verdicts = self.judging.take(numbers)
-        return {
-            "numbers": numbers,
-            "groups": groups,
-            "verdicts": verdicts,
-            "decided": self.ledger.unreported(),
-            "cursor": self.ledger.cursor(),
-            "metrics": self.hub.telemetry.report(time.monotonic()) | self._depths(),
-        }
+        return Lease(
+            self.ledger.cursor(),
+            self.hub.progress,
+            tuple(numbers),
+            groups,
+            verdicts,
+            self.ledger.unreported(),
+            self.hub.telemetry.report(time.monotonic()) | self._depths(),
+        )
 
     async def begin_report(self) -> None:
-        """The driver's clock starts: work done while it stood still is in no report, as its seconds are in no step."""
+        """The driver's clock starts: work done while it was stopped is in no report, as its seconds are in no step."""
         self.hub.telemetry.report(time.monotonic())
 
-    async def give_back(self, numbers: list[int]) -> None:
+    async def give_back(self, numbers: Sequence[int]) -> None:
         """The payload of these leased groups could not be fetched: issue them again."""
         self.ledger.give_back(numbers)
         self.hub.notify()
 
-    async def finish(self, finals: Mapping[int, State], version: int) -> dict[str, Any]:
+    async def finish(self, finals: Mapping[int, State], version: int) -> Cursor:
         """The driver has recorded these finals; how far the numbering has come."""
         self.ledger.finish(finals, version)
         self.ledger.check()
@@ -140,18 +170,18 @@ class ReplayActor:
         """The sandbox tiers the run accepts from now on."""
         self.hub.tiers = tiers
 
-    async def roster(self) -> dict[str, Any]:
-        """What the driver needs to look after the workers."""
-        return {
-            "targets": dict(self.targets),
-            "held": {role: {i: w.info for i, w in workers.items()} for role, workers in self.hub.workers.items()},
-            "serving": {role: [worker.index for worker in self.hub.active(role)] for role in ROLES},
-            "lost": dict(self.hub.lost),
-            "weights_lost": self.generation.weights_lost,
-        }
+    async def roster(self) -> Roster:
+        """What the driver needs to reconcile the workers with the wanted numbers."""
+        return Roster(
+            targets=dict(self.targets),
+            held={role: {i: w.info for i, w in workers.items()} for role, workers in self.hub.workers.items()},
+            serving={role: [worker.index for worker in self.hub.active(role)] for role in ROLES},
+            lost=dict(self.hub.lost),
+            weights_lost=self.generation.weights_lost,
+        )
 
     async def status(self) -> dict[str, Any]:
-        """Workers, ledger states and rates, as `launch.py status` shows them."""
+        """Workers, ledger states and rates as a JSON document, for `launch.py status`."""
         return {
             "run": self.config.name,
             "step": self.ledger.version,
@@ -194,5 +224,5 @@ def _shown(worker: Worker) -> dict[str, Any]:
         "lost": worker.lost,
         "version": worker.version,
         "leaving": worker.leaving,
-        **worker.info,
+        **asdict(worker.info),
     }

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from couplet.actors.messages import ROLES, PublishedWeights, SwapReply, WorkerInfo
 from couplet.actors.remote import is_gone, original
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.verdict import Verdict
 from couplet.replay.ledger import Ledger
-from couplet.replay.record import State
+from couplet.replay.record import Attempt, State
+from couplet.replay.schedule import Schedule
 from couplet.reward.fault_limit import FaultShareLimit, workers_died
-from couplet.training.factory import OrderBook
 from couplet.training.replay_metrics import Telemetry
 
-ROLES = ("rollout", "reward")
-IDLE_SECONDS = 5.0  # a task looks around at least this often
+IDLE_SECONDS = 5.0  # a task looks for work at least this often
 
 
 @dataclass
@@ -30,24 +31,24 @@ class Worker:
 
     role: str
     index: int
-    handle: Any
-    info: dict[str, Any]
+    handle: ActorHandle
+    info: WorkerInfo
     leaving: bool = False
-    busy: bool = False  # it has a call for work, or is looked after since one failed
+    busy: bool = False  # it works on a call, or recovers since one failed
     calls: int = 0
     lost: int = 0
-    damaged: Any = None  # the weights it found damaged last, until it generates again
+    damaged: PublishedWeights | None = None  # the weights it found damaged last, until it generates again
     recovering: bool = False  # its death is counted already
     version: int | None = None  # newest weights it has acknowledged
-    push: asyncio.Future[Any] | None = None  # the last weights sent to it outside of a call for work
+    push: asyncio.Future[SwapReply] | None = None  # the last weights sent to it outside of a call for work
 
 
 class Hub:
     """Shared state of one queue's tasks. Everything runs on one event loop, so nothing is locked."""
 
-    def __init__(self, config: RunConfig, book: OrderBook, ledger: Ledger, lost: Mapping[str, int]) -> None:
+    def __init__(self, config: RunConfig, schedule: Schedule, ledger: Ledger, lost: Mapping[str, int]) -> None:
         self.config = config
-        self.book = book
+        self.schedule = schedule
         self.ledger = ledger
         self.workers: dict[str, dict[int, Worker]] = {role: {} for role in ROLES}
         self.lost = {role: lost.get(role, 0) for role in ROLES}
@@ -63,14 +64,14 @@ class Hub:
         """Workers that are given work."""
         return [worker for worker in self.workers[role].values() if not worker.leaving]
 
-    def lose(self, orders: list[tuple[int, int]], *, counted: bool) -> None:
-        """Attempts whose holder is gone. A group that is lost too often is counted as a fault of the machinery."""
-        for number, attempt in orders:
-            if self.ledger.lose(number, attempt, counted=counted) is State.QUARANTINED:
+    def lose(self, attempts: list[Attempt], *, counted: bool) -> None:
+        """Attempts whose holder is gone. A group that is lost too often counts as an infrastructure fault."""
+        for attempt in attempts:
+            if self.ledger.lose(*attempt, counted=counted) is State.QUARANTINED:
                 self.guard(workers_died("rollout", self.config.replay.completions))
 
     def guard(self, verdicts: Sequence[Verdict]) -> None:
-        """Count the samples of a group, and stop the run where the machinery loses too many."""
+        """Count the samples of a group, and stop the run if faults take too many."""
         try:
             self.faults.count(verdicts)
         except ConfigError as error:
@@ -85,9 +86,9 @@ class Hub:
         """A defect: keep it for the driver, which stops the run with it."""
         self.failure = self.failure or original(error)
 
-    def answered(self, worker: Worker, info: dict[str, Any]) -> None:
+    def answered(self, worker: Worker, info: WorkerInfo) -> None:
         """A worker answered and described itself; one that died while it was idle is another process than before."""
-        if info["pid"] != worker.info["pid"] and not worker.recovering:
+        if info.pid != worker.info.pid and not worker.recovering:
             self._count_loss(worker)
         worker.info = info
 
@@ -120,7 +121,7 @@ class Hub:
     async def wait(self, seconds: float) -> bool:
         """Wait for any change; False when `seconds` pass first.
 
-        Nothing is awaited before it listens, so a task that looks and then waits misses no change in between.
+        Nothing is awaited before it listens, so a task that checks and then waits misses no change in between.
         """
         if seconds <= 0:
             return False

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import ray
 
 from couplet.actors.gauges import Exporter
+from couplet.actors.messages import ScoreReply, WorkerInfo
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.trajectory import PromptGroup
@@ -28,24 +27,24 @@ class RewardActor:
         self.busy = 0.0
         self.metrics = Exporter(name, role="reward", index=index)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> WorkerInfo:
         """Process, node and sandbox tier of the actor."""
-        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "tier": self.worker.tier}
+        return WorkerInfo.of(ray.get_runtime_context(), self.worker.tier)
 
     def score(
-        self, problem: Problem, group: PromptGroup, which: Sequence[int] | None = None, tiers: Sequence[str] = ()
-    ) -> tuple[list[Verdict], float, dict[str, Any]]:
-        """Verdicts of the group's completions, the busy seconds they took, and what `describe` says.
+        self, problem: Problem, group: PromptGroup, which: Sequence[int], tiers: Sequence[str] = ()
+    ) -> ScoreReply:
+        """Verdicts of the completions `which` of a group.
 
         Args:
-            problem, group: what was asked, and what was answered.
-            which: only these completions.
+            problem, group: question and answers.
+            which: indices of the completions to judge.
             tiers: the sandbox tiers the run accepts; in another one nothing is judged. Empty: any.
         """
-        texts = group.texts if which is None else [group.texts[g] for g in which]
+        texts = [group.texts[g] for g in which]
         started = time.monotonic()
         verdicts = refuse(self.worker.tier, tiers, len(texts)) or self.worker.score(problem, texts)
-        return verdicts, self._count(started), self.describe()
+        return ScoreReply(verdicts, self._count(started), self.describe())
 
     def judge(self, problem: Problem, texts: Sequence[str], programs: bool, tiers: Sequence[str] = ()) -> list[Verdict]:
         """Verdicts of texts that no rollout actor made; see `training.evaluator.judge_texts`, and `score` for `tiers`."""

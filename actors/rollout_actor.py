@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from couplet.actors.gauges import Exporter
+from couplet.actors.messages import PublishedWeights, SwapReply, WorkerInfo
 from couplet.actors.remote import WeightsDamaged, WeightsLate, WeightsLost
 from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.trajectory import PromptGroup, RolloutRequest
@@ -19,11 +18,7 @@ from couplet.training.factory import build_rollout_worker
 
 
 class RolloutActor:
-    """Generates prompt groups. Weights are swapped between calls, never inside one.
-
-    `weights` arguments are `(version, [ref])`: the reference stays in a list so that Ray does not fetch it for a call
-    whose version the actor already holds.
-    """
+    """Generates prompt groups. Weights are swapped between calls, never inside one."""
 
     def __init__(self, config: RunConfig, start: str, index: int) -> None:
         self.worker = build_rollout_worker(config, start)
@@ -34,46 +29,43 @@ class RolloutActor:
         self.groups = 0
         self.metrics = Exporter(config.name, role="rollout", index=index)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> WorkerInfo:
         """Process and node of the actor."""
-        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+        return WorkerInfo.of(ray.get_runtime_context())
 
-    def load_weights(self, weights: tuple[int, list[Any]]) -> tuple[int, float, dict[str, Any]]:
-        """Fetch, verify and swap in the named version unless it is held already.
-
-        Returns:
-            The version now held, the seconds it took, and what `describe` says.
+    def load_weights(self, weights: PublishedWeights) -> SwapReply:
+        """Fetch, verify and swap in this version unless it is held already.
 
         Raises:
             WeightsLate: they did not arrive within `weights.timeout`.
             WeightsLost: they are nowhere any more.
             WeightsDamaged: their checksum is wrong; weights and version stay what they were.
         """
-        from couplet.model.weights import DamagedWeights  # torch, which whoever only starts this actor does without
+        from couplet.model.weights import DamagedWeights  # torch, which the driver does without
 
         started = time.monotonic()
-        version, holder = weights
-        if self.worker.version != version:
+        if self.worker.version != weights.version:
+            assert weights.packed is not None, "version 0 is what the actor has loaded"
             try:
-                manifest, buckets = ray.get(holder[0], timeout=self.timeout)
+                manifest, buckets = ray.get(weights.packed, timeout=self.timeout)
             except GetTimeoutError as error:
-                raise WeightsLate(f"weights version {version}: not here after {self.timeout:g} s") from error
+                raise WeightsLate(f"weights version {weights.version}: not here after {self.timeout:g} s") from error
             except RayError as error:
-                raise WeightsLost(f"weights version {version}: {type(error).__name__}") from error
+                raise WeightsLost(f"weights version {weights.version}: {type(error).__name__}") from error
             try:
                 self.worker.load_weights(manifest, buckets, verify=self.verify)
             except DamagedWeights as error:
                 raise WeightsDamaged(str(error)) from error
-        return self.worker.version, time.monotonic() - started, self.describe()
+        return SwapReply(self.worker.version, time.monotonic() - started, self.describe())
 
     def generate(
         self,
         requests: Sequence[RolloutRequest],
-        weights: tuple[int, list[Any]],
+        weights: PublishedWeights,
         sampler: SamplerConfig | None = None,
-    ) -> Any:
+    ) -> PromptGroup | tuple[PromptGroup, ...]:
         """One group per request; with several requests, one return value each."""
-        _, swap, _ = self.load_weights(weights)
+        swap = self.load_weights(weights).seconds
         started = time.monotonic()
         groups = self.worker.generate(requests, sampler=sampler)
         self._count(groups, time.monotonic() - started)

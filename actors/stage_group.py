@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.actor import ActorHandle
 
+from couplet.actors.messages import WorkerInfo
+from couplet.actors.rank_group import RankGroup
 from couplet.actors.ray_init import connect
-from couplet.actors.remote import fetch, fetch_all
+from couplet.actors.remote import start_actor
 from couplet.actors.storage import require_shared
-from couplet.configs.schema import AdaptConfig, ConfigError
+from couplet.configs.schema import AdaptConfig
 from couplet.learner.rendezvous import free_port, join_environment
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ class StageActor:
         """Address and a free port of this rank's node."""
         return ray.util.get_node_ip_address(), free_port()
 
-    def build(self, address: str, port: int) -> None:
+    def build(self, address: str, port: int) -> WorkerInfo:
         """Join the other ranks and load corpus and engine. Collective."""
         import torch
 
@@ -38,6 +41,7 @@ class StageActor:
             torch.set_num_threads(config.learner.threads)
         join_environment(address, port, rank, config.learner)
         self.runner = StageRunner(config, index, start, rank, config.learner.ranks)
+        return WorkerInfo.of(ray.get_runtime_context())
 
     def advance(self, updates: int) -> tuple[list[Row], int, bool]:
         """Up to `updates` updates. Collective."""
@@ -48,7 +52,7 @@ class StageActor:
         self.runner.save(Path(folder))
 
     def position(self) -> dict[str, Any]:
-        """Where the corpus stands."""
+        """How far the corpus has been read."""
         return self.runner.position()
 
     def restore(self, folder: str, position: dict[str, Any]) -> None:
@@ -66,61 +70,42 @@ class StageGroup:
         checkpoints: folder for checkpoints; shared storage likewise.
 
     Raises:
-        ConfigError: no cluster, no room on it, or a folder that a node does not see.
+        ConfigError: no cluster, too few free resources on it, or a folder that a node does not see.
     """
 
     def __init__(self, config: AdaptConfig, index: int, start: str, checkpoints: Path) -> None:
-        self.timeout = config.learner.timeout
-        self.ranks: list[Any] = []
+        def create(rank: int, options: dict[str, Any]) -> ActorHandle:
+            return start_actor(StageActor, options, config, index, start, rank)
+
+        self.ranks = RankGroup(config.learner, config.ray.call_timeout, create)
         self.connection = connect(config)
         try:
             require_shared(checkpoints, Path(start))
-            self._start(config, index, start)
+            self.ranks.reserve()
+            self.ranks.start()
         except BaseException:
             self.close()
             raise
 
-    def _start(self, config: AdaptConfig, index: int, start: str) -> None:
-        """Start all ranks and let them meet."""
-        learner, seconds = config.learner, config.ray.call_timeout
-        actor: Any = ray.remote(StageActor).options(num_cpus=learner.cpus, num_gpus=learner.gpus)
-        self.ranks = [actor.remote(config, index, start, rank) for rank in range(learner.ranks)]
-        try:
-            places = fetch_all([rank.rendezvous.remote() for rank in self.ranks], "stage ranks: start", seconds)
-        except TimeoutError as error:
-            free = ray.available_resources()
-            raise ConfigError(
-                f"learner.ranks = {learner.ranks}: they did not start within ray.call_timeout = {seconds:.0f} s; each "
-                f"asks for {learner.cpus:g} CPU and {learner.gpus:g} GPU, free are {free.get('CPU', 0):g} and "
-                f"{free.get('GPU', 0):g}: lower learner.ranks or learner.cpus, or add nodes"
-            ) from error
-        self._all("build", *places[0])
-
     def advance(self, updates: int) -> tuple[list[Row], int, bool]:
         """Up to `updates` updates on all ranks."""
-        result: tuple[list[Row], int, bool] = self._all("advance", updates)
+        result: tuple[list[Row], int, bool] = self.ranks.call("advance", updates)[0]
         return result
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint."""
-        self._all("save", str(folder))
+        self.ranks.call("save", str(folder))
 
     def position(self) -> dict[str, Any]:
-        """Where the corpus stands."""
-        result: dict[str, Any] = fetch(self.ranks[0].position.remote(), "stage rank 0: position", self.timeout)
-        return result
+        """How far the corpus has been read; the same on every rank."""
+        position: dict[str, Any] = self.ranks.call("position")[0]
+        return position
 
     def restore(self, folder: Path, position: dict[str, Any]) -> None:
         """Read a checkpoint."""
-        self._all("restore", str(folder), position)
+        self.ranks.call("restore", str(folder), position)
 
     def close(self) -> None:
         """Stop all ranks, and leave the cluster."""
-        for rank in self.ranks:
-            ray.kill(rank)
+        self.ranks.stop()
         self.connection.close()
-
-    def _all(self, method: str, *arguments: Any) -> Any:
-        """Call every rank; the answer of rank 0. The first failure is raised at once."""
-        calls = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
-        return fetch_all(calls, f"stage ranks: {method} (learner.timeout)", self.timeout)[0]

@@ -12,10 +12,10 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
+from couplet.actors.messages import ROLES
 from couplet.actors.ray_init import NoCluster, attach
 from couplet.actors.remote import DIED, fetch
-from couplet.actors.replay_state import ROLES
-from couplet.actors.worker_pool import NAMESPACE, replay_name
+from couplet.actors.replay_actor import NAMESPACE, replay_name
 from couplet.configs.schema import ConfigError, RayConfig
 
 CALL_SECONDS = 30.0
@@ -54,7 +54,7 @@ def scale_workers(targets: Sequence[str], run: str | None, address: str | None) 
     """
     wanted = dict(_target(text) for text in targets)
     queue = _find(run, address)
-    before = _call(queue, "roster")["targets"]
+    before = _call(queue, "roster").targets
     _call(queue, "set_targets", wanted)
     started = told = time.monotonic()
     deadline = started + SCALE_SECONDS
@@ -86,7 +86,7 @@ def _tier(worker: dict[str, Any], status: dict[str, Any]) -> str:
 
 def _serving(queue: Any) -> dict[str, int]:
     """Workers that are given work, by role."""
-    return {role: len(indices) for role, indices in _call(queue, "roster")["serving"].items()}
+    return {role: len(indices) for role, indices in _call(queue, "roster").serving.items()}
 
 
 def _target(text: str) -> tuple[str, int]:

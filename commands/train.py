@@ -24,7 +24,7 @@ from couplet.training.cluster import Batch, Cluster
 from couplet.training.factory import load_prompts
 from couplet.training.loop import train
 from couplet.training.run_folder import RunFolder
-from couplet.training.step_metrics import STAGES, overlap
+from couplet.training.step_metrics import PHASES, overlap
 from couplet.training.trackers import open_tracker
 
 DEFAULT_RECIPE = "tiny.yaml"
@@ -76,7 +76,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         folder.tracker = open_tracker(config.tracker, folder.root, to_dict(config))
         display.say(f"  {cluster.describe()}")
         folder.point_latest()
-        prompts = {"train": cluster.book.prompts, "held_out": held_out}
+        prompts = {"train": cluster.schedule.prompts, "held_out": held_out}
         if any(some.dropped or some.truncated for some in prompts.values()):
             display.say(f"  problems.max_prompt_tokens = {config.problems.max_prompt_tokens}: {_shortened(prompts)}")
         if resume:
@@ -206,7 +206,7 @@ def _overlap(folder: RunFolder) -> dict[str, Any]:
     rows = folder.metrics()[1:]
     if not rows:
         return {"speedup_bound": None, "speedup_reached": None, "bounding_stage": None}
-    spent = {stage: sum(row[f"{stage}_seconds"] for row in rows) for stage in STAGES}
+    spent = {stage: sum(row[f"{stage}_seconds"] for row in rows) for stage in PHASES}
     names = {"generate": "rollout_workers", "reward": "reward_workers", "train": "learner_workers"}
     workers = {stage: rows[-1].get(name, 1) for stage, name in names.items()}
     bound, reached, slowest = overlap(spent, workers, sum(row["step_seconds"] for row in rows))

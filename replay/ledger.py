@@ -4,18 +4,17 @@
                                                               -> trained | filtered | quarantined
 
 The identity that always holds: issued = trained + filtered + quarantined + in flight. Pure bookkeeping: no payload, no
-clock, no ray.
+clock, no Ray.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from couplet.configs.schema import ReplayConfig
-from couplet.replay.record import FINAL, Record, State
+from couplet.replay.record import FINAL, Attempt, Cursor, Record, State
 
 
 @dataclass
@@ -28,18 +27,44 @@ class Entry:
     state: State = State.ISSUED
     version: int | None = None  # weights that generated it
     since: float = 0.0  # when it entered `state`
-    arrival: int = -1  # place in the order of becoming ready
+    arrival: int = -1  # how many groups had become ready before it
 
 
 class Ledger:
     """States and credits of every group in flight.
 
+    Every transition names the group's number and the attempt: one that comes late, twice, or from an attempt that has
+    been given up changes nothing.
+
+    The life of two groups, with two groups per step, `max_staleness` 1 and nothing published but version 0. Credits
+    allow (1 + 0 + 1) * 2 = 4 groups:
+
+        ledger = Ledger(ReplayConfig(groups_per_step=2, max_staleness=1))
+        ledger.issue(2, now)                          # [(0, 0), (1, 0)]: attempt 0 of groups 0 and 1, to a rollout actor
+        ledger.generated(0, 0, version=0, now)        # True; group 0 waits for a reward actor
+        ledger.lose(1, 0)                             # ISSUED: the actor died over group 1, whose attempt 1 is pending
+        ledger.generated(1, 0, version=0, now)        # False: the answer of a lost attempt is refused
+        ledger.issue(2, now)                          # [(1, 1)], alone, since it may be what kills
+        ledger.generated(1, 1, version=0, now)        # True
+        ledger.scoring(0, 0, now)                     # a reward actor leases group 0, then group 1
+        ledger.scoring(1, 1, now)
+        ledger.ready(0, 0, now, valid=8, zero_signal=False)    # READY
+        ledger.lease(2, now)                          # None: a learner step needs two groups
+        ledger.ready(1, 1, now, valid=8, zero_signal=True)     # READY: it counts, though it teaches nothing
+        ledger.lease(2, now)                          # [0, 1]
+        ledger.finish({0: TRAINED, 1: FILTERED}, version=1)    # the step is done: both are final
+        ledger.publish(1)                             # the rollout actors get version 1: two more credits
+        ledger.totals()                               # issued 2 = trained 1 + filtered 1 + in flight 0; reissued 1
+
+    Had the learner been at version 2 when group 0 was to be leased, it would have been too old (2 - 0 > 1): dropped, and
+    issued again as (0, 1).
+
     Args:
         config: groups per step, staleness bound, refill, attempts.
         record: finals of an earlier ledger; its open groups are re-issued with attempt + 1.
-        leased: those of them that a learner step is working on: they wait for its finals, as they are.
         version: learner version at the start.
         steps: learner steps of the run; no more groups are admitted than they need. None: no end.
+        leased: open groups that a learner step is working on: they keep their attempt and wait for its finals.
     """
 
     def __init__(
@@ -55,18 +80,20 @@ class Ledger:
         self.steps = steps
         self.version = version  # learner steps done
         self.published = version  # newest version given to the rollout actors
-        self._started = (version, self._accepted())
         self.entries: dict[int, Entry] = {}
+        self._started = (version, self._accepted())
         self._arrivals = 0
         self._unreported: dict[int, State] = {}  # finals decided here that the driver has not recorded yet
-        self._pending: list[int] = []  # groups to issue again before any new one
+        self._pending: deque[int] = deque()  # groups to issue again before any new one
         for number in self.record.open_groups():
             entry = Entry(number, self.record.attempts.get(number, 0), self.record.losses.get(number, 0))
-            self._open(entry)
+            self.entries[number] = entry
             if number in leased:
                 entry.state = State.LEASED
             else:
                 self._reissue(entry)
+
+    # --- admission -----------------------------------------------------------------------------------------------
 
     def capacity(self) -> int:
         """New groups that may be admitted now: (max_staleness + published version + 1) * P - (accepted + running).
@@ -80,40 +107,39 @@ class Ledger:
         admitted = (ahead if self.steps is None else min(ahead, self.steps)) - version
         return admitted * self.config.groups_per_step - (self._accepted() - accepted) - len(self.entries)
 
-    def issue(self, limit: int, now: float) -> list[tuple[int, int]]:
-        """Up to `limit` orders (number, attempt): re-issues first, then new groups as far as the credits reach.
+    def issue(self, limit: int, now: float) -> list[Attempt]:
+        """Up to `limit` attempts to generate: re-issues first, then new groups as far as the credits reach.
 
         A group whose holder died is issued alone: if it is what kills, it takes no other with it.
         """
-        orders: list[tuple[int, int]] = []
-        while len(orders) < limit and self._pending:
-            entry = self.entries.get(self._pending[0])
-            alone = entry is not None and entry.losses > 0
-            if alone and orders:
-                return orders
-            del self._pending[0]
-            if entry is not None:
-                entry.since = now
-                orders.append((entry.number, entry.attempt))
-            if alone:
-                return orders
-        while len(orders) < limit and self.capacity() > 0:
+        issued: list[Attempt] = []
+        while len(issued) < limit and (entry := self._first_pending()) is not None:
+            if entry.losses and issued:
+                return issued
+            self._pending.popleft()
+            entry.since = now
+            issued.append(Attempt(entry.number, entry.attempt))
+            if entry.losses:
+                return issued
+        while len(issued) < limit and self.capacity() > 0:
             number = self.record.issued
             self.record.issued += 1
-            self._open(Entry(number, since=now))
-            orders.append((number, 0))
-        return orders
+            self.entries[number] = Entry(number, since=now)
+            issued.append(Attempt(number, 0))
+        return issued
+
+    # --- generation and judging ------------------------------------------------------------------------------------
 
     def generated(self, number: int, attempt: int, version: int, now: float) -> bool:
-        """A group arrived from a rollout actor. False (refused) for an older attempt or a state that is past it."""
+        """A group arrived from a rollout actor, made by weights `version`. False: refused."""
         return self._advance(number, attempt, State.ISSUED, State.GENERATED, now, version=version)
 
     def scoring(self, number: int, attempt: int, now: float) -> bool:
-        """A reward actor takes the lease of a group."""
+        """A reward actor takes the lease of a group. False: refused."""
         return self._advance(number, attempt, State.GENERATED, State.SCORING, now)
 
     def ready(self, number: int, attempt: int, now: float, *, valid: int, zero_signal: bool) -> State | None:
-        """The verdicts arrived: the new state, or None where the result is refused.
+        """The verdicts arrived: the new state, or None if they are refused.
 
         Fewer than two valid completions make no baseline: quarantined. A zero-signal group is filtered here only with
         `refill`; otherwise it counts towards its step and the learner leaves it out of the loss.
@@ -136,12 +162,14 @@ class Ledger:
         return entry is not None and entry.attempt == attempt and entry.state is not State.LEASED
 
     def lose(self, number: int, attempt: int, *, counted: bool = True) -> State | None:
-        """The holder of an attempt died or timed out: re-issue it, or quarantine it after `max_attempts` losses.
+        """The holder of an attempt died or timed out: re-issue the group, or quarantine it after `max_attempts` losses.
 
-        `counted=False` where the group certainly has no part in the loss. A re-issue of a stale group is no loss.
+        Args:
+            number, attempt: what was lost.
+            counted: False if the group certainly did not cause the loss.
 
         Returns:
-            ISSUED or QUARANTINED, or None where the attempt does not count any more.
+            ISSUED or QUARANTINED, or None if the attempt no longer counts.
         """
         if not self.holds(number, attempt):
             return None
@@ -151,6 +179,8 @@ class Ledger:
             return self._finish(number, State.QUARANTINED)
         self._reissue(entry)
         return State.ISSUED
+
+    # --- learner steps -----------------------------------------------------------------------------------------------
 
     def give_back(self, numbers: Iterable[int]) -> None:
         """Leased groups whose payload could not be fetched: issue them again."""
@@ -188,7 +218,7 @@ class Ledger:
         self.version = max(self.version, version)
 
     def publish(self, version: int) -> None:
-        """Weights `version` are with the rollout actors: more groups may be admitted."""
+        """Weights `version` go out to the rollout actors: more groups may be admitted."""
         self.published = max(self.published, version)
         self.version = max(self.version, version)
 
@@ -196,15 +226,17 @@ class Ledger:
         """Finals decided here (quarantined, filtered) that the driver has yet to record through `finish`."""
         return dict(self._unreported)
 
-    def cursor(self) -> dict[str, Any]:
-        """How far the numbering has come, attempts and losses of the groups in flight, and re-issues so far."""
-        return {
-            "issued": self.record.issued,
-            "attempts": {e.number: e.attempt for e in self.entries.values() if e.attempt},
-            "losses": {e.number: e.losses for e in self.entries.values() if e.losses},
-            "reissued": self.record.reissued,
-            "stale_dropped": self.record.stale_dropped,
-        }
+    # --- reports -----------------------------------------------------------------------------------------------------
+
+    def cursor(self) -> Cursor:
+        """How far this ledger has come."""
+        return Cursor(
+            issued=self.record.issued,
+            attempts={e.number: e.attempt for e in self.entries.values() if e.attempt},
+            losses={e.number: e.losses for e in self.entries.values() if e.losses},
+            reissued=self.record.reissued,
+            stale_dropped=self.record.stale_dropped,
+        )
 
     def states(self) -> dict[str, int]:
         """Groups per state, every state named."""
@@ -236,8 +268,11 @@ class Ledger:
         assert entry.version is not None, f"group {entry.number} is {entry.state} without a version"
         return entry.version
 
-    def _open(self, entry: Entry) -> None:
-        self.entries[entry.number] = entry
+    def _first_pending(self) -> Entry | None:
+        """The first group to issue again that has not become final meanwhile."""
+        while self._pending and self._pending[0] not in self.entries:
+            self._pending.popleft()
+        return self.entries[self._pending[0]] if self._pending else None
 
     def _advance(
         self, number: int, attempt: int, source: State, target: State, now: float, version: int | None = None

@@ -1,7 +1,7 @@
-"""What the driver remembers of prompt groups: in which order they come, and what became of each.
+"""What the driver remembers of prompt groups: what became of each.
 
-Groups are numbered in the order of issue; number n stands for the group `order.group_id(n)`, so the whole history of a run
-is the count issued, a low-water mark below which every group is final, and the few finals above it.
+Groups are numbered as they are issued, and `replay.schedule` says what number n is. So the whole history of a run is the
+count issued, a low-water mark below which every group is final, and the few finals above it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
-from typing import Any
-
-import numpy as np
-
-from couplet.data.seeds import derive_seed
-from couplet.data.trajectory import GroupId
+from typing import Any, NamedTuple
 
 
 class State(StrEnum):
-    """Where a group stands. The last three are final."""
+    """What holds a group, or what became of it. The last three are final."""
 
     ISSUED = "issued"
     GENERATED = "generated"
@@ -39,22 +33,22 @@ class State(StrEnum):
 FINAL = (State.TRAINED, State.FILTERED, State.QUARANTINED)
 
 
+class Attempt(NamedTuple):
+    """One attempt at a group: what the ledger issues. A re-issue is the same number with the next attempt."""
+
+    number: int
+    attempt: int
+
+
 @dataclass(frozen=True)
-class IssueOrder:
-    """The order of problems: every epoch visits each of `problems` once, in a permutation drawn from `seed`."""
+class Cursor:
+    """How far a ledger has come: what the driver must know besides finals to rebuild it."""
 
-    problems: int
-    seed: int
-
-    def group_id(self, number: int) -> GroupId:
-        """Identity of the `number`-th group of the run (0-based)."""
-        epoch, place = divmod(number, self.problems)
-        return GroupId(epoch, int(_permutation(self.problems, self.seed, epoch)[place]), 0)
-
-
-@lru_cache(maxsize=4)
-def _permutation(problems: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng(derive_seed(seed, "problem_order", epoch)).permutation(problems)
+    issued: int  # groups numbered so far
+    attempts: Mapping[int, int]  # newest attempt of groups in flight, unless it is 0
+    losses: Mapping[int, int]  # attempts of groups in flight that died with their holder, unless there are none
+    reissued: int  # times a group was issued again
+    stale_dropped: int  # of them, because it had grown too old
 
 
 @dataclass
@@ -65,16 +59,16 @@ class Record:
     floor: int = 0  # every group below is final
     finals: dict[int, State] = field(default_factory=dict)  # final groups at or above the floor
     totals: dict[str, int] = field(default_factory=lambda: {state.value: 0 for state in FINAL})
-    attempts: dict[int, int] = field(default_factory=dict)  # newest attempt of groups in flight, where it is not 0
-    losses: dict[int, int] = field(default_factory=dict)  # and how many attempts died with their holder
-    reissued: int = 0  # times a group was issued again
-    stale_dropped: int = 0  # of them, because it had grown too old
+    attempts: dict[int, int] = field(default_factory=dict)  # these four: see `Cursor`
+    losses: dict[int, int] = field(default_factory=dict)
+    reissued: int = 0
+    stale_dropped: int = 0
 
     def add(self, finals: Mapping[int, State]) -> None:
         """Record final states; a group already recorded keeps its first state (the transition is idempotent)."""
         for number, state in finals.items():
             if not state.is_final:
-                raise ValueError(f"group {number}: {state} is no final state")
+                raise ValueError(f"group {number}: {state} is not a final state")
             if number < self.floor or number in self.finals:
                 continue
             self.finals[number] = state
@@ -86,15 +80,15 @@ class Record:
             del self.finals[self.floor]
             self.floor += 1
 
-    def follow(self, cursor: Mapping[str, Any]) -> None:
+    def follow(self, cursor: Cursor) -> None:
         """Take over what a ledger knows of groups in flight (`Ledger.cursor`), so that none is numbered twice."""
-        self.issued = max(self.issued, cursor["issued"])
-        self.attempts = {n: a for n, a in cursor["attempts"].items() if not self.is_final(n)}
-        self.losses = {n: a for n, a in cursor["losses"].items() if not self.is_final(n)}
-        self.reissued, self.stale_dropped = cursor["reissued"], cursor["stale_dropped"]
+        self.issued = max(self.issued, cursor.issued)
+        self.attempts = {n: a for n, a in cursor.attempts.items() if not self.is_final(n)}
+        self.losses = {n: a for n, a in cursor.losses.items() if not self.is_final(n)}
+        self.reissued, self.stale_dropped = cursor.reissued, cursor.stale_dropped
 
     def is_final(self, number: int) -> bool:
-        """True where `number` has ended."""
+        """True if group `number` has ended."""
         return number < self.floor or number in self.finals
 
     def open_groups(self) -> list[int]:

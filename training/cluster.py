@@ -12,7 +12,7 @@ from couplet.replay.record import State
 
 if TYPE_CHECKING:
     from couplet.evaluation.request import EvalRequest
-    from couplet.training.factory import OrderBook
+    from couplet.replay.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Cluster(Protocol):
     """Everything the loop asks of the machinery, whether it is one process or a Ray cluster."""
 
     step: int  # learner steps done
-    book: OrderBook  # the training problems, as prompts
+    schedule: Schedule  # the training problems, as requests
 
     def publish(self) -> None:
         """Give the learner's weights to the rollout workers, which swap between groups."""
@@ -57,7 +57,7 @@ class Cluster(Protocol):
         """Write a checkpoint of policy, optimiser, step, ledger and seeds."""
 
     def restore(self) -> int:
-        """Load the newest whole checkpoint; the learner step it stands at, 0 where there is none."""
+        """Load the newest whole checkpoint; its learner step, 0 if there is none."""
 
     def evaluate(self, request: EvalRequest) -> list[ScoredGroup]:
         """Sample with the published weights and judge; in prompt order."""
@@ -66,7 +66,7 @@ class Cluster(Protocol):
         """The ledger's totals: issued, trained, filtered, quarantined, in_flight, reissued, stale_dropped."""
 
     def describe(self) -> str:
-        """One line for the user: which workers stand where, and the sandbox tier."""
+        """One line for the user: which workers run where, and the sandbox tier."""
 
     def sandbox_tier(self) -> str:
         """The sandbox tier in force."""

@@ -6,18 +6,14 @@ Heavy imports stand inside the functions, so that a reward actor's process never
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from couplet.configs.schema import RunConfig
-from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
-from couplet.data.prompts import PromptSet, encode_prompts, rollout_request
-from couplet.data.seeds import derive_seed
+from couplet.data.prompts import PromptSet, encode_prompts
 from couplet.data.tokenizer import load_tokenizer
-from couplet.data.trajectory import RolloutRequest
-from couplet.replay.record import IssueOrder
+from couplet.replay.schedule import Schedule
 
 if TYPE_CHECKING:
     from couplet.learner.learner import Learner
@@ -25,28 +21,10 @@ if TYPE_CHECKING:
     from couplet.rollout.worker import RolloutWorker
 
 
-@dataclass(frozen=True)
-class OrderBook:
-    """Turns the ledger's numbers into requests: which problem, which prompt, which seeds. No torch, no tokenizer."""
-
-    prompts: PromptSet
-    completions: int
-    seed: int
-
-    @property
-    def order(self) -> IssueOrder:
-        """The order of problems."""
-        return IssueOrder(len(self.prompts), self.seed)
-
-    def problem(self, number: int) -> Problem:
-        """The problem of the `number`-th group."""
-        return self.prompts.problems[self.order.group_id(number).problem]
-
-    def request(self, number: int, attempt: int) -> RolloutRequest:
-        """The order for the `number`-th group; seeds depend on the group, not on the attempt."""
-        group_id = self.order.group_id(number)
-        seeds = [derive_seed(self.seed, "completion", *group_id, g) for g in range(self.completions)]
-        return rollout_request(self.prompts, group_id, attempt, seeds, derive_seed(self.seed, "completion", *group_id))
+def build_schedule(config: RunConfig, start: str) -> Schedule:
+    """The training problems as requests, with prompts of the policy in folder `start`."""
+    prompts = load_prompts(config, start, config.problems.train, config.problems.limit)
+    return Schedule(prompts, config.replay.completions, config.seed)
 
 
 def load_prompts(config: RunConfig, start: str, source: str, limit: int | None = None) -> PromptSet:

@@ -11,21 +11,20 @@ from couplet.data.trajectory import PromptGroup, ScoredGroup
 from couplet.evaluation.request import EvalRequest
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.replay.ledger import Ledger
-from couplet.replay.record import Record, State
+from couplet.replay.record import Attempt, Record, State
 from couplet.reward.fault_limit import FaultShareLimit
 from couplet.training.cluster import Batch
 from couplet.training.evaluator import judge_again, sample_and_judge
 from couplet.training.factory import (
-    OrderBook,
     build_learner,
     build_reward_worker,
     build_rollout_worker,
+    build_schedule,
     for_one_process,
     for_rollouts,
-    load_prompts,
 )
 from couplet.training.replay_metrics import Telemetry, ledger_metrics
-from couplet.training.step_metrics import StageTimes, batch_metrics
+from couplet.training.step_metrics import PhaseTimes, batch_metrics
 
 
 class LocalCluster:
@@ -41,17 +40,13 @@ class LocalCluster:
         self.config = config = for_one_process(config)
         self.checkpoints = checkpoints
         self.step = 0
-        self.book = OrderBook(
-            load_prompts(config, start, config.problems.train, config.problems.limit),
-            config.replay.completions,
-            config.seed,
-        )
+        self.schedule = build_schedule(config, start)
         self.ledger = Ledger(config.replay, steps=config.steps)
         self.learner = build_learner(config, start)
         self.rollout = build_rollout_worker(for_rollouts(config), start)
         self.reward = build_reward_worker(config)
         self.faults = FaultShareLimit(config.reward.max_fault_share)
-        self.times = StageTimes()
+        self.times = PhaseTimes()
         self.telemetry = Telemetry(time.monotonic())
         self._ready: dict[int, ScoredGroup] = {}
 
@@ -68,9 +63,9 @@ class LocalCluster:
             self.telemetry.report(time.monotonic())  # what was before is no part of a step
         while (numbers := self.ledger.lease(count, time.monotonic())) is None:
             wanted = min(self.config.rollout.groups_per_call, count)
-            orders = self.ledger.issue(wanted, time.monotonic())
-            assert orders, f"no credit left and too few groups ready: {self.ledger.totals()}"
-            self._produce(orders)
+            attempts = self.ledger.issue(wanted, time.monotonic())
+            assert attempts, f"no credit left and too few groups ready: {self.ledger.totals()}"
+            self._produce(attempts)
         groups = tuple(self._ready.pop(number) for number in numbers)
         metrics = batch_metrics(groups, self.step) | self.telemetry.report(time.monotonic())
         return Batch(tuple(numbers), groups, self.ledger.unreported(), metrics | ledger_metrics(self.ledger))
@@ -125,23 +120,23 @@ class LocalCluster:
         """Stop the sandbox."""
         self.reward.close()
 
-    def _produce(self, orders: list[tuple[int, int]]) -> None:
+    def _produce(self, attempts: list[Attempt]) -> None:
         started = time.monotonic()
-        groups = self.rollout.generate([self.book.request(number, attempt) for number, attempt in orders])
+        groups = self.rollout.generate([self.schedule.request(*attempt) for attempt in attempts])
         self.times.add("generate", time.monotonic() - started)
-        for (number, attempt), group in zip(orders, groups, strict=True):
+        for attempt, group in zip(attempts, groups, strict=True):
             now = time.monotonic()
             self.telemetry.generated(group, now)
-            self.ledger.generated(number, attempt, group.version, now)
-            self.ledger.scoring(number, attempt, now)
-            scored = self._judge(self.book.problem(number), group)
+            self.ledger.generated(*attempt, group.version, now)
+            self.ledger.scoring(*attempt, now)
+            scored = self._judge(self.schedule.problem(attempt.number), group)
             spent = time.monotonic() - now
             self.times.add("reward", spent)
             self.telemetry.judged(scored.verdicts, spent, time.monotonic())
             valid = int(scored.valid_G.sum())
-            state = self.ledger.ready(number, attempt, now, valid=valid, zero_signal=scored.zero_signal)
+            state = self.ledger.ready(*attempt, now, valid=valid, zero_signal=scored.zero_signal)
             if state is State.READY:
-                self._ready[number] = scored
+                self._ready[attempt.number] = scored
                 self.telemetry.ready(spent)
 
     def _judge(self, problem: Problem, group: PromptGroup) -> ScoredGroup:

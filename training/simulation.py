@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from couplet.configs.schema import ReplayConfig
 from couplet.replay.ledger import Ledger
-from couplet.replay.record import State
+from couplet.replay.record import Attempt, State
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class _Run:
             seconds = self.durations.generate(len(issued)) + self.durations.swap * (self.held[actor] != version)
             self.held[actor] = version
 
-            def generated(actor: int = actor, issued: list[tuple[int, int]] = issued, version: int = version) -> None:
+            def generated(actor: int = actor, issued: list[Attempt] = issued, version: int = version) -> None:
                 self.idle_rollout.append(actor)
                 for number, attempt in issued:
                     if self.ledger.generated(number, attempt, version, self.now):

@@ -10,7 +10,7 @@ import numpy as np
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Outcome, format_rate
 
-STAGES = ("generate", "reward", "train")
+PHASES = ("generate", "reward", "train")
 
 
 def batch_metrics(groups: Sequence[ScoredGroup], version: int) -> dict[str, float]:
@@ -40,7 +40,7 @@ def batch_metrics(groups: Sequence[ScoredGroup], version: int) -> dict[str, floa
     return metrics
 
 
-class StageTimes:
+class PhaseTimes:
     """Busy seconds of generation, judging and learning, and what they say about the overlap.
 
     `bound` is the speed-up that perfect overlap would reach over running the stages one after the other: the sum of all
@@ -49,7 +49,7 @@ class StageTimes:
     """
 
     def __init__(self) -> None:
-        self.total = dict.fromkeys(STAGES, 0.0)
+        self.total = dict.fromkeys(PHASES, 0.0)
         self._last = dict(self.total)
         self._wall = 0.0  # seconds since the last step, up to `_running_since`
         self._running_since: float | None = None
@@ -76,27 +76,27 @@ class StageTimes:
         self.pause()
         wall, self._wall = max(self._wall, 1e-9), 0.0
         self.begin()
-        spent = {stage: self.total[stage] - self._last[stage] for stage in STAGES}
+        spent = {stage: self.total[stage] - self._last[stage] for stage in PHASES}
         self._last = dict(self.total)
-        metrics = {f"{stage}_seconds": spent[stage] for stage in STAGES}
-        for stage in STAGES:
+        metrics = {f"{stage}_seconds": spent[stage] for stage in PHASES}
+        for stage in PHASES:
             busy = min(1.0, spent[stage] / (wall * workers[stage]))
             metrics |= {f"{stage}_busy_share": busy, f"{stage}_idle_share": 1.0 - busy}
         bound, reached, slowest = overlap(spent, workers, wall)
-        speedup = {"speedup_bound": bound, "speedup_reached": reached, "bounding_stage": float(STAGES.index(slowest))}
+        speedup = {"speedup_bound": bound, "speedup_reached": reached, "bounding_stage": float(PHASES.index(slowest))}
         return metrics | {"step_seconds": wall} | speedup
 
 
 def overlap(spent: Mapping[str, float], workers: Mapping[str, float], wall: float) -> tuple[float, float, str]:
-    """Speed-up bound, speed-up reached and the slowest stage; see `StageTimes`.
+    """Speed-up bound, speed-up reached and the slowest stage; see `PhaseTimes`.
 
     Args:
         spent: busy seconds of each stage, summed over its workers.
         workers: of each stage.
         wall: seconds on the clock.
     """
-    per_worker = {stage: spent[stage] / workers[stage] for stage in STAGES}
-    slowest = max(STAGES, key=lambda stage: per_worker[stage])
+    per_worker = {stage: spent[stage] / workers[stage] for stage in PHASES}
+    slowest = max(PHASES, key=lambda stage: per_worker[stage])
     total = sum(spent.values())
     return total / max(per_worker[slowest], 1e-9), total / max(wall, 1e-9), slowest
 

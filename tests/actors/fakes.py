@@ -8,6 +8,7 @@ import time
 import numpy as np
 import ray
 
+from couplet.actors.messages import ScoreReply, SwapReply, WorkerInfo
 from couplet.actors.remote import WeightsLost
 from couplet.actors.reward_actor import RewardActor
 from couplet.data.trajectory import PromptGroup
@@ -32,14 +33,14 @@ class ScriptedRollout:
         """For subclasses."""
 
     def describe(self):
-        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+        return WorkerInfo.of(ray.get_runtime_context())
 
     def load_weights(self, weights):
-        self.version = weights[0]
-        return self.version, 0.0, self.describe()
+        self.version = weights.version
+        return SwapReply(self.version, 0.0, self.describe())
 
     def generate(self, requests, weights, sampler=None):
-        self.version = weights[0]
+        self.version = weights.version
         groups = [self.group(request) for request in requests]
         return groups[0] if len(groups) == 1 else tuple(groups)
 
@@ -101,7 +102,7 @@ class ScriptedLearner:
         return "127.0.0.1", 1
 
     def build(self, address, port):
-        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+        return WorkerInfo.of(ray.get_runtime_context())
 
     def learn(self, groups):
         self.version += 1
@@ -131,11 +132,11 @@ class ScriptedReward:
         self.tier = "none"
 
     def describe(self):
-        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "tier": self.tier}
+        return WorkerInfo.of(ray.get_runtime_context(), self.tier)
 
-    def score(self, problem, group, which=None, tiers=()):
-        places = range(group.completions) if which is None else which
-        return [self.verdict(group.texts[place], place) for place in places], 0.0, self.describe()
+    def score(self, problem, group, which, tiers=()):
+        verdicts = [self.verdict(group.texts[place], place) for place in which]
+        return ScoreReply(verdicts, 0.0, self.describe())
 
     def verdict(self, text, place):
         if text == "die":
@@ -204,7 +205,7 @@ class ForgetfulRollout(ScriptedRollout):
 class SilentReward(ScriptedReward):
     """Never answers."""
 
-    def score(self, problem, group, which=None, tiers=()):
+    def score(self, problem, group, which, tiers=()):
         time.sleep(1000)
 
 

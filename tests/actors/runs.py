@@ -101,7 +101,7 @@ def wait_for(condition, seconds=240):
 
 def status(cluster):
     """What `launch.py status --json` prints."""
-    return ray.get(cluster.replay.status.remote(), timeout=PATIENCE)
+    return ray.get(cluster.queue.handle.status.remote(), timeout=PATIENCE)
 
 
 def alive(pid):

@@ -40,7 +40,7 @@ def command(*arguments):
 
 def serving(cluster):
     """Workers that are given work, by role."""
-    return {role: len(indices) for role, indices in cluster._on_replay("roster")["serving"].items()}
+    return {role: len(indices) for role, indices in cluster.queue.call("roster").serving.items()}
 
 
 def run_while(process, shared_run):
@@ -78,11 +78,11 @@ def test_scale_changes_the_number_of_workers_and_loses_no_lease(shared_run):
 def test_a_rebuilt_queue_keeps_the_scale(shared_run):
     cluster = shared_run.cluster
     for wanted in (3, 2):
-        cluster._on_replay("set_targets", {"reward": wanted})
+        cluster.queue.call("set_targets", {"reward": wanted})
         wait_for(lambda: shared_run.history.steps(cluster, 1) and serving(cluster)["reward"] == wanted)  # noqa: B023
         ray.kill(cluster.replay)
         shared_run.history.steps(cluster, 1)
-        assert cluster._on_replay("roster")["targets"] == {"rollout": 2, "reward": wanted}
+        assert cluster.queue.call("roster").targets == {"rollout": 2, "reward": wanted}
         assert serving(cluster) == {"rollout": 2, "reward": wanted}
 
 

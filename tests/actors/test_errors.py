@@ -82,7 +82,7 @@ def test_a_sandbox_tier_that_does_not_hold_stops_the_start_with_its_reason(scrip
 def test_a_worker_in_a_weaker_sandbox_tier_than_the_runs_judges_nothing(scripted):
     cluster, history = scripted("fallen", "FallenReward"), History()
     tier = cluster.sandbox_tier()
-    cluster._on_replay("set_targets", {"reward": 2})
+    cluster.queue.call("set_targets", {"reward": 2})
     wait_for(lambda: history.steps(cluster, 1) and len(status(cluster)["workers"]["reward"]) == 2)
     before = [worker["calls"] for worker in status(cluster)["workers"]["reward"]]
     history.steps(cluster, 2)
@@ -93,9 +93,9 @@ def test_a_worker_in_a_weaker_sandbox_tier_than_the_runs_judges_nothing(scripted
 
 
 def test_two_runs_of_one_name_do_not_mix(scripted, monkeypatch):
-    monkeypatch.setattr("couplet.actors.ray_cluster.NAME_SECONDS", 0.5)
+    monkeypatch.setattr("couplet.actors.replay_client.NAME_SECONDS", 0.5)
     scripted("twins")
-    with pytest.raises(ConfigError, match="name = 'twins': a run of that name is going on on this cluster"):
+    with pytest.raises(ConfigError, match="name = 'twins': a run of that name is active on this cluster"):
         scripted("twins")
 
 
@@ -171,7 +171,7 @@ def test_a_group_that_keeps_killing_its_reward_worker_is_quarantined_and_the_run
     assert problems <= {1, 2, 4, 5}  # the groups of problems 0 and 3 are nobody's reward
     assert len(history.numbers) == len(set(history.numbers))
     decided = {number for batch in history.batches for number in batch.decided}
-    assert all(cluster.book.problem(number).problem_id for number in decided)
+    assert all(cluster.schedule.problem(number).problem_id for number in decided)
     wait_for(lambda: cluster.restarts()["reward"] >= 2 * 2)
 
 

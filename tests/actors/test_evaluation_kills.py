@@ -7,13 +7,14 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
 from couplet.actors.judging import Job, Judging
+from couplet.actors.messages import PublishedWeights, WorkerInfo
 from couplet.actors.ray_cluster import RayCluster
 from couplet.actors.remote import DIED, is_gone
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.replay_state import Worker
 from couplet.data.verdict import Outcome
 from couplet.evaluation.request import EvalRequest
-from couplet.replay.record import Record, State
+from couplet.replay.record import Attempt, Record, State
 from couplet.training.factory import load_prompts
 from couplet.training.loop import train
 from tests.actors.fakes import PoisonRollout, ScriptedLearner, ScriptedReward, ScriptedRollout
@@ -70,7 +71,7 @@ def test_killed_actors_come_back_and_every_result_comes(evaluating, max_restarts
     changes = {"replay": {"max_attempts": 2}, "rollout": {"max_restarts": max_restarts}}
     cluster, prompts = evaluating(f"kills{max_restarts}", (SlowRollout, SlowReward), 8, **changes)
     wait_for(lambda: status(cluster)["ledger"]["ready"] == 4)  # all that the credits allow
-    pids = [member.info["pid"] for members in cluster.pool.members.values() for member in members.values()]
+    pids = [member.info.pid for members in cluster.pool.members.values() for member in members.values()]
 
     def kill(index, scored):
         for pid in filter(alive, pids):
@@ -85,7 +86,7 @@ def test_killed_actors_come_back_and_every_result_comes(evaluating, max_restarts
 def test_an_answer_that_kills_its_judges_is_quarantined_and_its_neighbours_are_not(evaluating):
     changes = {"replay": {"max_attempts": 2}, "reward": {"max_fault_share": 1.0}}
     cluster, prompts = evaluating("poisoned", (PoisonRollout, ScriptedReward), 3, publish=False, **changes)
-    cluster.holder = (0, [None])  # scripted actors need no weights, and the queue issues nothing
+    cluster.memory.weights = PublishedWeights(0, None)  # scripted actors need no weights, and the queue issues nothing
     results = cluster.evaluate(EvalRequest(prompts, cluster.config.sampler, 2, 0))
     assert outcomes(results) == [{Outcome.QUARANTINED if i % 3 == 0 else Outcome.PASSED} for i in range(3)]
 
@@ -105,11 +106,11 @@ def test_an_actor_that_is_gone_is_told_from_one_that_restarts(error, died, gone)
 
 @pytest.mark.parametrize("recovering", [True, False])
 def test_a_job_is_kept_for_another_judge_only_while_that_one_answers(recovering):
-    first, second = (Worker("reward", index, None, {}) for index in range(2))
+    first, second = (Worker("reward", index, None, WorkerInfo(1, "node")) for index in range(2))
     second.recovering = recovering
     ledger = SimpleNamespace(holds=lambda number, attempt: True)
     judging = Judging(SimpleNamespace(active=lambda role: [first, second], ledger=ledger, tiers=()))
-    job = Job(0, 0, None, 0.0, avoid=first.index)
+    job = Job(Attempt(0, 0), None, 0.0, None, avoid=first.index)
     judging.jobs.append(job)
     assert judging._next_job(first) is (job if recovering else None)
 
@@ -137,7 +138,9 @@ def test_an_evaluation_is_of_the_weights_of_its_step(tmp_path):
 
 def test_a_rebuilt_queue_counts_credits_from_the_weights_that_are_out(tmp_path):
     record, learner = Record(), SimpleNamespace(weights=lambda: None)
-    driver = SimpleNamespace(step=1, memory=Memory(record), learner=learner, _on_replay=lambda *_: None)
+    driver = SimpleNamespace(
+        step=1, memory=Memory(record), learner=learner, queue=SimpleNamespace(call=lambda *_: None)
+    )
     RayCluster.publish(driver)
     record.add(dict.fromkeys(range(2 * P), State.TRAINED))
     driver.memory.version = 2  # one more step since

@@ -8,15 +8,20 @@ import pytest
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
+from couplet.actors.dispatch import Dispatch
 from couplet.actors.generation import Generation
+from couplet.actors.messages import PublishedWeights, SwapReply, WorkerInfo
 from couplet.actors.remote import WeightsDamaged, WeightsLate, WeightsLost
 from couplet.actors.replay_actor import Memory, ReplayActor
 from couplet.actors.replay_state import Worker
 from couplet.actors.rollout_actor import RolloutActor
 from couplet.actors.worker_pool import Member, WorkerPool
 from couplet.model.weights import DamagedWeights
+from couplet.replay.record import Attempt
 from couplet.training.replay_metrics import Telemetry
 from tests.actors.runs import run_config
+
+PROCESS = WorkerInfo(pid=1, node="node")
 
 
 class Handle:
@@ -27,14 +32,14 @@ class Handle:
         self.load_weights = SimpleNamespace(remote=self._load)
 
     def _load(self, weights):
-        self.sent.append(weights[0])
+        self.sent.append(weights.version)
         self.answers.append(asyncio.get_running_loop().create_future())
         return self.answers[-1]
 
 
 def test_an_actor_that_owes_an_answer_is_sent_no_more_weights():
     async def publish_five_times():
-        busy, idle = (Worker("rollout", index, Handle(), {}) for index in range(2))
+        busy, idle = (Worker("rollout", index, Handle(), PROCESS) for index in range(2))
         hub = SimpleNamespace(
             active=lambda role: [busy, idle],
             answered=lambda worker, info: None,
@@ -45,14 +50,14 @@ def test_an_actor_that_owes_an_answer_is_sent_no_more_weights():
         )
         generation = Generation(hub, arrived=lambda *_: None)
         for version in range(1, 5):
-            await generation.publish((version, [None]))
+            await generation.publish(PublishedWeights(version, None))
             await asyncio.sleep(0.01)
-            idle.handle.answers[-1].set_result((version, 0.0, {}))
+            idle.handle.answers[-1].set_result(SwapReply(version, 0.0, PROCESS))
             await asyncio.sleep(0.1)  # longer than the limit of a push
         assert (busy.handle.sent, idle.handle.sent) == ([1], [1, 2, 3, 4])
         assert (busy.version, idle.version) == (None, 4)
-        busy.handle.answers[0].set_result((1, 0.0, {}))
-        await generation.publish((5, [None]))
+        busy.handle.answers[0].set_result(SwapReply(1, 0.0, PROCESS))
+        await generation.publish(PublishedWeights(5, None))
         await asyncio.sleep(0.1)
         assert busy.handle.sent == [1, 5]
 
@@ -62,13 +67,13 @@ def test_an_actor_that_owes_an_answer_is_sent_no_more_weights():
 def test_an_actor_that_decodes_is_pushed_no_weights(tmp_path):
     async def publish_while_one_decodes():
         queue = ReplayActor(run_config(tmp_path, "push"), SimpleNamespace(request=lambda *order: order), Memory())
-        busy, idle = (Worker("rollout", index, Scripted(), {"pid": 1}) for index in range(2))
+        busy, idle = (Worker("rollout", index, Scripted(), PROCESS) for index in range(2))
         queue.hub.workers["rollout"] = {0: busy, 1: idle}
-        queue.generation.weights = (4, [None])
+        queue.generation.weights = PublishedWeights(4, None)
         serving = asyncio.ensure_future(queue.generation.serve(busy))
         await asyncio.sleep(0.01)
         idle.handle.script = ["loaded"]
-        await queue.publish(5, [None])
+        await queue.publish(PublishedWeights(5, None))
         await asyncio.sleep(0.01)
         serving.cancel()
         return queue, busy.handle.calls, idle.handle.calls
@@ -94,11 +99,11 @@ class Scripted:
 
     def _answer(self, method, weights):
         answer = asyncio.get_running_loop().create_future()
-        self.calls.append((method, weights[0]))
+        self.calls.append((method, weights.version))
         if self.script:
             end = self.script.pop(0)
             answer.set_exception(end) if isinstance(end, Exception) else answer.set_result(
-                (weights[0], 0.0, {"pid": 1})
+                SwapReply(weights.version, 0.0, PROCESS)
             )
         return answer
 
@@ -106,9 +111,9 @@ class Scripted:
 async def served(tmp_path, *script):
     """The queue after its one rollout actor has run through `script`, and what that actor was called for."""
     queue = ReplayActor(run_config(tmp_path, "generation"), SimpleNamespace(request=lambda *order: order), Memory())
-    worker = Worker("rollout", 0, Scripted(*script), {"pid": 1})
+    worker = Worker("rollout", 0, Scripted(*script), PROCESS)
     queue.hub.workers["rollout"][0] = worker
-    queue.generation.weights = (4, [None])
+    queue.generation.weights = PublishedWeights(4, None)
     serving = asyncio.ensure_future(queue.generation.serve(worker))
     await asyncio.sleep(0.05)
     serving.cancel()
@@ -120,7 +125,7 @@ def test_an_actor_whose_weights_are_late_catches_up_alone_and_stops_nobody(tmp_p
     queue, calls = asyncio.run(served(tmp_path, late, late, "loaded"))
     assert calls == [("generate", 4), ("load", 4), ("load", 4), ("generate", 4)]
     assert not queue.generation.weights_lost and queue.hub.failure is None
-    assert queue.hub.lost["rollout"] == 0 and queue.ledger.cursor()["losses"] == {}
+    assert queue.hub.lost["rollout"] == 0 and queue.ledger.cursor().losses == {}
 
 
 def test_weights_that_are_nowhere_stop_generation_until_they_are_published_again(tmp_path):
@@ -133,7 +138,7 @@ def test_old_weights_that_are_lost_say_nothing_of_newer_ones(tmp_path):
     async def lost_when_newer_are_out():
         queue, _ = await served(tmp_path, raised(WeightsLost("weights version 3: OwnerDiedError")))
         old, queue.generation.weights_lost = queue.generation.weights, False
-        queue.generation.weights = (5, [None])
+        queue.generation.weights = PublishedWeights(5, None)
         worker = queue.hub.workers["rollout"][0]
         await queue.generation._failed(worker, [], old, raised(WeightsLost("weights version 4: OwnerDiedError")))
         return queue
@@ -151,13 +156,11 @@ def test_an_evaluation_has_lost_weights_published_again_and_waits_for_late_ones(
             raise end
         return end
 
-    monkeypatch.setattr(
-        "couplet.actors.worker_pool.ray", SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=get)
-    )
+    monkeypatch.setattr("couplet.actors.dispatch.ray", SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=get))
     config = run_config(tmp_path, "evaluation")
     pool = WorkerPool(config, "", tend=lambda: None, republish=lambda: published.append(True))
-    pool.members["rollout"][0] = Member(None, None, {})
-    assert list(pool.spread("rollout", ["job"], lambda handle, job: object())) == [("job", "done")]
+    pool.members["rollout"][0] = Member(None, None, PROCESS)
+    assert list(Dispatch(pool, "rollout", lambda handle, job: object()).run(["job"])) == [("job", "done")]
     assert len(published) == times
 
 
@@ -171,8 +174,8 @@ def test_damaged_weights_are_published_again_and_a_defect_the_second_time_in_a_r
         await generation._failed(worker, [], generation.weights, damaged)  # the same publication once more
         assert generation.weights_lost and queue.hub.failure is None
         if whole_between:
-            generation._keep(worker, 9, 0, SimpleNamespace(version=4), None)
-        generation.weights = (4, [object()])
+            generation._keep(worker, Attempt(9, 0), SimpleNamespace(version=4), None)
+        generation.weights = PublishedWeights(4, object())
         await generation._failed(worker, [], generation.weights, damaged)
         return str(queue.hub.failure)
 
@@ -186,7 +189,9 @@ def test_a_rollout_actor_says_that_weights_arrived_damaged(monkeypatch):
     monkeypatch.setattr(ray, "get", lambda reference, timeout: (None, []))
     worker = SimpleNamespace(version=0, load_weights=load_weights)
     with pytest.raises(WeightsDamaged, match="version 1: bucket 0"):
-        RolloutActor.load_weights(SimpleNamespace(worker=worker, timeout=0.1, verify=True), (1, [None]))
+        RolloutActor.load_weights(
+            SimpleNamespace(worker=worker, timeout=0.1, verify=True), PublishedWeights(1, object())
+        )
 
 
 @pytest.mark.parametrize("raises, expected", [(GetTimeoutError("slow"), WeightsLate), (ObjectLostError, WeightsLost)])
@@ -197,4 +202,4 @@ def test_a_rollout_actor_tells_late_weights_from_lost_ones(monkeypatch, raises, 
     monkeypatch.setattr(ray, "get", get)
     actor = SimpleNamespace(worker=SimpleNamespace(version=0), timeout=0.1)
     with pytest.raises(expected, match="weights version 1"):
-        RolloutActor.load_weights(actor, (1, [None]))
+        RolloutActor.load_weights(actor, PublishedWeights(1, object()))

@@ -5,15 +5,17 @@ from types import SimpleNamespace
 import pytest
 
 from couplet.actors.judging import Judging
+from couplet.actors.messages import WorkerInfo
 from couplet.actors.replay_state import Worker
 from couplet.actors.worker_pool import Member, WorkerPool
 from couplet.configs.schema import RunConfig
+from couplet.replay.record import Attempt
 from tests.actors.runs import run_config
 
 
 def judging(*tiers):
     """The judging half of a queue that accepts the tier `namespace`, with a worker in each of `tiers`."""
-    workers = [Worker("reward", index, None, {"tier": tier}) for index, tier in enumerate(tiers)]
+    workers = [Worker("reward", index, None, WorkerInfo(1, "node", tier)) for index, tier in enumerate(tiers)]
     hub = SimpleNamespace(
         active=lambda role: [worker for worker in workers if not worker.leaving],
         ledger=SimpleNamespace(holds=lambda number, attempt: True),
@@ -21,7 +23,7 @@ def judging(*tiers):
         config=RunConfig(),
     )
     judging = Judging(hub)
-    judging.add(0, 0, None)
+    judging.add(Attempt(0, 0), None)
     return judging, workers
 
 
@@ -42,5 +44,7 @@ def test_where_no_worker_may_judge_the_refused_ones_say_so():
 def test_an_evaluation_uses_no_refused_worker_while_there_is_another(tmp_path, tiers, usable):
     pool = WorkerPool(run_config(tmp_path, "pool"), "")
     pool.tiers = ("namespace",)
-    pool.members["reward"] = {index: Member(None, None, {"tier": tier}) for index, tier in enumerate(tiers)}
-    assert [index for index, _ in pool._usable("reward")] == usable
+    pool.members["reward"] = {
+        index: Member(None, None, WorkerInfo(1, "node", tier)) for index, tier in enumerate(tiers)
+    }
+    assert [index for index, _ in pool.usable("reward")] == usable

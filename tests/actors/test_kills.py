@@ -1,9 +1,12 @@
 """Killing any one process costs time, not data: the run goes on, no group is trained twice, none is skipped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import ray
 
+from couplet.actors.messages import PublishedWeights
 from tests.actors.runs import PATIENCE, P, assert_trained_once, kill_process, living, status, wait_for
 
 pytestmark = pytest.mark.ray
@@ -48,7 +51,7 @@ def go_on(run, steps=3):
 
 def lease(cluster):
     """The groups of one step, leased from the queue."""
-    while (taken := cluster._on_replay("take", P, 10.0))["numbers"] is None:
+    while not (taken := cluster.queue.call("take", P, 10.0)).numbers:
         cluster._reconcile()
     return taken
 
@@ -61,7 +64,7 @@ def train_all(run, numbers):
 
 def serving(cluster, role):
     """Numbers of the workers of a role that are given work."""
-    return cluster._on_replay("roster")["serving"][role]
+    return cluster.queue.call("roster").serving[role]
 
 
 def packed(cluster):
@@ -93,8 +96,8 @@ def test_a_killed_replay_queue_is_rebuilt_from_what_the_driver_remembers(shared_
 def test_leased_groups_whose_payload_is_lost_are_given_out_again(shared_run, orphans):
     cluster = shared_run.cluster
     taken = lease(cluster)
-    assert cluster._payload(taken | {"groups": orphans(2)}) is None
-    train_all(shared_run, taken["numbers"])
+    assert cluster._payload(replace(taken, groups=orphans(2))) is None
+    train_all(shared_run, taken.numbers)
 
 
 def test_a_killed_learner_rank_comes_back_with_the_weights_it_had(shared_run):
@@ -104,7 +107,7 @@ def test_a_killed_learner_rank_comes_back_with_the_weights_it_had(shared_run):
     shared_run.history.steps(cluster, 2)
     version, before = packed(cluster)
     restarts = cluster.learner.restarts
-    kill_process(cluster.learner.places[0]["pid"])
+    kill_process(cluster.learner.ranks.places[0].pid)
     again, after = packed(cluster)
     assert (version, again) == (cluster.step, cluster.step)
     assert np.array_equal(before, after)
@@ -117,10 +120,10 @@ def test_weights_that_died_with_their_node_are_published_again(shared_run, orpha
     cluster, published = shared_run.cluster, []
     publish = cluster.publish
     monkeypatch.setattr(cluster, "publish", lambda: published.append(cluster.step) or publish())
-    cluster._on_replay("publish", cluster.step, orphans(1))
+    cluster.queue.call("publish", PublishedWeights(cluster.step, orphans(1)[0]))
     taken = lease(cluster)
     for pid in living(cluster, "rollout"):
         kill_process(pid)  # a new process holds version 0, and must fetch
-    cluster._on_replay("give_back", taken["numbers"])
+    cluster.queue.call("give_back", taken.numbers)
     wait_for(lambda: cluster._reconcile() or published)
-    train_all(shared_run, taken["numbers"])
+    train_all(shared_run, taken.numbers)

@@ -88,10 +88,10 @@ def crowd(ray_cluster):
 def test_ranks_find_their_room_again_though_more_actors_are_wanted_than_fit(with_learner, crowd):
     cluster = with_learner("crowded", ScriptedLearner, learner={"ranks": 2})
     crowd()
-    cluster._on_replay("set_targets", {"reward": 4})
+    cluster.queue.call("set_targets", {"reward": 4})
     homeless = lambda: sum(member.info is None for member in cluster.pool.members["reward"].values())  # noqa: E731
     wait_for(lambda: cluster._reconcile() or homeless() == 3)
-    kill_process(cluster.learner.places[1]["pid"])
+    kill_process(cluster.learner.ranks.places[1].pid)
     cluster.learn(cluster.take(2))
     assert cluster.learner.restarts == 1
     assert homeless() == 3
@@ -115,8 +115,8 @@ def test_each_rank_has_a_room_of_what_it_asks_for(tmp_path, monkeypatch, learner
         def wait(self, seconds):
             return True
 
-    monkeypatch.setattr("couplet.actors.learner_group.placement_group", Room)
-    LearnerGroup(run_config(tmp_path, "room", learner={"ranks": 2, **learner}), "").reserve()
+    monkeypatch.setattr("couplet.actors.rank_group.placement_group", Room)
+    LearnerGroup(run_config(tmp_path, "room", learner={"ranks": 2, **learner}), "").ranks.reserve()
     assert asked == ([(bundles, "PACK")] if bundles else [])
 
 
@@ -124,8 +124,8 @@ def test_ranks_without_room_are_named_and_wait_for_it_no_longer(ray_cluster, tmp
     group = LearnerGroup(run_config(tmp_path, "large", learner={"cpus": 640.0}, ray={"call_timeout": 1.0}), "")
     try:
         with pytest.raises(ConfigError, match=r"learner.ranks = 1: they did not start within .* = 1 s; .* for 640 CPU"):
-            group.reserve()
-        room = group.room
+            group.ranks.reserve()
+        room = group.ranks.placement
     finally:
         group.stop()
     states = lambda: ray.util.placement_group_table(room)["state"]  # noqa: E731
@@ -139,7 +139,7 @@ def test_a_scale_that_finds_no_room_leaves_the_numbers_as_they_were(ray_cluster,
             self.targets, self.history = {"rollout": 2, "reward": 1}, []
 
         def roster(self):
-            return {"targets": dict(self.targets), "serving": {"rollout": [0, 1], "reward": [0]}}
+            return SimpleNamespace(targets=dict(self.targets), serving={"rollout": [0, 1], "reward": [0]})
 
         def set_targets(self, wanted):
             self.targets |= wanted
@@ -186,9 +186,9 @@ def test_what_fails_beside_the_ranks_is_no_loss_of_theirs(tmp_path, monkeypatch,
         raise error
 
     group, stopped = LearnerGroup(run_config(tmp_path, "beside"), "", meanwhile), []
-    group.ranks = [SimpleNamespace(save=SimpleNamespace(remote=lambda folder: None))]
-    monkeypatch.setattr("couplet.actors.learner_group.fetch_all", lambda refs, what, seconds, meanwhile: meanwhile())
-    monkeypatch.setattr(group, "_stop_ranks", lambda: stopped.append(True))
+    group.ranks.actors = [SimpleNamespace(save=SimpleNamespace(remote=lambda folder: None))]
+    monkeypatch.setattr("couplet.actors.rank_group.fetch_all", lambda refs, what, seconds, meanwhile: meanwhile())
+    monkeypatch.setattr(group.ranks, "stop_ranks", lambda: stopped.append(True))
     with pytest.raises(type(error), match=str(error)):
         group.save(tmp_path)
     assert not stopped
@@ -201,7 +201,7 @@ def test_without_checkpoints_a_rebuilt_rank_repeats_the_kept_steps_only(with_lea
     history.steps(cluster, 6)
     assert sorted(cluster.learner.payloads) == [4, 5]
     assert latest_checkpoint(cluster.checkpoints) is None  # nothing to resume from before the end
-    kill_process(cluster.learner.places[0]["pid"])
+    kill_process(cluster.learner.ranks.places[0].pid)
     (metrics,) = history.steps(cluster, 1)
     assert (metrics["done"], metrics["version"]) == (3, 7)
     cluster.save()

@@ -32,7 +32,7 @@ def test_a_take_hears_of_the_last_ready_group_whoever_else_is_waking(tmp_path):
             await asyncio.sleep(0)
         make_ready(queue.ledger, queue.ledger.issue(P, 0.0))
         queue.hub.notify()
-        assert (await take)["numbers"] == list(range(P))
+        assert (await take).numbers == tuple(range(P))
         for task in idle:
             task.cancel()
         return time.monotonic() - started

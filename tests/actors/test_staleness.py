@@ -27,7 +27,7 @@ def test_a_completion_is_made_by_the_weights_of_its_version_and_no_other(shared_
 
     def two_versions():
         """One more step: whether groups of two versions whose weights are known have been trained."""
-        weights[cluster.step] = ray.get(cluster.holder[1][0], timeout=PATIENCE)
+        weights[cluster.step] = ray.get(cluster.memory.weights.packed, timeout=PATIENCE)
         history.steps(cluster, 1)
         last = history.batches[-1]
         groups.extend((n, s.group) for n, s in zip(last.numbers, last.groups) if s.group.version in weights)
@@ -37,7 +37,7 @@ def test_a_completion_is_made_by_the_weights_of_its_version_and_no_other(shared_
     worker = build_rollout_worker(cluster.config, str(shared_run.start))
     for number, group in groups:
         worker.load_weights(*weights[group.version])
-        (again,) = worker.generate([cluster.book.request(number, group.attempt)])
+        (again,) = worker.generate([cluster.schedule.request(number, group.attempt)])
         assert np.array_equal(again.tokens_GC, group.tokens_GC)
         assert np.allclose(again.behaviour_GJC, group.behaviour_GJC, atol=1e-5)
 
@@ -46,7 +46,9 @@ def test_every_rollout_actor_acknowledges_the_published_version(shared_run):
     cluster = shared_run.cluster
     cluster.publish()
     living(cluster, "rollout")
-    calls = [member.handle.load_weights.remote(cluster.holder) for member in cluster.pool.members["rollout"].values()]
+    calls = [
+        member.handle.load_weights.remote(cluster.memory.weights) for member in cluster.pool.members["rollout"].values()
+    ]
     assert [version for version, _, _ in ray.get(calls, timeout=PATIENCE)] == [cluster.step] * 2
 
 
@@ -58,8 +60,8 @@ def test_a_group_that_grew_too_old_is_dropped_and_issued_again(open_cluster):
     before = cluster.totals()
     assert before["stale_dropped"] == 0
     cluster.step += 3  # as if three more steps had gone by while these groups waited
-    cluster._on_replay("finish", {}, cluster.step)
-    taken = cluster._on_replay("take", 2, 0.1)
+    cluster.queue.call("finish", {}, cluster.step)
+    taken = cluster.queue.call("take", 2, 0.1)
     assert taken["numbers"] is None
     after = cluster.totals()
     assert after["issued"] == before["issued"]

@@ -86,7 +86,7 @@ def main(policy: str, folder: str, parts: str) -> None:
     cluster.publish()
     history.steps(cluster, 3)
     before = {role: [w["node"] for w in some] for role, some in status(cluster)["workers"].items()}
-    before["learner"] = [place["node"] for place in cluster.learner.places]
+    before["learner"] = [place.node for place in cluster.learner.ranks.places]
 
     machines.remove_node(second, allow_graceful=False)
     third = machines.add_node(**NODE)

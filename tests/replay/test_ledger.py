@@ -6,7 +6,8 @@ import pytest
 
 from couplet.configs.schema import ReplayConfig
 from couplet.replay.ledger import Ledger
-from couplet.replay.record import FINAL, IssueOrder, Record, State
+from couplet.replay.record import FINAL, Record, State
+from couplet.replay.schedule import ProblemSchedule
 
 
 def config(**changes):
@@ -169,7 +170,7 @@ def test_the_driver_follows_the_numbering_so_that_a_rebuilt_ledger_numbers_no_gr
     rebuilt = Ledger(config(), driver)
     assert rebuilt.totals()["issued"] == 4
     assert [rebuilt.issue(4, 0.0) for _ in range(3)] == [[(0, 1), (1, 1)], [(2, 2)], [(3, 1)]]
-    assert rebuilt.cursor()["losses"] == {2: 1}
+    assert rebuilt.cursor().losses == {2: 1}
     driver.add({2: State.TRAINED})
     assert Record.from_dict(driver.to_dict()).losses == {}
 
@@ -180,7 +181,7 @@ def test_finals_are_idempotent_and_keep_the_first_state():
     record.add({1: State.QUARANTINED, 0: State.FILTERED})
     assert record.totals == {"trained": 1, "filtered": 1, "quarantined": 0}
     assert (record.floor, record.finals, record.issued) == (2, {}, 2)
-    with pytest.raises(ValueError, match="no final state"):
+    with pytest.raises(ValueError, match="is not a final state"):
         record.add({2: State.READY})
 
 
@@ -208,7 +209,7 @@ def test_a_restarted_ledger_keeps_the_groups_of_a_learner_step_for_it():
     record = Record(issued=4, attempts={1: 2})
     ledger = Ledger(config(), record, leased=(0, 1))
     assert ledger.states()["leased"] == 2
-    assert ledger.cursor()["attempts"] == {1: 2, 2: 1, 3: 1}
+    assert ledger.cursor().attempts == {1: 2, 2: 1, 3: 1}
     assert ledger.issue(4, 0.0) == [(2, 1), (3, 1)]
     ledger.finish({0: State.TRAINED, 1: State.FILTERED}, version=1)
     assert ledger.totals()["trained"] == ledger.totals()["filtered"] == 1
@@ -216,13 +217,13 @@ def test_a_restarted_ledger_keeps_the_groups_of_a_learner_step_for_it():
 
 
 def test_every_epoch_visits_each_problem_once_in_its_own_order():
-    order = IssueOrder(problems=7, seed=3)
+    order = ProblemSchedule(problems=7, seed=3)
     first = [order.group_id(n) for n in range(7)]
     second = [order.group_id(n) for n in range(7, 14)]
     assert sorted(g.problem for g in first) == sorted(g.problem for g in second) == list(range(7))
     assert {g.epoch for g in first} == {0} and {g.epoch for g in second} == {1}
     assert [g.problem for g in first] != [g.problem for g in second]
-    assert first == [IssueOrder(7, 3).group_id(n) for n in range(7)]
+    assert first == [ProblemSchedule(7, 3).group_id(n) for n in range(7)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -260,3 +261,27 @@ def test_the_identity_survives_random_losses_restarts_and_stale_groups(seed, ref
     ledger.finish({}, version)
     totals = ledger.totals()
     assert totals["issued"] == sum(totals[s.value] for s in FINAL) + totals["in_flight"]
+
+
+def test_the_worked_example_of_the_docstring():
+    ledger = Ledger(ReplayConfig(groups_per_step=2, max_staleness=1))
+    assert ledger.capacity() == 4
+    assert ledger.issue(2, 0.0) == [(0, 0), (1, 0)]
+    assert ledger.generated(0, 0, 0, 0.0)
+    assert ledger.lose(1, 0) is State.ISSUED
+    assert not ledger.generated(1, 0, 0, 0.0)
+    assert ledger.issue(2, 0.0) == [(1, 1)]
+    assert ledger.generated(1, 1, 0, 0.0)
+    assert ledger.scoring(0, 0, 0.0) and ledger.scoring(1, 1, 0.0)
+    assert ledger.ready(0, 0, 0.0, valid=8, zero_signal=False) is State.READY
+    assert ledger.lease(2, 0.0) is None
+    assert ledger.ready(1, 1, 0.0, valid=8, zero_signal=True) is State.READY
+    assert ledger.lease(2, 0.0) == [0, 1]
+    before = ledger.capacity()
+    ledger.finish({0: State.TRAINED, 1: State.FILTERED}, version=1)
+    ledger.publish(1)
+    assert ledger.capacity() == before + 2
+    totals = ledger.totals()
+    assert (totals["issued"], totals["trained"], totals["filtered"], totals["in_flight"]) == (2, 1, 1, 0)
+    assert totals["reissued"] == 1
+    ledger.check()

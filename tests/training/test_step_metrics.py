@@ -9,7 +9,7 @@ import pytest
 from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
 from couplet.data.verdict import Outcome, TestResult, Verdict
 from couplet.training.replay_metrics import Telemetry
-from couplet.training.step_metrics import StageTimes, batch_metrics
+from couplet.training.step_metrics import PhaseTimes, batch_metrics
 
 
 def group(version, verdicts, metrics=None):
@@ -77,7 +77,7 @@ class Clock:
 
 
 def test_stage_times_say_how_much_overlap_there_was_and_could_be(monkeypatch):
-    clock, times = Clock(monkeypatch), StageTimes()
+    clock, times = Clock(monkeypatch), PhaseTimes()
     times.begin()
     for stage, seconds in (("generate", 6.0), ("reward", 1.0), ("train", 3.0)):
         times.add(stage, seconds)
@@ -92,7 +92,7 @@ def test_stage_times_say_how_much_overlap_there_was_and_could_be(monkeypatch):
 
 
 def test_stage_times_count_each_second_in_one_step_and_pauses_in_none(monkeypatch):
-    clock, times = Clock(monkeypatch), StageTimes()
+    clock, times = Clock(monkeypatch), PhaseTimes()
     one = {"generate": 1, "reward": 1, "train": 1}
     times.begin()
     clock.now += 2.0

@@ -1,0 +1,189 @@
+"""Evaluation work on the actors of a pool: handed out as they become free, redone when one of them dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from couplet.actors.messages import PublishedWeights, ScoreReply
+from couplet.actors.remote import DIED, WeightsLate, cause_lines, is_defect, original, raised
+from couplet.actors.worker_pool import WorkerPool
+from couplet.data.problem import Problem
+from couplet.data.trajectory import PromptGroup, ScoredGroup
+from couplet.data.verdict import Verdict
+from couplet.evaluation.request import EvalRequest
+from couplet.reward.fault_limit import workers_died
+from couplet.reward.judgement import Judgement, judge_in_rounds
+from couplet.training.factory import chunked
+
+IN_FLIGHT = 2  # evaluation calls per worker, so that it never waits for the driver
+WEIGHTS_TRIES = 5  # calls in a row that may find their weights lost before an evaluation stops
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass
+class _Call(Generic[Job]):
+    """One job on its way."""
+
+    job: Job
+    killed: int = 0  # actors that have died over it
+    index: int = -1  # of the actor that has it now
+
+
+class Dispatch(Generic[Job, Result]):
+    """Hands jobs to the actors of one role.
+
+    A job that an actor has died over is redone alone on its actor: an answer on its way may be lost with a process that
+    the next call kills, so only of a call that is alone is it certain that it did the killing.
+
+    Args:
+        pool: whose actors do the work.
+        role: rollout | reward.
+        submit: makes the call.
+        poisoned: the result of a job that has killed `replay.max_attempts` actors; None raises instead.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        role: str,
+        submit: Callable[[ActorHandle, Job], ObjectRef],
+        poisoned: Callable[[Job], Result] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.role = role
+        self.submit = submit
+        self.poisoned = poisoned
+        self.limit: float = getattr(pool.config, role).timeout
+        self._again: list[_Call[Job]] = []
+        self._flying: dict[ObjectRef, _Call[Job]] = {}
+        self._last = 0.0  # when a call was last made or answered
+        self._lost = 0  # calls in a row that found their weights lost
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+        """(job, result) of every job, as they arrive; jobs are taken as actors become free.
+
+        Raises:
+            TimeoutError: no answer within the role's `timeout`, or weights that stay lost.
+            Exception: what the actor's code raised.
+        """
+        waiting = (_Call(job) for job in jobs)
+        self._last = time.monotonic()
+        while True:
+            self.pool.tend()
+            ended = self._hand_out(waiting)
+            if ended and not self._flying and not self._again:
+                return
+            done = ray.wait(list(self._flying), timeout=1.0)[0] if self._flying else []
+            if not done:
+                if time.monotonic() - self._last > self.limit:
+                    raise TimeoutError(f"{self.role} actors: no answer within {self.role}.timeout = {self.limit:.0f} s")
+                time.sleep(0.0 if self._flying else 0.1)
+                continue
+            call = self._flying.pop(done[0])
+            self._last = time.monotonic()
+            try:
+                result: Result = ray.get(done[0], timeout=self.limit)
+            except DIED as error:
+                if not self._died(call, error):
+                    continue
+                assert self.poisoned is not None
+                result = self.poisoned(call.job)
+            except (RayError, TimeoutError) as error:
+                self._missed(call, error)
+                continue
+            self._lost = 0
+            yield call.job, result
+
+    def _hand_out(self, waiting: Iterator[_Call[Job]]) -> bool:
+        """Give every usable actor its calls; True once `waiting` has ended."""
+        ended = False
+        for index, handle in self.pool.usable(self.role):
+            load = [call.killed for call in self._flying.values() if call.index == index]
+            while len(load) < IN_FLIGHT and not any(load):
+                redo = self._again and not (load and self._again[-1].killed)
+                call = self._again.pop() if redo else next(waiting, None)
+                if call is None:
+                    ended = True
+                    break
+                call.index = index
+                self._flying[self.submit(handle, call.job)] = call
+                load.append(call.killed)
+                self._last = time.monotonic()
+        return ended
+
+    def _died(self, call: _Call[Job], error: Exception) -> bool:
+        """The actor of a call died: redo it, or True when it has killed too many."""
+        call.killed += self.pool.note_death(self.role, call.index, error)
+        if call.killed < self.pool.config.replay.max_attempts:
+            self._again.append(call)
+            return False
+        if self.poisoned is None:
+            raise RuntimeError(
+                f"{call.killed} {self.role} actors died over the same work; the last: {error}"
+            ) from error
+        return True
+
+    def _missed(self, call: _Call[Job], error: Exception) -> None:
+        """The weights or the data of a call were lost: publish again and redo it. A defect is raised."""
+        if is_defect(error):
+            raise original(error) from None
+        self._lost += 1
+        if self._lost == WEIGHTS_TRIES:
+            raise TimeoutError(
+                f"{self.role} actors lost the weights or the data of their call {self._lost} times in a row; the last: "
+                f"{cause_lines(error)}; free object-store memory (ray.object_store_mb) or raise weights.timeout"
+            ) from error
+        if not isinstance(raised(error), WeightsLate):
+            self.pool.republish()
+        self._again.append(call)
+
+
+def sample_and_judge_on(
+    pool: WorkerPool, weights: Callable[[], PublishedWeights], request: EvalRequest
+) -> list[ScoredGroup]:
+    """The groups of `request`, generated with `weights()` and judged as they arrive; in prompt order."""
+
+    def generate(actor: ActorHandle, chunk: Any) -> ObjectRef:
+        return actor.generate.remote(chunk, weights(), request.sampler)
+
+    def groups() -> Iterator[PromptGroup]:
+        for _, found in Dispatch[Any, Any](pool, "rollout", generate).run(chunks):
+            yield from found if isinstance(found, tuple) else (found,)
+
+    chunks = chunked(request.rollouts(), pool.config.rollout.groups_per_call)
+    results: dict[int, ScoredGroup] = {}
+    for scored in judge_groups(pool, groups(), lambda group: request.prompts.problems[group.group_id.problem]):
+        results[request.report(scored)] = scored
+    return [results[index] for index in range(len(request.prompts))]
+
+
+def judge_groups(
+    pool: WorkerPool, groups: Iterable[PromptGroup], problem: Callable[[PromptGroup], Problem]
+) -> Iterator[ScoredGroup]:
+    """Verdicts for groups as they come; samples lost to infrastructure faults are judged again."""
+
+    def submit(actor: ActorHandle, job: Judgement[PromptGroup]) -> ObjectRef:
+        return actor.score.remote(problem(job.subject), job.subject, tuple(job.pending), pool.tiers)
+
+    def judge(jobs: Iterable[Judgement[PromptGroup]]) -> Iterator[tuple[Judgement[PromptGroup], list[Verdict]]]:
+        for job, reply in Dispatch(pool, "reward", submit, quarantined).run(jobs):
+            yield job, reply.verdicts if isinstance(reply, ScoreReply) else reply
+
+    work = (Judgement(group, group.completions, pool.config.reward.retries) for group in groups)
+    for job in judge_in_rounds(work, judge):
+        yield ScoredGroup(job.subject, tuple(job.verdicts))
+
+
+def quarantined(job: Judgement[Any]) -> list[Verdict]:
+    """The verdicts of samples that keep killing the actor that judges them."""
+    return workers_died("reward", len(job.pending))

@@ -1,0 +1,89 @@
+"""The driver's side of the replay queue: starts it, calls it, and rebuilds it when it dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from couplet.actors.messages import StartedWorker
+from couplet.actors.remote import DIED, fetch, fetch_all
+from couplet.actors.replay_actor import Memory, start_replay
+from couplet.configs.schema import ConfigError, RunConfig
+from couplet.replay.schedule import Schedule
+
+NAME_SECONDS = 30.0  # the actors of a driver that was killed end within this time
+TRIES = 5  # of one call that finds the queue dead
+
+
+class ReplayClient:
+    """Calls of the replay queue that outlive its process.
+
+    Args:
+        config: the run.
+        schedule: the training problems, as requests.
+        memory: what the driver has recorded; a rebuilt queue continues from it.
+        workers: the actors that a rebuilt queue is given.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        schedule: Schedule,
+        memory: Memory,
+        workers: Callable[[], Sequence[StartedWorker]],
+    ) -> None:
+        self.config = config
+        self.schedule = schedule
+        self.memory = memory
+        self.workers = workers
+        self.handle: ActorHandle | None = None
+
+    def start(self) -> None:
+        """Start the queue; the name of one whose driver was killed is waited for.
+
+        Raises:
+            ConfigError: another run of this name uses the cluster.
+        """
+        deadline = time.monotonic() + NAME_SECONDS
+        while True:
+            try:
+                self.handle = start_replay(self.config, self.schedule, self.memory)
+                return
+            except ValueError:  # the name is not free yet
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"name = {self.config.name!r}: a run of that name is active on this cluster; choose another name"
+                    ) from None
+                time.sleep(0.2)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the queue; if it has died, rebuild it and call again (every method may be called twice)."""
+        seconds = self.config.ray.call_timeout
+        for attempt in range(TRIES):
+            try:
+                if attempt:
+                    self.memory.restarts += 1
+                    self.rebuild()
+                answer = getattr(self.handle, method).remote(*arguments)
+                return fetch(answer, f"replay queue: {method} (ray.call_timeout)", seconds)
+            except DIED:
+                if attempt == TRIES - 1:
+                    raise
+
+    def rebuild(self) -> None:
+        """A new queue from the driver's memory: every open group but those being learned from is issued again."""
+        self.stop()
+        self.start()
+        assert self.handle is not None
+        joins = [self.handle.join.remote(worker) for worker in self.workers()]
+        fetch_all(joins, "replay queue: join", self.config.ray.call_timeout)
+
+    def stop(self) -> None:
+        """Stop the queue."""
+        if self.handle is not None:
+            ray.kill(self.handle)
+            self.handle = None
