@@ -40,8 +40,9 @@ bench: setup          ## ratios measured interleaved on this machine
 golden: setup         ## regenerate tests/golden (explain a change in the commit)
 	$(PY) -m tests.golden
 
-docs: setup           ## regenerate docs/configuration.md from configs/schema.py
+docs: setup           ## regenerate docs/configuration.md and docs/metrics.md
 	$(PY) -m couplet.configs.reference
+	$(PY) -m couplet.data.metric_table
 
 clean:
 	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache

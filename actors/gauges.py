@@ -1,4 +1,4 @@
-"""Flat metric dictionaries into Ray's metrics, where Prometheus and the dashboard find them as `ray_couplet_*`."""
+"""Flat metric dictionaries as Ray's metrics: Prometheus and the dashboard find them as `ray_couplet_*`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Gauge
 
+from couplet.data.metric_table import find
+
 TAGS = ("run", "role", "index")
 
 
 class Exporter:
-    """One process's gauges, made as names appear.
+    """One process's gauges, created as names appear.
 
     Args:
         run: name of the run, a tag of every gauge.
@@ -29,5 +31,12 @@ class Exporter:
             if not math.isfinite(value):
                 continue
             if name not in self._gauges:
-                self._gauges[name] = Gauge(f"couplet_{name}", description=name.replace("_", " "), tag_keys=TAGS)
+                self._gauges[name] = Gauge(f"couplet_{name}", description=_description(name), tag_keys=TAGS)
             self._gauges[name].set(value, tags=self.tags)
+
+
+def _description(name: str) -> str:
+    metric = find(name)
+    if metric is None:
+        return name.replace("_", " ")
+    return f"{metric.meaning} [{metric.unit}]" if metric.unit else metric.meaning
