@@ -80,7 +80,7 @@ def test_a_rebuilt_queue_keeps_the_scale(shared_run):
     for wanted in (3, 2):
         cluster.queue.call("set_targets", {"reward": wanted})
         wait_for(lambda: shared_run.history.steps(cluster, 1) and serving(cluster)["reward"] == wanted)  # noqa: B023
-        ray.kill(cluster.replay)
+        ray.kill(cluster.queue.handle)
         shared_run.history.steps(cluster, 1)
         assert cluster.queue.call("roster").targets == {"rollout": 2, "reward": wanted}
         assert serving(cluster) == {"rollout": 2, "reward": wanted}
