@@ -41,7 +41,7 @@ class StageConfig(Section):
         "instruct", description="next token; denoise packed text; denoise the answer to a prompt"
     )
     corpus: str = Field(
-        "katas:tune", description="katas:SPLIT[-messy], a JSONL/Parquet file, a folder of text, or hub:NAME"
+        "katas:tune", description="katas:SPLIT[-messy], JSONL/Parquet file, folder of text, or hub:NAME"
     )
     text_column: str = Field("text", description="pretrain and autoregressive: column of the text")
     prompt_column: str = Field("prompt", description="instruct: column of the question")
@@ -52,9 +52,7 @@ class StageConfig(Section):
     micro_rows: int | None = Field(None, gt=0, description="rows per forward/backward; null = all rows of the rank")
     length: int = Field(64, gt=0, description="tokens of a packed sequence, or of prompt + canvas")
     canvas: int = Field(32, description="instruct: tokens of the answer with its filler")
-    anneal_steps: int = Field(
-        0, ge=0, description="updates over which attention goes from causal to full; 0 = full at once"
-    )
+    anneal_steps: int = Field(0, ge=0, description="updates from causal to full attention; 0 = full at once")
     t_min: float = Field(1e-3, gt=0, lt=1, description="lowest mask rate")
     stratified_t: Switch = Field(False, description="low-discrepancy t across the batch")
     validate_every: int = Field(0, ge=0, description="updates between validations; 0 = none")
@@ -62,9 +60,7 @@ class StageConfig(Section):
     patience: int = Field(
         0, ge=0, description="validations without improvement before the stage stops, with its best policy; 0 = never"
     )
-    optimizer: OptimizerConfig = Field(
-        STAGE_OPTIMIZER, description="of this stage: the section optimizer with these changes"
-    )
+    optimizer: OptimizerConfig = Field(STAGE_OPTIMIZER, description="the section optimizer with these changes")
 
     @field_validator("optimizer", mode="before")
     @classmethod

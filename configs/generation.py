@@ -36,9 +36,7 @@ class SamplerConfig(Section):
     eps: float = Field(1e-3, gt=0, lt=1, description="last time of schedule: linear_time")
     # Declared approximations: each changes the distribution, is off by default and is recorded on the trajectory.
     early_stop: Switch = Field(False, description="a completion is done when its answer has ended")
-    block_length: int | None = Field(
-        None, gt=0, description="tokens of a block, decoded from left to right; null = one block"
-    )
+    block_length: int | None = Field(None, gt=0, description="tokens of a block, decoded left to right; null = one")
     cache: Literal["none", "prefix", "dual"] = Field(
         "none", description="keys and values outside the block that are kept between its forward passes"
     )

@@ -66,9 +66,7 @@ class RewardConfig(Section):
     hidden_share: float = Field(
         0.0, ge=0, le=1, description="share of each problem's tests kept for the verdict only, never for the reward"
     )
-    strict_format: Switch = Field(
-        False, description="exactly one newline before the closing fence, as in the published reward"
-    )
+    strict_format: Switch = Field(False, description="exactly one newline before the closing fence, as published")
     cache_entries: int = Field(100_000, ge=0, description="results remembered per actor; 0 = none")
     retries: int = Field(3, ge=0, description="of an infrastructure fault, each on another worker if there is one")
     max_fault_share: float = Field(

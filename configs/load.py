@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, Section
+from couplet.configs.yaml_core import read_yaml, write_yaml
 
 Config = TypeVar("Config", bound=Section)
 
@@ -68,35 +68,7 @@ def to_dict(config: Section) -> dict[str, Any]:
 
 def dump(config: Section) -> str:
     """The configuration as YAML, every default resolved."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads plain values by YAML 1.2 (`off` is text, `1e-3` is a number) and refuses a key that is given twice."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-# The core schema of YAML 1.2.2, section 10.3.2, and the merge key `<<` of 1.1.
-for _tag, _pattern, _first in (
-    ("null", r"null|Null|NULL|~|", "nN~\0"),
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-    ("merge", r"<<", "<"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+    return write_yaml(to_dict(config))
 
 
 def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -104,7 +76,7 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if file.resolve() in above:
         raise ConfigError(f"{file}: is its own base; remove `base:` from one of the recipes")
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
+        tree = read_yaml(file.read_text(encoding="utf-8")) or {}
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigError(f"{file}: broken YAML: {line}{error.problem or error.context}") from error
@@ -144,7 +116,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, (dict, list)):
             raise ConfigError(f"override {override!r}: '{section}' is a value, not a section")
     try:
-        value = yaml.load(text, _Loader)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: {text!r} cannot be read as YAML; put it in quotes") from error
     if isinstance(node, list):

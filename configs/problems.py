@@ -17,9 +17,7 @@ class ProblemsConfig(Section):
     train: str = Field("katas:rl", description="problems to learn from")
     evaluate: str = Field("katas:heldout", description="held-out problems")
     seed: int = Field(0, description="of the generated families; the schedule of problems follows the run's seed")
-    limit: int | None = Field(
-        None, ge=1, description="first problems of the training set only; null takes all problems"
-    )
+    limit: int | None = Field(None, ge=1, description="first problems of the training set only; null = all problems")
     max_prompt_tokens: int = Field(200, gt=0, description="longest prompt")
     long_prompts: Literal["drop", "truncate_left"] = Field("drop", description="what happens to longer prompts")
 
@@ -40,9 +38,7 @@ class EvaluationConfig(Section):
     """Evaluation before, during and after training."""
 
     every: int = Field(0, ge=0, description="learner steps between evaluations; 0 = before and after only")
-    limit: int | None = Field(
-        None, ge=1, description="first problems of problems.evaluate only; null takes all problems"
-    )
+    limit: int | None = Field(None, ge=1, description="first problems of problems.evaluate only; null = all problems")
     samples: int = Field(8, gt=0, description="per problem at `temperature`, for pass@1 and pass@samples")
     temperature: float = Field(1.0, ge=0, description="the high temperature: pass@1 and pass@samples")
     greedy_temperature: float = Field(0.2, ge=0, description="the low temperature of pass@1")

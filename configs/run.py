@@ -22,9 +22,7 @@ class ModelConfig(Section):
     """Where the policy comes from: a Hugging Face folder, or an adaptation recipe that makes (and caches) one."""
 
     path: str | None = Field(None, description="a Hugging Face folder or a hub name; give this or recipe")
-    recipe: str | None = Field(
-        None, description="an adapt recipe, e.g. tiny_adapt.yaml; its last stage is the initial policy"
-    )
+    recipe: str | None = Field(None, description="an adapt recipe that makes the initial policy, e.g. tiny_adapt.yaml")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: as stored; training uses learner.dtype"
     )
@@ -43,9 +41,7 @@ class RunConfig(Section):
     seed: int = Field(0, description="of the schedule of problems, samples and masks")
     steps: int = Field(100, gt=0, description="learner steps")
     runs_dir: str = Field("runs", description="the run's folder is runs_dir/name")
-    tracker: Literal["none", "wandb", "mlflow"] = Field(
-        "none", description="in addition to metrics.jsonl and TensorBoard"
-    )
+    tracker: Literal["none", "wandb", "mlflow"] = Field("none", description="beyond metrics.jsonl and TensorBoard")
     model: ModelConfig = ModelConfig()
     problems: ProblemsConfig = ProblemsConfig()
     sampler: SamplerConfig = SamplerConfig()

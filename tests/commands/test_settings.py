@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "section, name, value, remedy",
     [
-        ("problems", "limit", -1, r"must be at least 1 \(.*; null takes all problems\)"),
-        ("evaluation", "limit", 0, r"must be at least 1 \(.*; null takes all problems\)"),
+        ("problems", "limit", -1, r"must be at least 1 \(.*; null = all problems\)"),
+        ("evaluation", "limit", 0, r"must be at least 1 \(.*; null = all problems\)"),
         ("learner", "cpus", -1.0, "must be at least 0"),
         ("learner", "gpus", -0.5, "must be at least 0"),
         ("rollout", "cpus", -1.0, "must be at least 0"),
