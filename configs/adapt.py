@@ -47,6 +47,11 @@ class StageConfig(Section):
     prompt_column: str = Field("prompt", description="instruct: column of the question")
     answer_column: str = Field("answer", description="instruct: column of the answer")
     system: str | None = Field(None, description="instruct: system message of the chat prompts")
+    end_token: str | None = Field(
+        None, description="token after a document or an answer; null = <|endoftext|> or eos, and the policy's end token"
+    )
+    pad_token: str | None = Field(None, description="instruct: token left of short prompts; null = the policy's pad")
+    filler_token: str | None = Field(None, description="instruct: token after the end; null = the policy's filler")
     steps: int = Field(1000, gt=0, description="optimiser updates")
     batch: int = Field(32, gt=0, description="sequences per update, over all ranks")
     micro_rows: int | None = Field(None, gt=0, description="rows per forward/backward; null = all rows of the rank")
@@ -88,7 +93,7 @@ class AdaptConfig(Section):
     seed: int = Field(0, description="of weights, data order and masks")
     runs_dir: str = Field("runs", description="the run's folder is runs_dir/name")
     start: str | None = Field(
-        None, description="a Hugging Face folder (Qwen2 or Dream); null builds `shape` with random weights"
+        None, description="a Hugging Face folder (see docs/models.md); null builds `shape` with random weights"
     )
     shape: ShapeConfig = ShapeConfig()
     tokenizer: str | None = Field(

@@ -11,6 +11,7 @@ The only file outside `model` that imports transformers (inside functions).
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -19,6 +20,8 @@ from typing import Any
 
 from couplet.configs.errors import UserError
 from couplet.configs.json_file import read_object
+
+log = logging.getLogger(__name__)
 
 PAD, CHAT_START, CHAT_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 MASK, FILLER, UNKNOWN = "<|mask|>", "<|dlm_pad|>", "<|unk|>"
@@ -29,6 +32,9 @@ TINY_SIZE = 480
 
 # Line breaks with their indentation, words, single digits, operators, brackets and quotes; a leading space joins each.
 _PIECES = r"\n *| ?[A-Za-z_]+| ?[0-9]| ?[-+*/%=<>!]+|\):|\(\)| ?[^\sA-Za-z0-9]|\s"
+
+PROBE = "def f(xs, k=12):\n    if xs != [k]:\n        return 'a b'\n\n    # end\n    return {0: -1}\n"
+"""Text on which a loaded tokenizer is checked."""
 
 _PRIVATE = 0xF0000  # first character of Unicode's supplementary private use area
 
@@ -71,6 +77,13 @@ class Tokenizer:
         if found is None:
             raise TokenizerError(f"the tokenizer has no token {token!r}; its special tokens are {sorted(self.special)}")
         return int(found)
+
+    def name(self, token_id: int) -> str:
+        """The token of an id; ValueError if there is none."""
+        token = self.backend.convert_ids_to_tokens(token_id)
+        if token is None:
+            raise TokenizerError(f"the tokenizer has no token with id {token_id}")
+        return str(token)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids of `text`; nothing is added.
@@ -133,7 +146,9 @@ def completion_text(tokenizer: Tokenizer, tokens_C: Sequence[int], end_ids: Iter
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder (ours, Qwen2's or Dream's). No remote code is run.
+    """The tokenizer of a Hugging Face folder. No remote code is run.
+
+    A `tokenizer.json` is read as it is, whatever model type or tokenizer class the folder names.
 
     Raises:
         TokenizerError: the folder holds no tokenizer files, or broken ones.
@@ -151,14 +166,33 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def _load_backend(folder: Path) -> Any:
-    if _declares_foreign_class(folder):
-        return _load_without_remote_code(folder)
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    if _read_settings(folder).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-        # The automatic class would first read config.json, and warn about the unknown `model_type` Dream.
-        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    if (folder / "tokenizer.json").is_file():
+        # The automatic class would replace the file's pre-tokenizer by that of the model type (Qwen2's, say).
+        backend = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        _check_faithful(backend, folder / "tokenizer.json")
+        return backend
+    if _declares_foreign_class(folder):
+        return _load_without_remote_code(folder)
     return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+
+
+def _check_faithful(backend: Any, file: Path) -> None:
+    """Compare ids with those of the file itself, and decode them again.
+
+    Raises:
+        TokenizerError: the loaded tokenizer gives other ids than the file. A text that does not survive is a warning.
+    """
+    from tokenizers import Tokenizer as Core
+
+    expected = Core.from_file(str(file)).encode(PROBE, add_special_tokens=False).ids
+    found = backend.encode(PROBE, add_special_tokens=False)
+    if found != expected:
+        raise TokenizerError(f"{file}: transformers reads it as another tokenizer (the ids of {PROBE!r} differ)")
+    decoded = backend.decode(found, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if decoded != PROBE:
+        log.warning("%s: text does not survive encoding and decoding: %r becomes %r", file, PROBE, decoded)
 
 
 def settle_settings(folder: str | Path) -> None:
@@ -192,8 +226,8 @@ def _declares_foreign_class(folder: Path) -> bool:
 
 
 def _load_without_remote_code(folder: Path) -> Any:
-    """From the files of a class that is never run: tokenizer.json, or vocab.json with merges.txt as Qwen2 has them."""
-    from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2Tokenizer
+    """From vocab.json and merges.txt, Qwen2's, of a folder whose own tokenizer class is never run."""
+    from transformers import AddedToken, Qwen2Tokenizer
 
     settings = _read_settings(folder)
     roles = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
@@ -203,10 +237,7 @@ def _load_without_remote_code(folder: Path) -> Any:
         int(i): AddedToken(**{k: v for k, v in token.items() if k != "__type"})
         for i, token in settings.get("added_tokens_decoder", {}).items()
     }
-    if (folder / "vocab.json").is_file():
-        backend: Any = Qwen2Tokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), **options)
-    else:
-        backend = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **options)
+    backend: Any = Qwen2Tokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), **options)
     template_file = folder / "chat_template.jinja"
     backend.chat_template = settings.get("chat_template") or (
         template_file.read_text(encoding="utf-8") if template_file.is_file() else None
@@ -217,14 +248,16 @@ def _load_without_remote_code(folder: Path) -> Any:
 def add_diffusion_tokens(tokenizer: Tokenizer) -> int:
     """Give an autoregressive tokenizer the tokens a diffusion policy needs; returns how many were new.
 
-    They are appended in Dream's order (begin, mask, filler), so that Qwen2.5's tokenizer gets Dream's ids.
+    They are appended in Dream's order (begin, mask, filler), so that Qwen2.5's tokenizer gets Dream's ids. A tokenizer
+    that has a mask token keeps it.
     """
     from transformers import AddedToken
 
     known = tokenizer.backend.get_vocab()
-    new = [token for token in (BEGIN, MASK, FILLER) if token not in known]
+    mask = tokenizer.backend.mask_token or MASK
+    new = [token for token in (BEGIN, mask, FILLER) if token not in known]
     tokenizer.backend.add_tokens([AddedToken(token, normalized=False, special=True) for token in new])
-    tokenizer.backend.mask_token = MASK
+    tokenizer.backend.mask_token = mask
     tokenizer.refresh()
     return len(new)
 

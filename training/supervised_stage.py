@@ -12,7 +12,7 @@ from couplet.configs.schema import AdaptConfig, ConfigError, StageConfig
 from couplet.data.corpora.corpus import InstructBatches, PackedBatches
 from couplet.data.corpora.stream import Part
 from couplet.data.seeds import derive_seed
-from couplet.data.tokenizer import load_tokenizer
+from couplet.data.tokenizer import PAD, load_tokenizer
 from couplet.learner.adapt import Row, SupervisedLearner, fastest_threads, run_rows
 from couplet.learner.engines import build_engine
 from couplet.model.device import device_for
@@ -81,6 +81,7 @@ class StageRunner:
             "epochs": epochs,
         }
         if stage.objective == "instruct":
+            ids = self.policy.token_ids
             return InstructBatches(
                 stage.corpus,
                 self.tokenizer,
@@ -88,9 +89,14 @@ class StageRunner:
                 prompt_column=stage.prompt_column,
                 answer_column=stage.answer_column,
                 system=stage.system,
+                end_token=stage.end_token or self.tokenizer.name(ids.end[0]),
+                pad_token=stage.pad_token or self.tokenizer.name(ids.pad),
+                filler_token=stage.filler_token or self.tokenizer.name(ids.filler),
                 **shape,
             )
-        return PackedBatches(stage.corpus, self.tokenizer, text_column=stage.text_column, **shape)
+        eos = PAD if PAD in self.tokenizer.special else self.tokenizer.name(self.policy.token_ids.eos)
+        end = stage.end_token or eos
+        return PackedBatches(stage.corpus, self.tokenizer, text_column=stage.text_column, end_token=end, **shape)
 
     def _validation(self) -> list[Any]:
         wanted = max(1, self.stage.validation_examples // self.stage.batch)

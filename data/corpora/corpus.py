@@ -123,6 +123,7 @@ class InstructBatches:
         answer_column: str = "answer",
         system: str | None = None,
         end_token: str = CHAT_END,
+        pad_token: str = PAD,
         filler_token: str = FILLER,
         buffer: int = 10_000,
         epochs: int | None = None,
@@ -135,8 +136,7 @@ class InstructBatches:
             raise ValueError(f"canvas = {canvas}: must lie between 0 and length = {length}, to leave room for a prompt")
         self._tokenizer, self._length, self._canvas, self._batch = tokenizer, length, canvas, batch
         self._system = system
-        self._end, self._pad = tokenizer.id(end_token), tokenizer.id(PAD)
-        self._filler = tokenizer.special.get(filler_token, self._pad)
+        self._end, self._pad, self._filler = map(tokenizer.id, (end_token, pad_token, filler_token))
         columns = (prompt_column, answer_column)
         self._stream = Stream(source, columns, seed, buffer, epochs, part, validation_share)
         self._made_from = {"source": source, "seed": seed, "batch": batch, "length": length, "canvas": canvas}

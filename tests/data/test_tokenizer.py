@@ -180,3 +180,63 @@ def test_missing_tokenizer_token_and_template_are_named(tmp_path, tokenizer):
     plain.backend.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         Tokenizer(plain.backend).chat_prompt("q")
+
+
+def llama3_like(folder):
+    """A byte-level tokenizer.json with Llama 3's names, one token for a line break with indentation, no other files."""
+    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate([*alphabet, "Ġ" * 2, "Ġ" * 3, "Ċ" + "Ġ" * 3])}
+    merges = [("Ġ", "Ġ"), ("Ġ" * 2, "Ġ"), ("Ċ", "Ġ" * 3)]
+    core = Backend(models.BPE(vocab=vocabulary, merges=merges))
+    split = pre_tokenizers.Split(Regex(r"\n *|\w+|[^\w\n]+"), behavior="isolated")
+    core.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    core.decoder = decoders.ByteLevel()
+    names = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    core.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
+    core.save(str(folder / "tokenizer.json"))
+    return core
+
+
+def test_a_tokenizer_file_is_read_as_it_is_whatever_the_model_type(tmp_path):
+    """transformers' automatic class gives a folder of model type qwen2 Qwen2's pre-tokenizer, and two tokens here."""
+    core = llama3_like(tmp_path)
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|end_of_text|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    loaded = load_tokenizer(tmp_path)
+    text = "def f(x):\n   return x\n"
+    assert loaded.encode(text) == core.encode(text).ids and loaded.id("ĊĠĠĠ") in loaded.encode(text)
+    add_diffusion_tokens(loaded)
+    loaded.save(tmp_path / "copy")
+    again = load_tokenizer(tmp_path / "copy")
+    assert again.encode(text) == core.encode(text).ids and again.decode(again.encode(text)) == text
+    assert again.id(MASK) == loaded.id(MASK) == len(core.get_vocab()) + 1
+
+
+def test_a_mask_token_of_its_own_is_kept(tmp_path):
+    llama3_like(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"mask_token": "<|end_header_id|>"}))
+    loaded = load_tokenizer(tmp_path)
+    assert add_diffusion_tokens(loaded) == 2 and MASK not in loaded.special
+    assert loaded.backend.mask_token == "<|end_header_id|>"
+
+
+def test_a_tokenizer_that_loses_text_is_a_warning(tmp_path, caplog):
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import normalizers
+
+    llama3_like(tmp_path)
+    core = Backend.from_file(str(tmp_path / "tokenizer.json"))
+    core.normalizer = normalizers.Replace("12", "13")
+    core.save(str(tmp_path / "tokenizer.json"))
+    load_tokenizer(tmp_path)
+    assert "text does not survive" in caplog.text
+
+
+def test_names_of_ids(tokenizer):
+    assert tokenizer.name(tokenizer.id(FILLER)) == FILLER
+    with pytest.raises(ValueError, match="no token with id 99999"):
+        tokenizer.name(99999)
