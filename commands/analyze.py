@@ -22,12 +22,12 @@ from couplet.commands.subject import (
     weights_fingerprint,
 )
 from couplet.configs.errors import UserError
-from couplet.configs.schema import RunConfig
-from couplet.data.prompts import PromptSet
-from couplet.training.evaluator import Evaluator
 
 if TYPE_CHECKING:
+    from couplet.configs.schema import RunConfig
+    from couplet.data.prompts import PromptSet
     from couplet.evaluation.analysis import AnalysisPlan
+    from couplet.training.evaluator import Evaluator
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from couplet.configs.schema import RunConfig
-from couplet.training.cluster import Cluster
-from couplet.training.evaluator import Evaluator, LocalEvaluator
+if TYPE_CHECKING:
+    from couplet.configs.schema import RunConfig
+    from couplet.training.cluster import Cluster
+    from couplet.training.evaluator import Evaluator
 
 
 def open_cluster(config: RunConfig, start: str, checkpoints: Path, *, local: bool) -> Cluster:
@@ -25,16 +27,21 @@ def open_cluster(config: RunConfig, start: str, checkpoints: Path, *, local: boo
 @contextmanager
 def open_evaluator(config: RunConfig, *, local: bool) -> Iterator[Evaluator]:
     """The rollout and reward workers of `config`, without a learner or a queue."""
-    learner = config.learner.replace(engine="torch", ranks=1, cpus=0.0, gpus=0.0, zero_stage=0, offload="none")
-    config = config.replace(learner=learner)
-    evaluator: Evaluator
-    if local:
-        evaluator = LocalEvaluator(config)
-    else:
-        from couplet.actors.ray_evaluator import RayEvaluator
-
-        evaluator = RayEvaluator(config)
+    evaluator = _evaluator(config.replace(learner=config.learner.replace(**NO_LEARNER)), local=local)
     try:
         yield evaluator
     finally:
         evaluator.close()
+
+
+NO_LEARNER = {"engine": "torch", "ranks": 1, "cpus": 0.0, "gpus": 0.0, "zero_stage": 0, "offload": "none"}
+
+
+def _evaluator(config: RunConfig, *, local: bool) -> Evaluator:
+    if local:
+        from couplet.training.evaluator import LocalEvaluator
+
+        return LocalEvaluator(config)
+    from couplet.actors.ray_evaluator import RayEvaluator
+
+    return RayEvaluator(config)

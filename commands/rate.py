@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -44,7 +44,9 @@ from couplet.evaluation.pass_at_k import estimate
 from couplet.evaluation.records import check_run, same_run
 from couplet.evaluation.request import EvalRequest
 from couplet.serving.completions import Client, Sampling
-from couplet.training.evaluator import Evaluator
+
+if TYPE_CHECKING:
+    from couplet.training.evaluator import Evaluator
 
 # Where a base model that continues HumanEval's prompt has gone past the function, and past a fenced answer.
 CONTINUATION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(")

@@ -7,17 +7,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from couplet.commands.checks import check_policy_folder
 from couplet.configs.load import to_dict
-from couplet.configs.schema import RunConfig
-from couplet.data.problem import Problem
-from couplet.data.prompts import PromptSet
 from couplet.evaluation.policy_settings import config_for
-from couplet.evaluation.score_file import SCORING
 from couplet.model.hub import find_policy
-from couplet.training.factory import load_prompts
+
+if TYPE_CHECKING:
+    from couplet.configs.schema import RunConfig
+    from couplet.data.problem import Problem
+    from couplet.data.prompts import PromptSet
 
 NO_LIMIT = 2**31 - 1
 # Settings of reward and sandbox that say how fast verdicts come, not what they are.
@@ -81,6 +81,8 @@ def with_scoring_limits(config: RunConfig, overrides: Sequence[str]) -> RunConfi
 
     A limit that an override names is left as it is.
     """
+    from couplet.evaluation.score_file import SCORING
+
     wider = {
         name: max(getattr(config.sandbox, name), getattr(SCORING, name))
         for name in ("cpu_seconds", "memory_mb")
@@ -93,6 +95,8 @@ def prompts_of(
     config: RunConfig, folder: Path, source: str, limit: int | None, overrides: Sequence[str] = ()
 ) -> PromptSet:
     """Every problem as a prompt: a length limit is training's, unless an override asks for one here."""
+    from couplet.training.factory import load_prompts
+
     if not any(override.startswith("problems.max_prompt_tokens=") for override in overrides):
         config = config.replace(problems=config.problems.replace(max_prompt_tokens=NO_LIMIT))
     return load_prompts(config, str(folder), source, limit)
