@@ -37,6 +37,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     cli.add_overrides(parser, "e.g. seed=1 sampler.temperature=1.2")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of this run")
     parser.add_argument("--dry-run", action="store_true", help="validate, estimate memory and cost, start nothing")
+    parser.add_argument(
+        "--tflops", type=float, metavar="T", help="for --dry-run: TFLOP/s that a device sustains (default: 400 per GPU)"
+    )
     cli.add_local(parser)
 
 
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         from couplet.commands.dry_run import describe
 
-        print(describe(config))
+        print(describe(config, args.tflops))
     else:
         run_training(config, resume=args.resume, local=args.local)
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from couplet.configs.errors import UserError
 from couplet.configs.schema import StageConfig
 from couplet.data.seeds import derive_seed
-from couplet.learner.cost import training_flops
 from couplet.learner.engine import Engine
 from couplet.learner.supervised import OBJECTIVES, Supervised
+from couplet.model.cost import ModelSize
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with (updates done, metrics) after every update."""
@@ -96,7 +96,7 @@ class SupervisedLearner:
         loss_sum = float(self._engine.gather(total.reshape(1, 1)).sum())
         seconds = time.perf_counter() - start
         rows, length = whole.tokens_BL.shape
-        flops = training_flops(self._policy.config, rows, length, int((whole.weight_BL > 0).sum()))
+        flops = ModelSize.of(self._policy.config).training_flops(rows, length, int((whole.weight_BL > 0).sum()))
         return metrics | {
             "loss": loss_sum,
             "grad_norm": grad_norm,

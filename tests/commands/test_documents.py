@@ -76,5 +76,7 @@ def test_the_dry_run_says_what_the_recipes_page_quotes():
     from couplet.commands.dry_run import describe
 
     said = describe(load(RunConfig, "diffucoder_7b.yaml"))
-    quoted = re.findall(r"^(?:memory per|generation [0-9]).*$", (ROOT / "docs" / "recipes.md").read_text(), re.M)
-    assert len(quoted) == 3 and all(part in said for line in quoted for part in line.split("…"))
+    quoted = re.findall(
+        r"^(?:memory per|work per|simulated at|700 steps).*$", (ROOT / "docs" / "recipes.md").read_text(), re.M
+    )
+    assert len(quoted) == 5 and all(part in said for line in quoted for part in line.split("…"))

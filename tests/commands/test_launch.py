@@ -59,7 +59,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
     script = (
         "import sys, launch\n"
         "from couplet.commands import dry_run\n"
-        "dry_run.describe = lambda config: 'a line\\n' * 100000\n"
+        "dry_run.describe = lambda *_: 'a line\\n' * 100000\n"
         "sys.exit(launch.main(['train', 'configs/tiny.yaml', '--dry-run']))"
     )
     child = subprocess.Popen(

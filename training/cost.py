@@ -1,0 +1,143 @@
+"""What a learner step costs, before anything is started: operations, memory, and the time of a step by simulation.
+
+The counts follow the code, not the papers: a prompt's first sampling step and its fully masked view are computed once for
+its G completions, steps that reveal nothing are skipped, logits are computed at masked positions alone, and rollout
+actors estimate the behaviour log-probabilities of stale samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from couplet.configs.schema import RunConfig
+from couplet.model.cost import ModelSize
+from couplet.training.simulation import Durations, Layout, Timeline, simulate
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+SIMULATED_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the work runs on.
+
+    Attributes:
+        flops: operations per second that one worker's device sustains.
+        weights_per_second: bytes of weights gathered, packed and swapped per second.
+        judge_seconds: of one completion, on a reward actor.
+        spread: of the durations (`training.simulation.Durations`).
+    """
+
+    flops: float
+    weights_per_second: float = 2e9
+    judge_seconds: float = 0.05
+    spread: float = 0.05
+
+
+def group_flops(config: RunConfig, size: ModelSize) -> float:
+    """Sampling one prompt group, and its behaviour estimate if samples may be stale."""
+    from couplet.rollout.schedule import reveal_counts
+
+    canvas, completions = config.sampler.completion_length, config.replay.completions
+    length = config.problems.max_prompt_tokens + canvas
+    counts = reveal_counts(canvas, config.sampler.steps, config.sampler.eps)
+    masked = [canvas - done for done in accumulate(counts, initial=0)]
+    passes = [left for left, count in zip(masked, counts) if count]
+    first = size.forward_flops(1, length, passes[0])
+    later = size.forward_flops(completions * (len(passes) - 1), length, completions * sum(passes[1:]))
+    behaviour = _views(config, size, config.objective.inner_updates) if config.replay.max_staleness > 0 else 0.0
+    return first + later + behaviour
+
+
+def learn_flops(config: RunConfig, size: ModelSize) -> float:
+    """One learner step over all its groups: old and reference estimates, and mu updates."""
+    mu = config.objective.inner_updates
+    one = _views(config, size, 1)
+    recomputed = 1 if config.learner.gradient_checkpointing else 0
+    reference = _views(config, size, mu) if config.objective.kl_weight > 0 else 0.0
+    estimated = config.objective.ratio == "behaviour" and config.replay.max_staleness > 0
+    old = 0.0 if mu == 1 or estimated else _views(config, size, mu - 1)
+    return config.replay.groups_per_step * (mu * (3 + recomputed) * one + reference + old)
+
+
+def _views(config: RunConfig, size: ModelSize, updates: int) -> float:
+    """Forward passes of one group's likelihood estimate for `updates` draws of masks: one shared view, two per pair."""
+    canvas, completions = config.sampler.completion_length, config.replay.completions
+    pairs = config.estimator.active_pairs * updates
+    length = config.problems.max_prompt_tokens + canvas
+    return size.forward_flops(1 + 2 * pairs * completions, length, canvas * (1 + pairs * completions))
+
+
+def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
+    """Bytes on the device of one learner rank."""
+    learner = config.learner
+    wide, sharded = BYTES[learner.dtype], {s: learner.ranks if learner.zero_stage >= s else 1 for s in (1, 2, 3)}
+    optimiser = size.total * (8 + (4 if wide == 2 else 0)) / sharded[1]
+    completions = min(learner.micro_completions or config.replay.completions, config.replay.completions)
+    rows = (completions * config.estimator.active_pairs * 2 + 1) * learner.micro_groups
+    tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
+    per_layer = 2 if learner.gradient_checkpointing else 34  # activations of hidden size that a layer keeps
+    kept = tokens * size.hidden * (per_layer * size.layers + 34)
+    return {
+        "weights": size.total * wide / sharded[3],
+        "gradients": size.total * wide / sharded[2],
+        "optimiser": 0.0 if learner.offload != "none" else optimiser,
+        "reference": 0.0 if config.objective.kl_weight == 0 else size.total * wide / sharded[3],
+        "activations": float(kept * wide),
+        "logits": float(min(config.estimator.chunk_rows, tokens) * size.vocabulary * 4 * 2),
+    }
+
+
+OFFLOADED = (
+    18  # bytes of host memory per parameter: weights, two moments and gradients in float32, gradients in bfloat16
+)
+
+
+def host_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
+    """Bytes of main memory that one learner rank holds besides its process."""
+    learner = config.learner
+    offloaded = (OFFLOADED if learner.offload != "none" else 0) + (
+        BYTES[learner.dtype] if learner.offload == "all" else 0
+    )
+    kept = config.objective.kl_weight > 0 and BYTES[learner.dtype] == 2  # float32 weights are their own reference
+    shards = learner.ranks if learner.zero_stage >= 3 else 1
+    return {
+        "offloaded optimiser": size.total * offloaded / learner.ranks,
+        "float32 reference": 4 * size.total / shards if kept else 0.0,
+    }
+
+
+def rollout_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
+    """Bytes on the device of one rollout actor."""
+    rows = min(config.rollout.microbatch_rows, config.replay.completions * config.rollout.groups_per_call)
+    tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
+    wide = BYTES[config.learner.dtype]
+    return {
+        "weights": size.total * wide,
+        "activations": float(tokens * (size.ffn * 3 + size.hidden * 8) * wide),
+        "logits": float(rows * config.sampler.completion_length * size.vocabulary * 4) / 2,
+    }
+
+
+def simulated(config: RunConfig, size: ModelSize, machine: Machine) -> Timeline:
+    """Some steps of the run as `training.simulation` plays them, on `machine`."""
+    moved = size.total * BYTES[config.learner.dtype] / machine.weights_per_second
+    group = group_flops(config, size) / (machine.flops * _share(config.rollout.gpus))
+    durations = Durations(
+        generate=lambda groups: groups * group,
+        judge=config.replay.completions * machine.judge_seconds,
+        learn=learn_flops(config, size) / config.learner.ranks / (machine.flops * _share(config.learner.gpus)),
+        publish=moved,
+        swap=moved,
+        spread=machine.spread,
+    )
+    layout = Layout(
+        config.rollout.actors, config.reward.actors, config.rollout.groups_per_call, config.weights.broadcast_every
+    )
+    return simulate(config.replay, layout, durations, SIMULATED_STEPS)
+
+
+def _share(gpus: float) -> float:
+    """Of its device that a worker has: actors with a fraction of a GPU share one."""
+    return gpus if 0 < gpus < 1 else 1.0
