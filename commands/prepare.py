@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from couplet.commands import cli, rate
+from couplet.commands.display import Display
 from couplet.configs.errors import UserError
 from couplet.data.levels import LEVELS
 from couplet.data.prepare import DEFAULT_SOURCES, NGRAM, ROLES, SETS, USED_BY
 from couplet.data.prepare import prepare as prepare_set
+from couplet.data.problem import CALL_RULES, STDIO_RULES, Comparison, Problem
 
 TEXTS = {
     "acecode": "AceCode: pass rates of two models decide the level, prompts are doubled",
@@ -22,6 +24,7 @@ TEXTS = {
     "katas": "the generated problems of the tiny recipes",
     "columns": "any JSONL, JSON or Parquet file with prompts and tests",
 }
+GENERATED = ("katas",)
 RATE = "rate problems by a model: levels of difficulty, and the model's own pass@k"
 
 
@@ -52,8 +55,25 @@ def run(args: argparse.Namespace) -> None:
         benchmarks=args.benchmarks,
         ngram=args.ngram,
         drop_overlaps=args.drop,
+        preamble=args.preamble.replace("\\n", "\n"),
+        comparison=Comparison(args.compare, args.tolerance) if args.compare else None,
+        find_unsound=None if args.unchecked or args.set in GENERATED else find_unsound,
+        keep_unsound=args.keep_unsound,
     )
     print(summary.text())
+
+
+def find_unsound(problems: Sequence[Problem]) -> dict[str, str]:
+    """Why tests cannot be trusted, by problem: found by running programs that compute nothing, with progress."""
+    from couplet.configs.schema import RewardConfig, SandboxConfig
+    from couplet.evaluation.soundness import unsound_problems
+    from couplet.reward.worker import RewardWorker
+
+    with (
+        RewardWorker(RewardConfig(), SandboxConfig()) as worker,
+        Display().bar("checking the tests", len(problems)) as bar,
+    ):
+        return unsound_problems(problems, worker.judge, bar.update)
 
 
 def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
@@ -92,4 +112,19 @@ def _options_of_set(parser: argparse.ArgumentParser, name: str) -> None:
         "which problems that resemble one of --benchmarks are left out: ngram, those that share --ngram words in a row "
         "(default); any, also those that share only a function's name; none, they are only reported"
     )
+    parser.add_argument(
+        "--preamble",
+        default="",
+        metavar="CODE",
+        help="Python that comes before every program, e.g. 'from typing import *'",
+    )
+    rules = sorted({*STDIO_RULES, *CALL_RULES} - {"checker"})
+    parser.add_argument(
+        "--compare", choices=rules, help="how results and output are compared (default: as the format says)"
+    )
+    parser.add_argument("--tolerance", type=float, default=0.0, metavar="X", help="of --compare (default: 0)")
+    parser.add_argument(
+        "--unchecked", action="store_true", help="do not run the tests against programs that compute nothing"
+    )
+    parser.add_argument("--keep-unsound", action="store_true", help="keep problems whose tests such programs pass")
     parser.add_argument("--drop", choices=("ngram", "any", "none"), default="ngram", help=text)

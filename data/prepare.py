@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from couplet.configs.schema import ConfigError
+from couplet.data.answers import whole_program
 from couplet.data.decontaminate import Overlap, find_overlaps
 from couplet.data.files import require_other, write_json
 from couplet.data.formats.cases import tests_of
 from couplet.data.formats.columns import Row, RowError, chat, column, identifier, parsed, text
 from couplet.data.formats.parquet import ProblemFileError, write_parquet
 from couplet.data.levels import Level
-from couplet.data.problem import Problem
+from couplet.data.problem import CALL_RULES, STDIO_RULES, Comparison, Problem
 from couplet.data.problem_sets import (
     ProblemSet,
     load_problems,
@@ -62,6 +63,7 @@ class Summary:
     doubled: int = 0
     overlaps: list[Overlap] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    unsound: list[str] = field(default_factory=list)
     warning: str = ""
 
     def text(self) -> str:
@@ -73,9 +75,10 @@ class Summary:
             lines.append(f"  {self.doubled} of them are doubled prompts")
         for reason, count in sorted(Counter(overlap.reason for overlap in self.overlaps).items()):
             lines.append(f"  {count} resemble a benchmark problem by {reason}")
-        lines += [f"  left out: {reason}" for reason in self.refused[:NAMED]]
-        if len(self.refused) > NAMED:
-            lines.append(f"  and {len(self.refused) - NAMED} more, named in {self.out}.summary.json")
+        for title, named in (("left out", self.refused), ("its tests cannot be trusted", self.unsound)):
+            lines += [f"  {title}: {reason}" for reason in named[:NAMED]]
+            if len(named) > NAMED:
+                lines.append(f"  and {len(named) - NAMED} more, named in {self.out}.summary.json")
         if self.warning:
             lines.append(f"  warning: {self.warning}")
         return "\n".join(lines)
@@ -95,6 +98,10 @@ def prepare(
     benchmarks: Sequence[str] = (),
     ngram: int = NGRAM,
     drop_overlaps: Literal["none", "ngram", "any"] = "ngram",
+    preamble: str = "",
+    comparison: Comparison | None = None,
+    find_unsound: Callable[[Sequence[Problem]], Mapping[str, str]] | None = None,
+    keep_unsound: bool = False,
 ) -> Summary:
     """Read the problems of `source`, choose, check, and write them to `out` (Parquet) with `out`.summary.json.
 
@@ -107,6 +114,10 @@ def prepare(
         benchmarks: problem files that must not leak into the set; resemblances are reported.
         ngram, drop_overlaps: length of a shared run of words, and whether those problems (`ngram`), also those that
             only share a function's name (`any`), or none are left out.
+        preamble: Python source that comes before every program, e.g. ``from typing import *``.
+        comparison: how the set's calls and programs for stdin are compared, instead of how its format says.
+        find_unsound, keep_unsound: says of problems, by id, why their tests cannot be trusted (they check nothing, or a
+            program that computes nothing passes them); those are named and, unless kept, left out.
 
     Raises:
         ProblemFileError: as `load_problems`; also an unknown set or role, an option that the set does not use, or
@@ -131,12 +142,39 @@ def prepare(
     if limit is not None and len(problems) > limit:
         summary.dropped["over the limit"] = len(problems) - limit
         problems = problems[:limit]
+    problems = [_with_options(problem, preamble, comparison) for problem in problems]
+    if find_unsound is not None:
+        problems = _sound(problems, find_unsound(problems), keep_unsound, summary)
     if not problems:
-        raise ProblemFileError(f"{source}: no problem left to write: dropped {summary.dropped}")
+        first = "".join(f"; first {reason}" for reason in [*summary.refused, *summary.unsound][:1])
+        raise ProblemFileError(f"{source}: no problem left to write: dropped {summary.dropped}{first}")
     summary.kept = len(problems)
     write_parquet(problems, out)
     write_json(Path(f"{out}.summary.json"), asdict(summary))
     return summary
+
+
+def _with_options(problem: Problem, preamble: str, comparison: Comparison | None) -> Problem:
+    if preamble:
+        solution = problem.canonical_solution
+        both = "\n".join(filter(None, (problem.preamble, parsed("--preamble", preamble))))
+        problem = replace(
+            problem,
+            preamble=both,
+            canonical_solution=solution
+            and whole_program(solution, replace(problem, code_prefix="", preamble=preamble)),
+        )
+    rules = STDIO_RULES if problem.stdio else CALL_RULES if problem.calls else ()
+    return replace(problem, comparison=comparison) if comparison and comparison.rule in rules else problem
+
+
+def _sound(problems: list[Problem], unsound: Mapping[str, str], keep: bool, summary: Summary) -> list[Problem]:
+    """The problems to write; `checked` in their metadata says that they need no second check."""
+    summary.unsound = [f"problem {name!r}: {why}" for name, why in unsound.items()]
+    kept = [problem for problem in problems if keep or problem.problem_id not in unsound]
+    if len(kept) < len(problems):
+        summary.dropped["their tests check nothing"] = len(problems) - len(kept)
+    return [replace(problem, metadata={**problem.metadata, "checked": True}) for problem in kept]
 
 
 def _refuse_unused(set_name: str, given: Mapping[str, object]) -> None:
