@@ -1,4 +1,4 @@
-"""The analysis of `launch.py analyze`: AR-ness, entropy sink, temperature sweep, step halving, code against word problems."""
+"""`launch.py analyze`: AR-ness, entropy sink, temperature sweep, step halving, code against word problems."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Subject:
         evaluate: `Cluster.evaluate` with this policy's weights published.
         policy: for the entropy sink and the word problems.
         decode: token ids to text without special tokens.
-        rows: most completions per forward of the word problems; None sets no limit.
+        rows: most completions per forward pass on the word problems; None sets no limit.
     """
 
     label: str
@@ -53,13 +53,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class AnalysisPlan:
-    """What is measured.
+    """What to measure.
 
     Attributes:
         temperatures: of the sweep, at the sampler's own number of steps.
         steps: of the step halving; None takes C, C/2 and C/4 of the canvas.
         step_temperature: temperature of the step halving.
-        domain_temperature: temperature of code against word problems.
+        domain_temperature: temperature of the comparison of code and word problems.
         samples: completions per problem.
         ar_ness_ks: k of local and global AR-ness.
         pass_ks: k of pass@k.
@@ -90,7 +90,7 @@ class AnalysisPlan:
 
 @dataclass
 class _Collected:
-    """Rows of the two tables, filled setting by setting; completions are on record in `out`, problem by problem."""
+    """Rows of the two tables, filled setting by setting; completions are recorded in `out`, problem by problem."""
 
     plan: AnalysisPlan
     out: Path
@@ -124,7 +124,7 @@ class _Collected:
         sampler: SamplerConfig,
         decode: Callable[[PromptSet, Keep], Sequence[Decoded]],
     ) -> list[Decoded]:
-        """What is on record, and the other problems decoded now: a killed analysis goes on, studies share settings."""
+        """The recorded completions, and those of the other problems decoded now: so a killed analysis resumes."""
         records = Records(self.out / "decoded" / f"{name}-T{sampler.temperature:g}-S{sampler.steps}.jsonl")
         left = [i for i, problem in enumerate(prompts.problems) if problem.problem_id not in records.rows]
         if left:
@@ -134,7 +134,9 @@ class _Collected:
         records.close()
         missing = [problem.problem_id for problem in prompts.problems if problem.problem_id not in records.rows]
         if missing:
-            raise UserError(f"{records.path}: no result for {len(missing)} problems, first {missing[0]}; start again")
+            raise UserError(
+                f"{records.path}: no result for {len(missing)} problems, first {missing[0]}; run the same command again"
+            )
         return [Decoded.of_row(records.rows[problem.problem_id]) for problem in prompts.problems]
 
     def add(self, facts: Mapping[str, Any], decoded: Sequence[Decoded]) -> None:
@@ -144,10 +146,10 @@ class _Collected:
 
 
 def claim_folder(out: Path, sampler: SamplerConfig, plan: AnalysisPlan, facts: Mapping[str, Any]) -> None:
-    """Write down in `out` what its records belong to; an analysis of the same goes on there.
+    """Write to `out` what its records belong to; the same analysis resumes there.
 
     Raises:
-        ConfigError: records of something else stand there, or nothing can be written.
+        ConfigError: `out` contains records of something else, or cannot be written.
     """
     fixed = {name: value for name, value in _plain(sampler).items() if name not in ("temperature", "steps")}
     same_run(out / "run.json", {**facts, "samples": plan.samples, "seed": plan.seed, "sampler": fixed})
@@ -168,19 +170,19 @@ def run_analysis(
     """Measure every subject and write figures (PNG, SVG), data (Parquet), `analysis.json` and `analysis.md` to `out`.
 
     Args:
-        subjects: one policy, or two for before against after.
+        subjects: one policy, or two to compare before and after.
         code: problems with tests.
         sampler: the decoder; temperature and steps are varied.
         plan: settings.
-        out: folder; a killed analysis goes on there.
-        words: arithmetic word problems to set against the code; None leaves that part out.
+        out: folder; a killed analysis resumes there.
+        words: arithmetic word problems to compare with the code; None leaves that part out.
         facts: what identifies the analysis besides plan and sampler (policies, problem sets); named in `analysis.json`.
         tier: the sandbox tier that judges, for `analysis.json`.
         console: progress; None prints nothing.
 
     Raises:
-        ConfigError: the plan cannot be measured, or `out` cannot be written or holds another analysis.
-        ValueError: two subjects of one label, or two problems of one id.
+        ConfigError: the plan cannot be measured, or `out` cannot be written or contains another analysis.
+        ValueError: two subjects with one label, or two problems with one id.
     """
     labels = [subject.label for subject in subjects]
     if not labels or len(set(labels)) != len(labels):
@@ -189,7 +191,7 @@ def run_analysis(
         names = [problem.problem_id for problem in prompts.problems] if prompts is not None else []
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"problem {twice!r} stands twice in the set: results are kept by problem id")
+            raise UserError(f"problem {twice!r} is duplicated in the set: results are stored by problem id")
     claim_folder(out, sampler, plan, facts or {})
     canvas = sampler.completion_length
     found = _Collected(plan, out)

@@ -1,6 +1,6 @@
-"""How a policy decodes: order of the reveals, its diversity, and where the first forward is sure of itself.
+"""How a policy decodes: the reveal order, its diversity, and the confidence of the first forward pass.
 
-Every measure of the order looks at the answer only (positions up to and including the first end token), as in
+Every measure of the order is on the answer only (positions up to and including the first end token), as in
 `rollout.ar_ness`. Shapes: G completions of a prompt, C canvas positions, P problems, V vocabulary.
 """
 
@@ -29,10 +29,10 @@ ANSWER = re.compile(r"answer is (-?\d+)")
 
 
 def order_diversity(orders_G: Sequence[Sequence[int]]) -> float:
-    """How much the completions of one prompt disagree about the order: 0 all alike, 1 all different.
+    """How much the reveal orders of one prompt's completions differ: 0 if all are equal, 1 if all differ.
 
     Mean over s of the entropy of the s-th revealed position among the completions that have one, divided by the log of
-    their number; an s that only one completion reaches is left out.
+    their number; steps s that only one completion reaches are left out.
     """
     entropies = []
     for s in range(max(len(order) for order in orders_G)):
@@ -48,10 +48,11 @@ def order_diversity(orders_G: Sequence[Sequence[int]]) -> float:
 def first_forward_confidence(
     policy: DiffusionPolicy, prompts: Sequence[Sequence[int]], canvas: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The entropy sink: what the first forward, all of the completion masked, says at temperature 1 without filters.
+    """The entropy sink: the first forward pass, with the whole completion masked, at temperature 1 without filters.
 
     Returns:
-        (largest probability, entropy in nats) of every completion position, MASK left out: float64 [P, C] each.
+        (largest probability, entropy in nats) of every completion position, without the mask token: float64 [P, C]
+        each.
     """
     largest, entropies = [], []
     for prompt in prompts:
@@ -68,14 +69,14 @@ def first_forward_confidence(
 
 @dataclass(frozen=True)
 class Decoded:
-    """What is kept of the completions of one problem."""
+    """The record of one problem's completions."""
 
     problem_id: str
     orders: tuple[tuple[int, ...], ...]
     outcomes: tuple[str, ...]
     texts: tuple[str, ...]
     tokens: int  # canvas tokens of all completions
-    seconds: float | None  # of sampling alone; None where unknown
+    seconds: float | None  # of sampling alone; None if unknown
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Decoded:
@@ -129,12 +130,12 @@ def decode_word_problems(
     rows: int | None = None,
     keep: Keep | None = None,
 ) -> list[Decoded]:
-    """Completions of arithmetic word problems, sampled here; passed where the last "answer is N" names the result.
+    """Completions of arithmetic word problems, sampled here; passed if the last "answer is N" is the result.
 
     Args:
         policy, decode: the model, and token ids to text.
         prompts: problems with `metadata["result"]`. Seeds follow from a problem's id.
-        rows: most completions per forward, and decoded together; None decodes all at once.
+        rows: most completions per forward pass; None decodes all together.
     """
     size = len(prompts) if rows is None else max(1, rows // samples)
     requests, found = evaluation_requests(prompts, samples, seed), list[Decoded]()
@@ -181,8 +182,8 @@ def measures(
 ) -> dict[str, Any]:
     """Means over problems with 95% bootstrap intervals: AR-ness@k, order entropy and diversity, pass@k, tokens/s.
 
-    Values are floats; an interval stands beside its mean as `<name>_low` and `<name>_high`. Tokens per second are the
-    median over problems, in which the slow first calls of the workers do not show.
+    Values are floats; the interval of a mean is `<name>_low` and `<name>_high`. Tokens per second are the median over
+    problems, because the first calls of the workers are slow.
     """
     row: dict[str, Any] = {"problems": len(decoded), "completions": sum(len(d.orders) for d in decoded)}
     for k in ar_ness_ks:
@@ -216,5 +217,5 @@ def _with_interval(name: str, found: Estimate) -> dict[str, float]:
 
 
 def at(sampler: SamplerConfig, temperature: float, steps: int | None = None) -> SamplerConfig:
-    """The sampler at another temperature, and at another number of steps where one is given."""
+    """The sampler at another temperature and, if given, another number of steps."""
     return sampler.replace(temperature=temperature, steps=steps or sampler.steps)

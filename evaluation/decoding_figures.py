@@ -17,7 +17,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def temperature_figure(rows: Rows, ar_ness_k: int, pass_ks: Sequence[int]) -> Figure:
-    """AR-ness, diversity of the order and pass@k against the sampling temperature, one colour per policy."""
+    """AR-ness, order diversity and pass@k against the sampling temperature, one colour per policy."""
     with mpl.rc_context(STYLE):
         figure, (ar_ness, diversity, passes) = new_figure(3, columns=3, width=12.5, height=3.7)
         for colour, (policy, part) in zip(COLOURS, _by_policy(rows)):
@@ -37,7 +37,7 @@ def temperature_figure(rows: Rows, ar_ness_k: int, pass_ks: Sequence[int]) -> Fi
 
 
 def step_figure(rows: Rows) -> Figure:
-    """pass@1 against tokens per second, a point per number of denoising steps; against steps where no speed is known."""
+    """pass@1 against tokens per second (against steps if the speed is unknown), a point per number of steps."""
     with mpl.rc_context(STYLE):
         figure, (left, right) = new_figure(2, columns=2, width=10.0, height=3.7)
         timed = all(row.get("tokens_per_second") is not None for row in rows)
@@ -66,7 +66,7 @@ def step_figure(rows: Rows) -> Figure:
 
 
 def entropy_sink_figure(rows: Rows) -> Figure:
-    """Largest probability and entropy per completion position at the first forward."""
+    """Largest probability and entropy per completion position in the first forward pass."""
     with mpl.rc_context(STYLE):
         figure, (left, right) = new_figure(2, columns=2, width=10.0, height=3.7)
         for key, colour, line in _series(rows):

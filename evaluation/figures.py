@@ -1,4 +1,4 @@
-"""One look for every figure, and the figures of training runs. No window system, no global pyplot state."""
+"""The style of all figures, and the figure of a training run. No window system, no global pyplot state."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STYLE: Any = {
 def new_figure(
     panels: int = 1, *, columns: int = 1, width: float = 7.2, height: float = 3.4, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `panels` axes in `columns` columns; `width` is that of the figure, `height` that of one row, inches."""
+    """A figure of `panels` axes in `columns` columns; `width` of the figure and `height` of one row are in inches."""
     rows = -(-panels // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height * rows), layout="constrained")
@@ -56,7 +56,7 @@ def new_figure(
 
 
 def write_figure(figure: Figure, path: Path, dpi: int = 150) -> Path:
-    """Write one file in the format of its suffix (.png, .svg); the folder is made where it is missing."""
+    """Write one file in the format of its suffix (.png, .svg); its folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with mpl.rc_context(STYLE):
@@ -70,7 +70,7 @@ def write_both(figure: Figure, stem: Path) -> list[Path]:
 
 
 def legend_below(axes: Axes, columns: int | None = None) -> None:
-    """A legend under the axis label, where it covers nothing, in one row or `columns`; none where nothing has a label."""
+    """A legend under the axis label, where it covers nothing, in one row or `columns`; none without labels."""
     if handles := axes.get_legend_handles_labels()[0]:
         figure, spec = axes.get_figure(root=True), axes.get_subplotspec()
         assert figure is not None and spec is not None
@@ -86,7 +86,7 @@ def legend_below(axes: Axes, columns: int | None = None) -> None:
 
 
 def trailing_mean(values_N: np.ndarray, window: int) -> np.ndarray:
-    """Mean of each value and the `window - 1` before it (fewer at the start); values that are NaN are left out."""
+    """Mean of each value and the `window - 1` before it (fewer at the start); NaN values are left out."""
     means = np.full(len(values_N), np.nan)
     for i in range(len(values_N)):
         part = values_N[max(0, i - window + 1) : i + 1]
@@ -96,7 +96,7 @@ def trailing_mean(values_N: np.ndarray, window: int) -> np.ndarray:
 
 
 def column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """One metric of every row as float64, NaN where a row lacks it."""
+    """One metric of every row as float64, NaN if a row lacks it."""
     return np.array([np.nan if row.get(name) is None else float(row[name]) for row in rows], dtype=np.float64)
 
 
@@ -104,7 +104,7 @@ def reward_curve(rows: Sequence[Mapping[str, float]], path: Path, title: str, wi
     """Reward and pass rate of a training run against the learner step.
 
     Args:
-        rows: metrics of learner steps, each with `step` and `reward_mean`; `pass_rate`, `solved_rate` where known.
+        rows: metrics of learner steps, each with `step` and `reward_mean`; `pass_rate`, `solved_rate` if known.
         path: the PNG or SVG to write.
         title: heading of the figure.
         window: steps of the trailing mean.
@@ -135,7 +135,7 @@ def reward_curve(rows: Sequence[Mapping[str, float]], path: Path, title: str, wi
 
 
 def _noisy(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str, window: int) -> None:
-    """Values as faint dots, their trailing mean as a line; nothing where there is no value."""
+    """Values as faint dots, their trailing mean as a line; nothing without values."""
     if not np.isfinite(values).any():
         return
     axes.plot(steps, values, ".", color=colour, alpha=0.3, markersize=4)

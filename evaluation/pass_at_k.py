@@ -1,4 +1,4 @@
-"""pass@k: the chance that at least one of k samples solves a problem; its uncertainty over problems, and over seeds."""
+"""pass@k, the probability that one of k samples solves a problem, and its uncertainty over problems and seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T_QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9
 
 
 def t_quantile(seeds: int) -> float:
-    """Half the width of a 95% t interval, in standard errors; above 12 seeds that of 12, up to 12% too wide."""
+    """Half the width of a 95% t interval, in standard errors; above 12 seeds the value of 12, up to 12% too wide."""
     return T_QUANTILES[min(seeds, max(T_QUANTILES))]
 
 
@@ -32,7 +32,7 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     if num_samples < k:
         raise ValueError(f"num_samples = {num_samples}: pass@{k} needs at least {k} samples per problem")
     if not 0 <= num_correct <= num_samples:
-        raise ValueError(f"num_correct = {num_correct}: must lie in 0..num_samples = {num_samples}")
+        raise ValueError(f"num_correct = {num_correct}: must be in 0..num_samples = {num_samples}")
     draws = math.comb(num_samples, k)
     return (draws - math.comb(num_samples - num_correct, k)) / draws
 
@@ -80,7 +80,7 @@ def bootstrap(
 ) -> Estimate:
     """Mean of one value per problem with its percentile bootstrap interval; a single problem has a width of zero."""
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence = {confidence}: must lie strictly between 0 and 1")
+        raise ValueError(f"confidence = {confidence}: must be strictly between 0 and 1")
     generator = np.random.Generator(np.random.PCG64(seed))
     count = len(values_P)
     means = np.empty(resamples)

@@ -1,4 +1,4 @@
-"""The settings that belong to a policy folder: of the run it lies in, of its adaptation, or its own decoding defaults."""
+"""The settings that belong to a policy folder: those of its run, of its adaptation, or its own decoding defaults."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ TOKEN_FIELDS = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def config_for(folder: Path, recipe: str | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """How to sample from the policy in `folder` and judge it: `recipe` where one is named, else `settings_tree`.
+    """How to sample from the policy in `folder` and judge it: `recipe` if one is named, else `settings_tree`.
 
     Raises:
-        ConfigError: a recipe or an override that cannot be.
+        ConfigError: an invalid recipe or override.
     """
     return resolve(RunConfig, settings_tree(folder) if recipe is None else read_recipe(recipe), overrides)
 
 
 def settings_tree(folder: Path) -> dict[str, Any]:
-    """A plain tree of `RunConfig`; empty where nothing is known about the folder.
+    """A plain tree of `RunConfig`; empty if nothing is known about the folder.
 
-    A policy of a `train` run has that run's settings; one of `adapt` the canvas of its last instruction stage, one token
-    per step; any other folder what its generation_config.json says about decoding by diffusion.
+    A policy of a `train` run has that run's settings; one of `adapt` the canvas of its last instruction stage, one
+    token per step; any other folder the diffusion decoding defaults in its generation_config.json.
     """
     folder = folder.resolve()
     for place in _run_folders(folder):
@@ -40,7 +40,7 @@ def settings_tree(folder: Path) -> dict[str, Any]:
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    """Where the run's config lies, seen from RUN/policy, RUN/stages/NAME and RUN/checkpoints/STEP/policy."""
+    """Folders that may contain the run's config, for RUN/policy, RUN/stages/NAME and RUN/checkpoints/STEP/policy."""
     found = [folder.parent]
     if folder.parent.name == "stages":
         found.append(folder.parents[1])
@@ -62,7 +62,7 @@ def _of_adaptation(tree: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _of_generation(path: Path) -> dict[str, Any]:
-    """Only a file that names an order (`alg`) speaks of diffusion; those of autoregressive models are passed over."""
+    """Only a file with a reveal order (`alg`) is about diffusion; those of autoregressive models are ignored."""
     fields = read_object(path, "delete it or fetch it again") if path.exists() else {}
     if "alg" not in fields:
         return {}
@@ -88,7 +88,7 @@ def generation_fields(sampler: SamplerConfig) -> dict[str, Any]:
 
 
 def write_decoding(folder: Path, sampler: SamplerConfig) -> None:
-    """Give the policy in `folder` its generation_config.json: decoding defaults and the ids of special tokens."""
+    """Write the generation_config.json of the policy in `folder`: decoding defaults and the ids of special tokens."""
     fields = read_object(folder / "config.json")
     tree = generation_fields(sampler) | {name: fields[name] for name in TOKEN_FIELDS}
     (folder / GENERATION_FILE).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

@@ -39,7 +39,7 @@ class Records:
             self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one record and hand it to the operating system; a problem that has one already is left alone."""
+        """Write one record and flush it to the operating system; a problem that already has one is ignored."""
         key = row["problem_id"]
         if key in self.rows:
             return
@@ -54,41 +54,41 @@ class Records:
     def _key(self, number: int, row: Mapping[str, Any]) -> str:
         if not isinstance(row.get("problem_id"), str):
             raise LineError(
-                f"{self.path}, line {number}: no record of a problem (problem_id is missing); delete the line"
+                f"{self.path}, line {number}: not the record of a problem (problem_id is missing); delete the line"
             )
         return str(row["problem_id"])
 
 
 def same_run(path: Path, facts: Mapping[str, Any], results: Sequence[Path] = ()) -> None:
-    """Store `facts` as JSON at `path`, or check that what stands there is the same; see `check_run`."""
+    """Store `facts` as JSON at `path`, or check that those already there are the same; see `check_run`."""
     check_run(path, facts, results)
     if not path.exists():
         write_json(path, facts)
 
 
 def check_run(path: Path, facts: Mapping[str, Any], results: Sequence[Path] = ()) -> None:
-    """Check that results may be added to those of `path`, where there are any; nothing is written.
+    """Check that results may be added to those described by `path`, if there are any; nothing is written.
 
     Args:
-        path: where the facts of those results stand.
+        path: the file with the facts of those results.
         facts: what identifies this run; JSON values.
-        results: the files that the facts are about, where they are known.
+        results: the files that the facts describe, if known.
 
     Raises:
-        ConfigError: a fact differs, by name, or there are results without facts, so that those of two runs never mix.
+        ConfigError: a fact differs, by name, or there are results without facts; so results of two runs never mix.
     """
     there = [str(file) for file in results if file.exists()]
-    mend = f"name another --out, or delete {' and '.join([str(path), *there])}"
-    mend += "" if results else " and the results beside it"
+    remedy = f"name another --out, or delete {' and '.join([str(path), *there])}"
+    remedy += "" if results else " and the results beside it"
     if not path.exists():
         if there:
-            raise ConfigError(f"{there[0]} holds results, but {path}, which tells of what, is missing: {mend}")
+            raise ConfigError(f"{there[0]} holds results, but {path}, which describes them, is missing: {remedy}")
         return
-    old, new = _flat("", read_object(path, mend)), _flat("", json.loads(json.dumps(facts)))
+    old, new = _flat("", read_object(path, remedy)), _flat("", json.loads(json.dumps(facts)))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise ConfigError(
-                f"{path} holds results with {name} = {old.get(name)!r}, this run has {new.get(name)!r}: {mend}"
+                f"{path} holds results with {name} = {old.get(name)!r}, this run has {new.get(name)!r}: {remedy}"
             )
 
 
@@ -104,6 +104,6 @@ KEPT = "## Discussion"
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a generated Markdown page; the `## Discussion` that a person has added to its end is kept."""
+    """Write a generated Markdown page; the `## Discussion` that a person added at its end is kept."""
     kept = path.read_text(encoding="utf-8").partition(f"\n{KEPT}\n")[2] if path.is_file() else ""
     write_text(path, text.rstrip("\n") + "\n" + (f"\n{KEPT}\n{kept}" if kept else ""))

@@ -1,4 +1,4 @@
-"""What is asked of whoever samples and judges: a training cluster, an evaluator, or a fake in a test."""
+"""The request to sample and judge, for a training cluster, an evaluator, or a fake in a test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EvalRequest:
         prompts: the problems.
         sampler: the decoder.
         samples: completions per problem.
-        seed: of the samples; a problem gets the same completions whichever others are asked for with it.
+        seed: of the samples; a problem gets the same completions whatever other problems are in the request.
         progress: called as each problem is done.
     """
 

@@ -23,10 +23,10 @@ from couplet.reward.judgement import Judgement, judge_in_rounds
 from couplet.reward.planner.plan import plan
 from couplet.reward.worker import RewardWorker
 
-# Published solutions may be slow: the limits are wider than in training.
+# Published solutions may be slow, so the limits are higher than in training.
 SCORING = SandboxConfig(cpu_seconds=10.0, memory_mb=1024)
 CHUNK = 16  # samples of one problem sent to a worker at once, so that equal ones are joined
-POOL_ATTEMPTS = 5  # new pools in a row without a finished chunk before the run is given up
+POOL_ATTEMPTS = 5  # new pools in a row that finish no chunk before scoring stops
 
 Progress = Callable[[int, int], None]
 Chunk = tuple[int, ...]  # indices of samples, all of one problem
@@ -34,14 +34,14 @@ Chunk = tuple[int, ...]  # indices of samples, all of one problem
 
 @dataclass
 class FileScore:
-    """What scoring a file gave.
+    """The result of scoring a file.
 
     Attributes:
         rows: one per sample, in the samples' order, as written to the verdict file.
         counts: (judged samples, passed samples) of every problem that has samples.
         base_counts: the same without EvalPlus's additional tests; empty for other sets.
         problems: problems in the set; `unanswered` of them have no sample.
-        weak: samples whose verdict rests on a test that ran in the candidate's own process.
+        weak: samples whose verdict depends on a test that ran in the candidate's own process.
         infra: samples lost to the sandbox. defects: problems that cannot be judged, whose samples have no verdict either.
         timeouts: samples in which a test ran out of time.
         seconds: wall clock of the scoring; tier: the sandbox's; out: the verdict file.
@@ -76,14 +76,14 @@ def score_file(
     Args:
         problems_path: a file in one of `PROBLEM_FORMATS`, recognised by content.
         samples_path: see `evaluation.samples`.
-        out: JSON lines of verdicts (default: beside the samples, `<name>.verdicts.jsonl`); replaced whole.
-        workers: sandboxes, each with a process of its own; 1 judges in this process.
+        out: JSON lines of verdicts (default: beside the samples, `<name>.verdicts.jsonl`); written atomically.
+        workers: number of sandboxes, each in its own process; 1 judges in this process.
         progress: called with (samples judged, samples in all).
 
     Raises:
-        ValueError: a broken, empty or contradictory file, by name and line, before anything is run.
-        ConfigError: fewer than one worker, or `out` cannot be written or is one of the files that are read.
-        TierUnavailable: no sandbox tier holds on this machine.
+        ValueError: a broken, empty or contradictory file, by name and line, before any program runs.
+        ConfigError: fewer than one worker, or `out` cannot be written or is one of the input files.
+        TierUnavailable: no sandbox tier works on this machine.
     """
     if workers < 1:
         raise ConfigError(f"workers = {workers}: must be at least 1")
@@ -146,7 +146,7 @@ def _in_this_process(worker: RewardWorker, samples: Sequence[Sample]) -> Judge:
     return judge
 
 
-_worker: RewardWorker | None = None  # of a pool's process
+_worker: RewardWorker | None = None  # in a process of the pool
 
 
 def _start_worker(reward: RewardConfig, sandbox: SandboxConfig) -> None:
@@ -160,7 +160,7 @@ def _judge_chunk(problem: Problem, programs: list[str]) -> list[Verdict]:
 
 
 def _in_processes(samples: Sequence[Sample], workers: int, reward: RewardConfig, sandbox: SandboxConfig) -> Judge:
-    """A pool of processes; one that dies takes no verdict with it, its chunks are judged again by a fresh pool."""
+    """A pool of processes; if one dies no verdict is lost, and its chunks are judged again by a new pool."""
 
     def judge(jobs: Iterable[Judgement[Chunk]]) -> Iterator[tuple[Judgement[Chunk], list[Verdict]]]:
         left = dict.fromkeys(jobs)

@@ -76,7 +76,7 @@ def suite_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """A result of `run_suite` as flat metrics for trackers: `eval/<name>`, with `_low` and `_high` of its interval.
 
     Names: the pass and format rates, `excluded`, and `local_ar_ness_t0_2`, ... for AR-ness at T = 0.2. Values that are
-    not finite (nothing was judged) are left out.
+    not finite (because nothing was judged) are left out.
     """
     flat = {name: value for name, value in result.items() if isinstance(value, (int, float)) and name != "step"}
     for temperature, measured in result["ar_ness"].items():

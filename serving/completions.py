@@ -1,4 +1,4 @@
-"""A small client of any server that speaks OpenAI's completions protocol (vLLM, llama.cpp, SGLang, ...)."""
+"""A small client for any server that speaks OpenAI's completions protocol (vLLM, llama.cpp, SGLang, ...)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 
 
 class EndpointError(UserError):
-    """The server cannot be reached or refuses; the message names the address, the fault and the mend."""
+    """The server cannot be reached or rejects a request; the message names the address, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. `seed` None leaves it to the server; request i uses seed + i."""
+    """How completions are sampled. `seed` None leaves the seed to the server; request i uses seed + i."""
 
     samples: int = 1
     max_tokens: int = 512
@@ -43,11 +43,11 @@ class Client:
     Attributes:
         base_url: address up to and including the version, e.g. http://127.0.0.1:8000/v1.
         model: name of the model; None takes the first the server lists.
-        chat: send the prompt as a user's message, so that the server applies its chat template.
-        system: system message of the chat form.
+        chat: send the prompt as a user message, to which the server applies its chat template.
+        system: system message for `chat`.
         retries: attempts after the first, for connection faults and the status codes in `RETRIED`; the pause doubles
             from `backoff` seconds, and a Retry-After header is obeyed up to a minute.
-        api_key: sent as bearer token where given.
+        api_key: sent as bearer token, if given.
     """
 
     base_url: str
@@ -64,27 +64,27 @@ class Client:
     def __post_init__(self) -> None:
         address = urllib.parse.urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.netloc:
-            raise EndpointError(f"{self.base_url!r} is no address of a server, e.g. http://127.0.0.1:8000/v1")
+            raise EndpointError(f"{self.base_url!r} is not the address of a server, e.g. http://127.0.0.1:8000/v1")
         self.base_url = self.base_url.rstrip("/")
         self._model_lock = threading.Lock()
-        # A proxy of the environment does not lead to this machine's own servers.
+        # Do not use the proxy of the environment for servers on this machine.
         is_local = address.hostname in ("localhost", "127.0.0.1", "::1")
         proxies = [urllib.request.ProxyHandler({})] if is_local else []
         self._opener = urllib.request.build_opener(*proxies)
 
     def models(self) -> list[str]:
-        """Names of the models the server offers, at least one. EndpointError where the answer names none."""
+        """Names of the models the server offers, at least one. EndpointError if it names none."""
         answer = self._request("/models", None)
         entries = answer.get("data")
         known = isinstance(entries, list) and all(isinstance(entry, dict) and entry.get("id") for entry in entries)
         if not known:
-            raise EndpointError(f"{self.base_url}/models: not an answer of the protocol: {str(answer)[:200]}")
+            raise EndpointError(f"{self.base_url}/models: not a response of the protocol: {str(answer)[:200]}")
         if not entries:
             raise EndpointError(f"{self.base_url}/models: the server offers no model")
         return [str(entry["id"]) for entry in entries]
 
     def model_name(self) -> str:
-        """The model that is asked: the one that was named, else the first the server lists."""
+        """The model to request: the named one, else the first that the server lists."""
         with self._model_lock:
             if self.model is None:
                 self.model = self.models()[0]
@@ -112,7 +112,7 @@ class Client:
         return self._texts(self._request(path, body), path, sampling.samples)
 
     def complete_many(self, prompts: Iterable[str], sampling: Sampling) -> Iterator[list[str]]:
-        """Completions of every prompt, in order, while at most `concurrency` requests are under way."""
+        """Completions of every prompt, in order, with at most `concurrency` requests at a time."""
         numbered = enumerate(prompts)
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="completions") as pool:
 
@@ -134,7 +134,9 @@ class Client:
             choices = sorted(answer["choices"], key=lambda choice: choice.get("index", 0))
             texts = [choice["message"]["content"] if self.chat else choice["text"] for choice in choices]
         except (KeyError, TypeError, AttributeError) as error:
-            raise EndpointError(f"{self.base_url}{path}: not an answer of the protocol: {str(answer)[:200]}") from error
+            raise EndpointError(
+                f"{self.base_url}{path}: not a response of the protocol: {str(answer)[:200]}"
+            ) from error
         if len(texts) != samples:
             raise EndpointError(f"{self.base_url}{path}: {len(texts)} completions for n = {samples}")
         return [text or "" for text in texts]
@@ -153,11 +155,11 @@ class Client:
                 pause *= 2
         raise EndpointError(
             f"{self.base_url}{path}: {fault}, after {self.retries + 1} attempts; is the server running "
-            "(vllm serve MODEL), and is this its address?"
+            "(vllm serve MODEL), and is this the right address?"
         )
 
     def _attempt(self, path: str, body: dict[str, Any] | None) -> tuple[dict[str, Any] | str, float | None]:
-        """(the answer, None), or (what went wrong, seconds to wait at least, None where a retry is pointless)."""
+        """(the answer, None), or (what went wrong, least seconds to wait, None if a retry is pointless)."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
@@ -179,5 +181,5 @@ class Client:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            return f"the reply is no JSON object: {content[:200]!r}", None
+            return f"the reply is not a JSON object: {content[:200]!r}", None
         return answer, None

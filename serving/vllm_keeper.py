@@ -1,11 +1,10 @@
-"""Runs a command and surely ends everything it started, whichever way the process that asked for it goes away.
+"""Runs a command, and ends everything it started however its owner ends.
 
     python vllm_keeper.py FOLDER COMMAND ...
 
-Its standard input is a pipe that nobody writes to: when it closes (the owner has closed it, or has died), the command's
-process group is told to end, then killed, and so is every process that had left the group; FOLDER, which holds the
-command's output, is removed. Linux; no imports from the
-project, so that it starts at once.
+Standard input is a pipe to which nothing is written. When it closes, because the owner closed it or died, the process
+group of the command gets SIGTERM, then SIGKILL, and so does every process that has left the group. FOLDER, which
+contains the output of the command, is removed. Linux only; it imports nothing from the project, to start fast.
 """
 
 from __future__ import annotations
@@ -27,9 +26,11 @@ LOOK_SECONDS = 0.2
 
 
 def keep(folder: str, command: list[str]) -> int:
-    """Run `command` until it ends or standard input closes; its exit code."""
+    """Run `command` until it ends or standard input closes; returns its exit code."""
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of the command come here, not to init
+    libc.prctl(
+        PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
+    )  # orphans of the command become children of this process, not of init
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -49,7 +50,7 @@ def keep(folder: str, command: list[str]) -> int:
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, SIGKILL after a while."""
+    """Send SIGTERM to the group, and SIGKILL later."""
     deadline = time.monotonic() + GRACE_SECONDS
     _signal_group(child.pid, signal.SIGTERM)
     while child.poll() is None and time.monotonic() < deadline:
@@ -64,7 +65,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _kill_descendants() -> None:
-    """Kill and reap adopted processes until none is left; killing one may bring up its children."""
+    """Kill and reap adopted processes until none is left; killing one may orphan its children."""
     while children := _children():
         for pid in children:
             with contextlib.suppress(ProcessLookupError):

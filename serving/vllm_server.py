@@ -1,4 +1,4 @@
-"""`vllm serve` in an environment of its own: vLLM pins another torch, so only its protocol is used."""
+"""`vllm serve` in its own environment: vLLM pins another torch, so only its protocol is used."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from couplet.configs.schema import ConfigError
 from couplet.serving.completions import Client, EndpointError
 
 KEEPER = Path(__file__).with_name("vllm_keeper.py")
-LOG_LINES = 15  # of the server's log that an error shows
+LOG_LINES = 15  # shown in an error
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 POLL_SECONDS = 0.5
 HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
 
 
 class VllmServer:
-    """One server process and everything it starts; all of it ends with `close`, or with the process that owns this.
+    """One server process and everything it starts; all of it ends on `close`, or with the owner's process.
 
     Attributes:
         url: address of the protocol, http://HOST:PORT/v1.
-        key: what a request must bear.
+        key: the bearer token of a request.
         log: the server's output.
     """
 
@@ -39,13 +39,13 @@ class VllmServer:
 
         Args:
             model: folder or hub name of an autoregressive model.
-            port: where it listens; nobody else does.
-            python: interpreter of the environment that has vLLM; default this one, or the `vllm` on the path.
+            port: a free port to listen on.
+            python: interpreter of the environment with vLLM; by default this one, or the `vllm` on the path.
             options: further options of `vllm serve`.
             host: address to listen on.
 
         Raises:
-            ConfigError: no vLLM there.
+            ConfigError: vLLM is missing.
         """
         self.url, self.key = f"http://{host}:{port}/v1", secrets.token_hex(16)
         command = [*serve_command(python), model, "--host", host, "--port", str(port), *options]
@@ -63,7 +63,7 @@ class VllmServer:
             )
 
     def wait_ready(self, timeout: float) -> None:
-        """Wait until the server answers. `ConfigError` with the end of its log where it ends or takes too long."""
+        """Wait until the server answers. `ConfigError` with the end of its log if it ends or takes too long."""
         deadline = time.monotonic() + timeout
         client = Client(self.url, api_key=self.key, retries=0, timeout=5.0)
         while True:
@@ -91,7 +91,7 @@ class VllmServer:
 
 
 def serve_command(python: str | None) -> list[str]:
-    """How to start `vllm serve`, without its arguments. `ConfigError` where there is no vLLM."""
+    """The command of `vllm serve`, without its arguments. `ConfigError` without vLLM."""
     module = ["-m", "vllm.entrypoints.cli.main", "serve"]
     if python is not None:
         found = shutil.which(python)

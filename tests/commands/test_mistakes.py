@@ -101,7 +101,7 @@ MISTAKES = {
     "prepare columns --source {columns} --columns prompt --out {tmp}/o.parquet": "--columns 'prompt': write role=column",
     "prepare columns --source {columns} --columns title=question --out {tmp}/o.parquet": "no role title",
     "prepare katas --split nowhere --out {tmp}/o.parquet": "nowhere",
-    "prepare rate {problems} --endpoint nowhere --out {tmp}/o.parquet --local": "is no address of a server",
+    "prepare rate {problems} --endpoint nowhere --out {tmp}/o.parquet --local": "is not the address of a server",
     "sample {run} --once hi --temperature -1": "sampler.temperature = -1",
     "export {run} {tmp}/out --shard-gb 0": "--shard-gb",
     "train {train} sampler.temperature=0 --local": "sampler.temperature = 0.*nothing could be learned",

@@ -79,7 +79,7 @@ def test_a_policy_is_rated_anew_for_another_sampler_and_the_error_names_the_file
         assert error.endswith(": name another --out, or delete r.run.json and r.ratings.jsonl\n")
     (tmp_path / "r.run.json").unlink()
     code, _, error = command(*words)
-    assert code == 2 and "r.ratings.jsonl holds results, but r.run.json, which tells of what, is missing" in error
+    assert code == 2 and "r.ratings.jsonl holds results, but r.run.json, which describes them, is missing" in error
     (tmp_path / "r.ratings.jsonl").unlink()
     assert command(*words, "sampler.steps=2")[0] == 0
 

@@ -244,12 +244,12 @@ def endpoint():
     ("answer", "named"),
     [
         ({"data": []}, "the server offers no model"),
-        ({"data": None}, "not an answer of the protocol"),
-        ({}, "not an answer of the protocol"),
-        ({"data": [{"name": "a"}]}, "not an answer of the protocol"),
-        ({"data": [{"id": None}]}, "not an answer of the protocol"),
-        ({"data": ["a"]}, "not an answer of the protocol"),
-        ({"data": {"id": "a"}}, "not an answer of the protocol"),
+        ({"data": None}, "not a response of the protocol"),
+        ({}, "not a response of the protocol"),
+        ({"data": [{"name": "a"}]}, "not a response of the protocol"),
+        ({"data": [{"id": None}]}, "not a response of the protocol"),
+        ({"data": ["a"]}, "not a response of the protocol"),
+        ({"data": {"id": "a"}}, "not a response of the protocol"),
     ],
 )
 def test_a_server_that_names_no_model_is_one_clear_error(endpoint, answer, named):

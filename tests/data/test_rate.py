@@ -104,16 +104,16 @@ def test_transient_faults_are_retried_with_growing_pauses(server):
     assert pauses == [0.5, 3.0, 2.0] and len(server.requests) == 4
 
 
-def test_faults_that_a_retry_cannot_mend_are_named_at_once(server):
+def test_faults_that_a_retry_cannot_fix_are_named_at_once(server):
     client = Client(server.url, chat=False, sleep=lambda _: pytest.fail("no retry wanted"))
     server.faults = [(400, [], {"error": {"message": "max_tokens too large"}})]
     with pytest.raises(EndpointError, match=r"/completions: HTTP 400: .*max_tokens too large"):
         client.complete("p", Sampling())
     server.faults = [(200, [], b"<html>")]
-    with pytest.raises(EndpointError, match="the reply is no JSON object"):
+    with pytest.raises(EndpointError, match="the reply is not a JSON object"):
         client.complete("p", Sampling())
     server.faults = [(200, [], {"choices": [{"index": 0}]})]
-    with pytest.raises(EndpointError, match="not an answer of the protocol"):
+    with pytest.raises(EndpointError, match="not a response of the protocol"):
         client.complete("p", Sampling())
     server.faults = [(200, [], {"choices": [{"text": "a"}]})]
     with pytest.raises(EndpointError, match="1 completions for n = 2"):
@@ -128,7 +128,7 @@ def test_a_server_that_is_not_there_is_one_clear_error():
     with pytest.raises(EndpointError, match=r"/models: cannot be reached: .* after 3 attempts; is the server running"):
         client.complete("p", Sampling())
     assert pauses == [0.5, 1.0]
-    with pytest.raises(EndpointError, match="is no address of a server"):
+    with pytest.raises(EndpointError, match="is not the address of a server"):
         Client("localhost:8000")
 
 

@@ -1,4 +1,4 @@
-"""An analysis that is killed goes on where it stood, and keeps to the rows it is allowed."""
+"""A killed analysis resumes, and no forward pass has more rows than allowed."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_problem_twice_is_refused(tmp_path):
     evaluator, twice = Counting(tiny_policy(), dies_after=0), code_prompts()
     twice = PromptSet(twice.problems[:1] * 2, twice.prompts[:1] * 2)
     subject = Subject("policy", evaluator.evaluate, evaluator.policy, spell)
-    with pytest.raises(ValueError, match="'code/0' stands twice"):
+    with pytest.raises(ValueError, match="'code/0' is duplicated"):
         run_analysis([subject], twice, SAMPLER, PLAN, tmp_path)
 
 
