@@ -20,7 +20,9 @@ from couplet.configs.schema import RunConfig, require
 from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet
 from couplet.evaluation.suite import run_suite
+from couplet.learner.checkpoint import latest_checkpoint
 from couplet.training.cluster import Batch, Cluster
+from couplet.training.evaluation_log import EvaluationLog
 from couplet.training.factory import load_prompts
 from couplet.training.loop import train
 from couplet.training.run_folder import RunFolder
@@ -120,12 +122,12 @@ class _Run:
         self, config: RunConfig, cluster: Cluster, folder: RunFolder, display: Display, held_out: PromptSet
     ) -> None:
         self.config, self.cluster, self.folder, self.display, self.held_out = config, cluster, folder, display, held_out
+        self.log = EvaluationLog(folder, config.checkpoint.best_metric)
 
     def evaluate(self, step: int, name: str) -> dict[str, Any]:
-        """Run the evaluation suite, or read its result where an interrupted run has it already."""
-        path = self.folder.root / "evaluations" / f"{name}.json"
-        if path.exists() and (found := self.folder.read_json(f"evaluations/{name}.json"))["step"] == step:
-            return dict(found)
+        """Run the evaluation suite, or read its result if an interrupted run has it already."""
+        if (found := self.log.find(name, step)) is not None:
+            return found
         self.display.headline(f"Evaluating {name} training on {len(self.held_out)} held-out problems")
         with self.display.bar("evaluate", len(self.held_out)) as bar:
             result = run_suite(
@@ -135,7 +137,9 @@ class _Run:
                 self.cluster.evaluate,
                 lambda what, done, total: bar.update(done, what, total),
             )
-        self.folder.write_json(f"evaluations/{name}.json", {"step": step, **result})
+        self.log.add(name, step, result)
+        if self.log.is_best(step):
+            self.folder.link_best(self._checkpoint(step))
         samples = self.config.evaluation.samples
         self.display.say(
             f"  pass@1 {percent(result['pass_at_1'])} at T = {self.config.evaluation.greedy_temperature:g}, "
@@ -143,6 +147,11 @@ class _Run:
             f"pass@{samples} {percent(result[f'pass_at_{samples}'])}"
         )
         return result
+
+    def _checkpoint(self, step: int) -> Path:
+        """The checkpoint of the step that has just been done, written if there is none."""
+        found = latest_checkpoint(self.folder.checkpoints)
+        return found[0] if found is not None and found[1]["step"] == step else self.cluster.save()
 
     def train(self) -> None:
         """All remaining learner steps."""

@@ -83,6 +83,14 @@ class RunConfig(Section):
             "replay.refill objective.zero_signal",
             "gives the place of a zero-signal group to another, so that objective.zero_signal: keep has nothing to keep",
         )
+        samples = self.evaluation.samples
+        metrics = ("pass_at_1", "pass_at_1_t1", f"pass_at_{samples}", "format_rate_t1")
+        best = self.checkpoint.best_metric
+        yield Rule(
+            best is None or best.removeprefix("eval/") in metrics,
+            "checkpoint.best_metric evaluation.samples",
+            f"must be one of {', '.join(metrics)}",
+        )
         yield Rule(
             self.sampler.temperature > 0 or not self.estimator.match_temperature,
             "estimator.match_temperature sampler.temperature",

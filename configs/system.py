@@ -27,6 +27,11 @@ class CheckpointConfig(Section):
 
     every: int = Field(50, ge=0, description="learner steps between checkpoints; 0 = at the end only")
     keep: int = Field(2, gt=0, description="newest checkpoints that are kept")
+    best_metric: str | None = Field(
+        None,
+        description="evaluation metric, e.g. pass_at_1_t1: the checkpoint with its largest value is kept too, linked as "
+        "checkpoints/best; null = none",
+    )
 
 
 class RayConfig(Section):

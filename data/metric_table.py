@@ -6,7 +6,7 @@ Names are flat, `[a-z0-9_]`. A name with a part in braces stands for a family: `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -197,6 +197,14 @@ METRICS = (
         ),
     ),
 )
+
+
+EVALUATION = "eval/"
+
+
+def is_learner_step(row: Mapping[str, object]) -> bool:
+    """True for a line of metrics.jsonl that is of a learner step, False if it is of an evaluation."""
+    return not any(name.startswith(EVALUATION) for name in row)
 
 
 @cache

@@ -5,6 +5,7 @@ lists every file with its size, so a torn or truncated checkpoint is recognised 
 
     ROOT/step-00000012/...      what the learner wrote, and state.json of the driver
     ROOT/step-00000012/COMPLETE the mark
+    ROOT/best                   link to the best one by `checkpoint.best_metric`, which is not removed
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from couplet.configs.errors import UserError
 
 MARK = "COMPLETE"
+BEST = "best"  # link to a checkpoint that is kept
 STATE = "state.json"
 LITTLE_SPACE = 16 * 2**20  # bytes; a write that fails with less than this left counts as a full disk
 
@@ -146,11 +148,12 @@ def _sync(path: Path) -> None:
 
 
 def _forget_old(root: Path, keep: int) -> None:
-    """Remove complete checkpoints beyond the newest `keep`, and torn ones older than the newest complete one."""
+    """Remove complete checkpoints beyond the newest `keep` and the best, and torn ones older than the newest one."""
     whole = [folder for folder in _folders(root) if _fault(folder) is None]
     kept = whole[-keep:]
+    best = (root / BEST).resolve().name
     for folder in _folders(root):
-        if folder not in kept and folder < kept[-1]:
+        if folder not in kept and folder < kept[-1] and folder.name != best:
             shutil.rmtree(folder)
 
 

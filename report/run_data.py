@@ -14,6 +14,7 @@ import yaml
 from couplet.configs.errors import UserError
 from couplet.configs.json_file import read_object
 from couplet.data.jsonl import LineError, read_jsonl
+from couplet.data.metric_table import is_learner_step
 from couplet.data.tokenizer import Tokenizer, load_tokenizer
 
 REWARD_COLUMNS = ("step", "outcome", "reward")
@@ -115,6 +116,8 @@ def _config(root: Path) -> dict[str, Any]:
 def _metrics(path: Path) -> list[dict[str, Any]]:
     by_step: dict[int, dict[str, Any]] = {}
     for number, row in read_jsonl(path) if path.is_file() else ():
+        if not is_learner_step(row):
+            continue
         try:
             step = int(row["step"])
         except (KeyError, TypeError, ValueError):

@@ -26,6 +26,7 @@ from couplet.configs.load import load, to_dict
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.files import writing
 from couplet.data.jsonl import read_jsonl
+from couplet.data.metric_table import is_learner_step
 from couplet.studies.ablations_report import write_ablations
 
 ROOT = Path(__file__).parent.parent
@@ -204,7 +205,7 @@ def _result(job: Job) -> dict[str, Any]:
     if not path.is_file():
         raise RuntimeError(f"run {job.name} left no {path}: see {job.runs / (job.name + '.log')}")
     summary = json.loads(path.read_text())
-    metrics = [row for _, row in read_jsonl(job.folder / "metrics.jsonl")]
+    metrics = [row for _, row in read_jsonl(job.folder / "metrics.jsonl") if is_learner_step(row)]
     flat = {key: value for key, value in summary.items() if isinstance(value, (int, float)) and key != "seed"}
     return {
         **flat,

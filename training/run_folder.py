@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -21,13 +19,15 @@ from couplet.configs.json_file import read_object
 from couplet.configs.load import dump, read_recipe, to_dict
 from couplet.configs.schema import ConfigError, SamplerConfig
 from couplet.data import files
+from couplet.data.metric_table import is_learner_step
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.trajectory_file import trajectory_table
 from couplet.evaluation.policy_settings import write_decoding
-from couplet.learner.checkpoint import latest_checkpoint
+from couplet.learner.checkpoint import BEST, latest_checkpoint
+from couplet.training.folder_lock import FolderLock
 from couplet.training.trackers import Tracker
 
-MEND = {"mend": "check the run folder", "again": "resume"}  # where it cannot be written
+MEND = {"mend": "check the run folder", "again": "resume"}  # if it cannot be written
 MINIMUM_FREE_BYTES = 64 * 2**20
 # What decides which problem a group's number means, or what the weights began as: the same for a run and its resumption.
 IDENTITY = (
@@ -48,7 +48,7 @@ class RunFolder:
         self.root = root.absolute()
         self.tracker: Tracker | None = None  # receives the metrics too
         self._tensorboard: Any = None
-        self._lock: int | None = None  # descriptor of the file that is locked
+        self._lock: FolderLock | None = None
 
     @classmethod
     def create(cls, config: Any) -> RunFolder:
@@ -117,27 +117,37 @@ class RunFolder:
         return read_object(self.root / name, "delete it to have it written again")
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line to metrics.jsonl and the same values to TensorBoard; what is not finite is left out."""
+        """Append one line to metrics.jsonl, and the same values to TensorBoard and the tracker.
+
+        A line is of a learner step or of an evaluation (`eval/…`). What is not finite is left out.
+        """
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        row = {"step": step, "time": time.time(), **metrics}
         with files.writing(self.root / "metrics.jsonl", **MEND), (self.root / "metrics.jsonl").open("a") as lines:
-            lines.write(json.dumps({"step": step, "time": time.time(), **metrics}) + "\n")
+            lines.write(json.dumps(row) + "\n")
+        self._to_tensorboard(row)
+        if self.tracker is not None:
+            self.tracker.log(step, metrics)
+
+    def _to_tensorboard(self, row: Mapping[str, Any]) -> None:
         if self._tensorboard is None:
             from tensorboard.summary import Writer
 
             self._tensorboard = Writer(str(self.root / "tensorboard"))
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, value, step)
-        if self.tracker is not None:
-            self.tracker.log(step, metrics)
+        for name in row.keys() - {"step", "time"}:
+            self._tensorboard.add_scalar(name, row[name], row["step"], wall_time=row.get("time"))
 
     def log_trajectories(self, step: int, groups: Sequence[ScoredGroup]) -> None:
         """Write the groups of one learner step as trajectories/step-N.parquet."""
         path = self.root / "trajectories" / f"step-{step:06d}.parquet"
-        with files.replacing(path, **MEND) as aside:
-            pq.write_table(trajectory_table(groups, step), aside)
+        with files.replacing(path, **MEND) as temporary:
+            pq.write_table(trajectory_table(groups, step), temporary)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl, a torn last line left out."""
+        """The lines of metrics.jsonl that are of a learner step, a torn last line left out."""
+        return [row for row in self._rows() if is_learner_step(row)]
+
+    def _rows(self) -> list[dict[str, Any]]:
         path = self.root / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         rows = []
@@ -157,8 +167,14 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Forget what was written after learner step `step`, so that a resumed run writes each step once."""
-        kept = [row for row in self.metrics() if row["step"] <= step]
+        evaluated = {read_object(path)["step"] for path in (self.root / "evaluations").glob("*.json")}
+        rows = [row for row in self._rows() if row["step"] <= step]
+        kept = [row for row in rows if is_learner_step(row) or row["step"] in evaluated]
         self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        self._close_tensorboard()
+        shutil.rmtree(self.root / "tensorboard", ignore_errors=True)  # its files cannot be cut
+        for row in kept:
+            self._to_tensorboard(row)
         for path in (self.root / "trajectories").glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
@@ -171,31 +187,21 @@ class RunFolder:
         if self.tracker is not None:
             self.tracker.close()
             self.tracker = None
+        self._close_tensorboard()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _close_tensorboard(self) -> None:
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     def _hold(self) -> None:
-        """Lock the folder for this process alone; storage without locks is used as it is. `ConfigError`: another holds it."""
-        path = self.root / ".lock"
-        with files.writing(path, **MEND):
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            holder = os.read(self._lock, 1000).decode() or "another process"
-            self.close()
-            raise ConfigError(
-                f"run folder {self.root}: {holder} is writing into it; wait for its end, stop it, or use another name"
-            ) from error
-        except OSError:
-            pass
-        with files.writing(path, **MEND):
-            os.ftruncate(self._lock, 0)
-            os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        """Lock the folder for this process alone."""
+        lock = FolderLock(self.root)
+        lock.acquire()
+        self._lock = lock
 
     def _require_space(self) -> None:
         free = shutil.disk_usage(self.root).free
@@ -207,11 +213,19 @@ class RunFolder:
 
     def point_latest(self) -> None:
         """Let `runs_dir/latest` point here."""
-        link = self.root.parent / "latest"
-        aside = self.root.parent / f".latest-{os.getpid()}"
-        aside.unlink(missing_ok=True)
-        aside.symlink_to(self.root.name)
-        aside.replace(link)
+        _link(self.root.parent / "latest", self.root.name)
+
+    def link_best(self, checkpoint: Path) -> None:
+        """Let `checkpoints/best` point to a checkpoint, which is then kept."""
+        _link(self.checkpoints / BEST, checkpoint.name)
+
+
+def _link(link: Path, target: str) -> None:
+    """Make or replace a symbolic link, at once."""
+    temporary = link.with_name(f".{link.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
 
 
 def keep_policy(source: Path, target: Path, sampler: SamplerConfig | None) -> None:

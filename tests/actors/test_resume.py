@@ -13,6 +13,7 @@ import pytest
 import ray
 import yaml
 
+from couplet.data.metric_table import is_learner_step
 from tests.actors.runs import PATIENCE, P, assert_identity, settings, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,10 +21,10 @@ pytestmark = pytest.mark.ray
 
 
 def rows(run):
-    """Whole lines of metrics.jsonl; the last one may be torn."""
+    """Whole lines of metrics.jsonl that are of a learner step; the last one may be torn."""
     path = run / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    return [row for row in map(json.loads, text.split("\n")[:-1]) if is_learner_step(row)]
 
 
 def launch(recipe, *arguments):

@@ -1,5 +1,6 @@
 """Metrics also go to the tracker a run names; a missing package is one clear error."""
 
+import json
 import math
 import sys
 import types
@@ -7,6 +8,7 @@ import types
 import pytest
 
 from couplet.configs.schema import ConfigError
+from couplet.training.evaluation_log import EvaluationLog
 from couplet.training.run_folder import RunFolder
 from couplet.training.trackers import open_tracker
 
@@ -51,3 +53,59 @@ def test_mlflow_receives_each_step_and_is_closed(tmp_path, monkeypatch):
     tracker.log(1, {"loss": 2.0})
     tracker.close()
     assert seen == ["couplet", "slow", ({"seed": 1}, "config.json"), (1, {"loss": 2.0}), "ended"]
+
+
+class Service:
+    """A stand-in for wandb: gives runs ids, or refuses as a missing login does."""
+
+    def __init__(self, refuses=False):
+        self.refuses, self.asked = refuses, []
+
+    def init(self, **settings):
+        if self.refuses:
+            raise type("UsageError", (Exception,), {"__module__": "wandb.errors"})(
+                "api_key not configured\nmore advice"
+            )
+        self.asked.append(settings)
+        return types.SimpleNamespace(id="abc", log=lambda metrics, step: None, finish=lambda: None)
+
+
+def test_a_resumed_run_continues_the_same_run_of_wandb(tmp_path, monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    for _ in range(2):
+        open_tracker("wandb", tmp_path, {}).close()
+    first, second = service.asked
+    assert "id" not in first and (second["id"], second["resume"]) == ("abc", "allow")
+
+
+def test_the_project_of_wandb_comes_from_the_environment(tmp_path, monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    open_tracker("wandb", tmp_path / "one", {})
+    monkeypatch.setenv("WANDB_PROJECT", "thesis")
+    open_tracker("wandb", tmp_path / "two", {})
+    assert [settings["project"] for settings in service.asked] == ["couplet", "thesis"]
+
+
+def test_a_missing_login_is_one_line_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", Service(refuses=True))
+    with pytest.raises(ConfigError, match=r"^tracker = 'wandb': api_key not configured; run `wandb login`.*offline$"):
+        open_tracker("wandb", tmp_path, {})
+
+
+def test_evaluations_reach_the_tracker_and_the_file_at_their_step(tmp_path, monkeypatch):
+    seen = []
+    run = types.SimpleNamespace(log=lambda metrics, step: seen.append((step, metrics)), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: run))
+    folder = RunFolder(tmp_path / "quick")
+    folder.root.mkdir()
+    folder.tracker = open_tracker("wandb", folder.root, {})
+    folder.log_metrics(4, {"loss": 1.0})
+    EvaluationLog(folder).add("step-000004", 4, {"pass_at_1": 0.5, "ar_ness": {"0.2": {"local": 0.75, "global": 1.0}}})
+    folder.close()
+    evaluation = {"eval/pass_at_1": 0.5, "eval/local_ar_ness_t0_2": 0.75, "eval/global_ar_ness_t0_2": 1.0}
+    assert seen == [(4, {"loss": 1.0}), (4, evaluation)]
+    lines = [json.loads(line) for line in (folder.root / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 4] and lines[1]["eval/pass_at_1"] == 0.5
+    assert [row["loss"] for row in folder.metrics()] == [1.0]
