@@ -1,8 +1,11 @@
 """How many tokens each step of the denoising schedule reveals.
 
-Schedule "linear_time": times decrease linearly from 1 to `eps`; step i goes from t = times[i] to s = times[i + 1] and reveals the share 1 - s/t
-of the masked positions, all of them at the last step (Dream's `diffusion_generate`; arithmetic in float32, as there). Schedule "even": the same
-number at each step, one more at the first ones if the steps do not divide it (LLaDA's `generate`, arXiv 2502.09992).
+Schedule "linear_time": times decrease linearly from 1 to `eps`; step i goes from t = times[i] to s = times[i + 1] and
+reveals the share 1 - s/t of the masked positions, all of them at the last step (Dream's `diffusion_generate`; arithmetic
+in float32, as there).
+
+Schedule "even": the same number at each step, one more at the first ones if the steps do not divide it (LLaDA's
+`generate`, arXiv 2502.09992).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ OWN_FILES = {"tests/glossary.py", "tests/test_prose.py"}  # these name the words
 PLAIN = {
     r"mend(s|ed|ing)?": "fix, hint, remedy",
     r"told": "reported, given, distinguished",
-    r"pass(es|ed|ing)? over(?! (the|a|all|them|it|every)\b)": "skip",
+    r"pass(es|ed|ing) over(?! (the|a|all|them|it|every)\b)": "skip",
     r"anew": "again, rebuilt",
     r"look(s|ed|ing)? after": "supervise, reconcile, check",
     r"tend(s|ed|ing)?(?! to\b)": "supervise, reconcile",
