@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from couplet.commands import main
 from couplet.configs.load import from_dict
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
 from couplet.data.sources import SourceError, read_hub
@@ -38,6 +39,19 @@ def test_a_name_is_that_of_a_folder(kind):
     for name in ("", ".", "..", "latest", "a/b", "../a", "a b", "a\n", "*"):
         with pytest.raises(ConfigError, match=r"^name = .*: must be made of letters, digits"):
             from_dict(kind, {"name": name})
+
+
+def test_a_recipe_with_three_mistakes_is_refused_with_a_line_for_each(tmp_path, capsys):
+    (tmp_path / "my.yaml").write_text(
+        "{base: tiny.yaml, sampler: {temprature: 1.2}, steps: many, learner: {engine: torch, zero_stage: 2}}"
+    )
+    assert main(["train", str(tmp_path / "my.yaml"), "--dry-run"]) == 2
+    printed, errors = capsys.readouterr()
+    assert printed == "" and errors.splitlines() == [
+        "error: steps = 'many': expected a whole number (learner steps)",
+        "error: unknown key 'sampler.temprature': did you mean 'sampler.temperature'?",
+        "error: learner.zero_stage = 2: needs engine: deepspeed; the torch engine keeps everything on every rank",
+    ]
 
 
 def test_a_missing_package_is_named_by_the_extra_that_brings_it(monkeypatch):

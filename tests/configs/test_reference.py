@@ -26,6 +26,7 @@ def schema(kind):
 
 
 def validate(tree, kind):
+    jsonschema.Draft202012Validator.check_schema(schema(kind))
     jsonschema.Draft202012Validator(schema(kind)).validate(tree)
 
 
