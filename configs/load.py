@@ -27,9 +27,10 @@ def load(kind: type[Config], path: str | Path, overrides: Sequence[str] = ()) ->
         ConfigError: missing file, broken YAML, unknown key (with the nearest valid one) or a value out of range.
     """
     tree = read_recipe(path)
-    keys, own = tree.keys(), kind.model_fields.keys()
+    own = kind.model_fields.keys()
     for command, other in (("train", RunConfig), ("adapt", AdaptConfig)):
-        if other is not kind and keys <= other.model_fields.keys() and not keys <= own:
+        theirs = other.model_fields.keys()
+        if tree.keys() & (theirs - own) and not tree.keys() & (own - theirs):
             raise ConfigError(f"{path}: is a recipe of `launch.py {command}`")
     return resolve(kind, tree, overrides)
 

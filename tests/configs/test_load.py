@@ -86,6 +86,14 @@ def test_a_mistake_in_a_stage_is_named(tmp_path, stage, message):
         load(AdaptConfig, write(tmp_path, f"stages: [{stage}]"))
 
 
+def test_a_recipe_of_the_other_command_is_named_as_one(tmp_path):
+    recipe = write(tmp_path, "stages: [{}]\nlerner: {}\nname: a")
+    with pytest.raises(ConfigError, match=r"recipe.yaml: is a recipe of `launch.py adapt`"):
+        load(RunConfig, recipe)
+    with pytest.raises(ConfigError, match=r"is a recipe of `launch.py train`"):
+        load(AdaptConfig, "tiny.yaml")
+
+
 def test_a_missing_recipe_names_the_shipped_ones():
     with pytest.raises(ConfigError, match=r"'absent.yaml' does not exist; shipped recipes: .*tiny.yaml"):
         load(RunConfig, "absent.yaml")
