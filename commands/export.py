@@ -68,7 +68,7 @@ def export_policy(
     policy = DiffusionPolicy.from_pretrained(source, dtype=dtype)
     sampler = config_for(source, None).sampler
     aside = out.with_name(f".{out.name}.part")
-    with writing(out, mend="name another folder"):
+    with writing(out, remedy="name another folder"):
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         try:

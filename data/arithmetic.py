@@ -1,6 +1,6 @@
 """Generated two-step arithmetic word problems with worked text answers.
 
-They stand beside the katas wherever code is compared with mathematics, as in the AR-ness analysis. They have no tests:
+The AR-ness analysis compares code (the katas) with them. They have no tests:
 the answer is text, kept in `metadata["answer"]`, and its number in `metadata["result"]`.
 """
 
@@ -40,7 +40,7 @@ class _Story:
         return middle, end
 
     def question(self, name: str, thing: str) -> str:
-        """The story as told to the model."""
+        """The story, and what is asked."""
         tail = "doubles what is left" if self.second == "doubles" else f"{self.second} {self.last}"
         return f"{name} has {self.start} {thing}, {self.first} {self.change}, then {tail}. How many {thing} are there?"
 

@@ -34,7 +34,7 @@ def words(text: str) -> list[str]:
 
 
 def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
-    """All runs of `n` words; the whole text where it is shorter."""
+    """All runs of `n` words; the whole text if it is shorter."""
     found = words(text)
     return {tuple(found[i : i + n]) for i in range(max(1, len(found) - n + 1))} if found else set()
 
@@ -53,7 +53,7 @@ def _frame(benchmark: Sequence[Problem], n: int) -> set[tuple[str, ...]]:
 
 
 def _function(problem: Problem) -> str | None:
-    """The function under test, where it has a name that says something."""
+    """The function under test, if its name says something."""
     name = problem.entry_point or called_function(problem.tests, problem.canonical_solution)
     return None if name in GENERIC_NAMES else name
 

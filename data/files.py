@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a disk that refuses one is a clear error."""
+"""Files are replaced as a whole or not at all, and a disk that refuses one is a clear error."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from couplet.configs.schema import ConfigError
 
 
 @contextmanager
-def writing(path: Path, mend: str = "name another --out", again: str = "start again") -> Iterator[None]:
-    """What is written to `path` in this block fails as a `ConfigError` that names it: a full disk names no file itself.
+def writing(path: Path, remedy: str = "name another --out", again: str = "start again") -> Iterator[None]:
+    """Turns an error of writing to `path` in this block into a `ConfigError` that names it; a full disk names no file.
 
     Args:
         path: file or folder.
-        mend: advice where it is not the disk that is full.
+        remedy: what to do unless the disk is full.
         again: what to do after that.
     """
     try:
         yield
     except OSError as error:
-        mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else mend
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}; {mend} and {again}") from error
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else remedy
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}; {remedy} and {again}") from error
 
 
 @contextmanager
-def replacing(path: Path, mend: str = "name another --out", again: str = "start again") -> Iterator[Path]:
-    """A path beside `path` to write to; it takes its place when the block ends well, and is removed when not.
+def replacing(path: Path, remedy: str = "name another --out", again: str = "start again") -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it replaces `path` if the block ends well, and is removed otherwise.
 
-    Folders on the way to `path` are made. Raises as `writing`.
+    Missing parent folders are created. Raises as `writing`.
     """
-    aside = path.with_name(f".{path.name}.part")
-    with writing(path, mend, again):
+    temporary = path.with_name(f".{path.name}.part")
+    with writing(path, remedy, again):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield aside
-            aside.replace(path)
+            yield temporary
+            temporary.replace(path)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 
-def write_text(path: Path, text: str, mend: str = "name another --out", again: str = "start again") -> None:
+def write_text(path: Path, text: str, remedy: str = "name another --out", again: str = "start again") -> None:
     """Write a text file, whole or not at all. Raises as `writing`."""
-    with replacing(path, mend, again) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with replacing(path, remedy, again) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, tree: Any, mend: str = "name another --out", again: str = "start again") -> None:
+def write_json(path: Path, tree: Any, remedy: str = "name another --out", again: str = "start again") -> None:
     """Write a JSON document, whole or not at all. Raises as `writing`."""
-    write_text(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n", mend, again)
+    write_text(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n", remedy, again)
 
 
 def require_other(out: Path, *inputs: str | Path) -> None:
-    """`ConfigError` where writing `out` would replace one of the files that are read."""
+    """`ConfigError` if writing `out` would replace one of the files that are read."""
     for path in map(Path, inputs):
         if path.exists() and out.exists() and out.samefile(path):
             raise ConfigError(f"--out {out}: is the file that is read ({path}); name another")

@@ -107,7 +107,7 @@ def prepare(
 
     Args:
         set_name: one of `SETS`; `columns` reads any JSONL, JSON or Parquet file through the mapping `columns`.
-        source: a file, a hub name (`hub:NAME[@CONFIG][:SPLIT]`, or NAME where no such file exists); None for the set's own.
+        source: a file, a hub name (`hub:NAME[@CONFIG][:SPLIT]`, or NAME if there is no such file); None for the set's own.
         level, double: AceCode's difficulty level (None: `hard`) and doubled prompts.
         split: a published split of MBPP (`test`, ...) or of the katas.
         columns: role -> column; roles are `ROLES`. A column named here must be in the file.
@@ -130,7 +130,7 @@ def prepare(
     given = {"level": level, "no-double": not double, "columns": columns, "split": split, "seed": seed}
     _refuse_unused(set_name, given)
     if not benchmarks and (ngram != NGRAM or drop_overlaps != "ngram"):
-        raise ProblemFileError(f"prepare {set_name}: --ngram and --drop say nothing without --benchmarks")
+        raise ProblemFileError(f"prepare {set_name}: --ngram and --drop have no effect without --benchmarks")
     source = _resolve(set_name, source, split)
     require_parquet(Path(out), source, *benchmarks)
     summary = Summary(set_name, source, str(out))
@@ -180,7 +180,7 @@ def _sound(problems: list[Problem], unsound: Mapping[str, str], keep: bool, summ
 def _refuse_unused(set_name: str, given: Mapping[str, object]) -> None:
     for option, sets in USED_BY.items():
         if given[option] and set_name not in sets:
-            raise ProblemFileError(f"prepare {set_name}: has no use for --{option}, which is for {' and '.join(sets)}")
+            raise ProblemFileError(f"prepare {set_name}: does not use --{option}, which is for {' and '.join(sets)}")
 
 
 def _resolve(set_name: str, source: str | None, split: str | None) -> str:
@@ -199,7 +199,7 @@ def _resolve(set_name: str, source: str | None, split: str | None) -> str:
 
 
 def require_parquet(out: Path, *inputs: str) -> None:
-    """`ConfigError` where problems cannot be read again from `out`, or it is one of the files that are read."""
+    """`ConfigError` if `out` is not a Parquet file, or one of the files that are read."""
     if out.suffix != ".parquet":
         raise ConfigError(f"--out {out}: problems are written as Parquet; name a file that ends in .parquet")
     require_other(out, *(split_source(source)[0] for source in inputs))

@@ -1,4 +1,4 @@
-"""Problems into prompts of tokens, with the length limit applied and counted, and into orders for completions."""
+"""Problems into prompts of tokens, with the length limit applied and counted, and into requests for completions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encode_prompts(
     config: ProblemsConfig,
     mask_id: int,
 ) -> PromptSet:
-    """Encode each problem's question and, where its metadata has one, its system message.
+    """Encode each problem's question and its system message, if its metadata has one.
 
     Prompts over `max_prompt_tokens` are dropped or cut on the left.
 
@@ -81,7 +81,7 @@ def evaluation_requests(prompts: PromptSet, samples: int, seed: int) -> list[Rol
 def rollout_request(
     prompts: PromptSet, group_id: GroupId, attempt: int, seeds: Sequence[int], group_seed: int
 ) -> RolloutRequest:
-    """The order for the group `group_id` of a prompt set."""
+    """The request for the group `group_id` of a prompt set."""
     return RolloutRequest(
         group_id=group_id,
         attempt=attempt,

@@ -2,7 +2,7 @@
 
 Sampling and judging come from outside as functions: completions from an endpoint (`serving.completions`) or from our own
 policy, verdicts from the reward workers. What was rated is appended to a file line by line, so an interrupted rating
-goes on where it stopped.
+resumes from there.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import numpy as np
 
 from couplet.data.files import writing
 from couplet.data.formats.parquet import ProblemFileError
+from couplet.data.jsonl import LineError, cut_unfinished_line, read_jsonl
 from couplet.data.levels import Choice, Level, choose
 from couplet.data.problem import Problem
 
 # Problems in, one list of completion texts per problem out.
 Sample = Callable[[Sequence[Problem]], list[list[str]]]
-# Problems with their completions in; one pass rate per completion out, None where there was no verdict.
+# Problems with their completions in; one pass rate per completion out, None if there was no verdict.
 Judge = Callable[[Sequence[Problem], Sequence[Sequence[str]]], list[list[float | None]]]
 
 
@@ -45,8 +46,8 @@ def rate(
 ) -> Iterator[Rating]:
     """Rate `problems` in their order, `batch` at a time, and yield each rating as it becomes known.
 
-    Ratings found in `ratings_file` (JSON lines) are yielded first and not made again; new ones are appended to it.
-    ProblemFileError where the file is broken other than in an unfinished last line, ConfigError where it cannot be written.
+    Ratings found in `ratings_file` (JSON lines) are yielded first and not repeated; new ones are appended to it.
+    LineError if a line other than an unfinished last one is broken, ConfigError if the file cannot be written.
     """
     path = Path(ratings_file)
     known = {problem.problem_id for problem in problems}
@@ -78,27 +79,24 @@ def _append(path: Path, ratings: Sequence[Rating]) -> None:
 
 
 def read_ratings(path: str | Path) -> list[Rating]:
-    """The ratings of a file, none where it does not exist; an unfinished last line is cut off the file."""
+    """The ratings of a file, none if it does not exist; an unfinished last line is cut off the file."""
     path = Path(path)
     if not path.is_file():
         return []
-    found, content = [], path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(path, len(whole))
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+    cut_unfinished_line(path)
+    found = []
+    for number, row in read_jsonl(path):
         try:
-            row = json.loads(line)
             found.append(Rating(row["problem_id"], tuple(row["rates"]), row["lost"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ProblemFileError(f"{path}:{number}: not a rating: {error!r}") from error
+        except (KeyError, TypeError) as error:
+            raise LineError(f"{path}, line {number}: not a rating: {error!r}; delete the line") from error
     return found
 
 
 def select_level(problems: Sequence[Problem], ratings: Sequence[Rating], level: Level) -> tuple[list[Problem], Choice]:
     """Problems of a difficulty level, by `data.levels` over the rated ones, with their pass rates in the metadata.
 
-    Problems without a rating are dropped and counted in the choice. ProblemFileError where none is rated.
+    Problems without a rating are dropped and counted in the choice. ProblemFileError if none is rated.
     """
     rates = {rating.problem_id: rating.rates for rating in ratings if rating.rates}
     rated = [problem for problem in problems if problem.problem_id in rates]

@@ -25,14 +25,14 @@ Row = dict[str, Any]
 RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 TEXT_SUFFIXES = (".py", ".txt", ".md", ".rst")  # of a single file; a folder of text may hold any
 LIST, OBJECT_LIST = re.compile(r"\s*\["), re.compile(r"\s*\[\s*\{")  # how a JSON file of one list begins
-ABOUT = ("readme", "license", "dataset_info", "_success")  # beside records, files so named tell about them
+ABOUT = ("readme", "license", "dataset_info", "_success")  # files so named are about the records beside them
 TEXTS_PER_SHARD = 64
 UNREADABLE = (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
 log = logging.getLogger(__name__)
 
 
 class SourceError(UserError):
-    """A source that cannot be read; the message names the file and, where there is one, the line."""
+    """A source that cannot be read; the message names the file and the line, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Shard:
 
 
 def open_source(source: str) -> list[Shard]:
-    """The shards of a source, in a fixed order. SourceError where there is nothing to read."""
+    """The shards of a source, in a fixed order. SourceError if there is nothing to read."""
     if "+" in source and not Path(source).exists():
         return [shard for part in source.split("+") for shard in open_source(part)]
     scheme, _, rest = source.partition(":")
@@ -66,7 +66,7 @@ def open_source(source: str) -> list[Shard]:
 
 
 def _open_folder(folder: Path) -> list[Shard]:
-    """One shard per file of records, or one per `TEXTS_PER_SHARD` text files. SourceError where both kinds lie there."""
+    """One shard per file of records, or one per `TEXTS_PER_SHARD` text files. SourceError if there are both kinds."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
     if not files:
         raise SourceError(f"{folder}: the folder holds no file")
@@ -80,7 +80,7 @@ def _open_folder(folder: Path) -> list[Shard]:
         first, other = records[0].relative_to(folder), others[0].relative_to(folder)
         raise SourceError(
             f"{folder}: holds {len(records)} JSONL or Parquet files (first {first}) beside {len(others)} other files "
-            f"(first {other}), so records and text cannot be told apart: leave files of one kind there"
+            f"(first {other}), so records and text cannot be distinguished: leave files of one kind there"
         )
     return [Shard(str(path), partial(read_records, path)) for path in records]
 
@@ -91,10 +91,10 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 @dataclass
 class _Texts:
-    """The text files of a folder, one row each; a file that is not UTF-8 is passed over and counted."""
+    """The text files of a folder, one row each; a file that is not UTF-8 is skipped and counted."""
 
     folder: Path
-    passed_over: dict[Path, None] = field(default_factory=dict)
+    skipped: dict[Path, None] = field(default_factory=dict)
 
     def read(self, files: list[Path], skip: int) -> Iterator[tuple[str, Row]]:
         """Rows of some of the files; `skip` counts rows, so the files before them are looked at again."""
@@ -103,21 +103,21 @@ class _Texts:
             try:
                 text = path.read_text(encoding="utf-8-sig")
             except UnicodeDecodeError:
-                self._pass_over(path)
+                self._note_skipped(path)
                 continue
             number += 1
             if number > skip:
                 yield str(path), {"text": text}
 
-    def _pass_over(self, path: Path) -> None:
+    def _note_skipped(self, path: Path) -> None:
         """Warns of the first, the tenth, the hundredth such file, and so on."""
-        if path in self.passed_over:
+        if path in self.skipped:
             return
-        self.passed_over[path] = None
-        count = len(self.passed_over)
+        self.skipped[path] = None
+        count = len(self.skipped)
         if str(count).strip("0") == "1":
-            first = next(iter(self.passed_over))
-            log.warning("%s: passed over what is not UTF-8 text: %d so far, first %s", self.folder, count, first)
+            first = next(iter(self.skipped))
+            log.warning("%s: skipped what is not UTF-8 text: %d so far, first %s", self.folder, count, first)
 
 
 def _read_text(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
@@ -158,7 +158,7 @@ def read_apps_folder(folder: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _open_text(path: Path) -> Any:
-    """The file as text; a byte-order mark at its start is no part of it."""
+    """The file as text; without a byte-order mark at its start."""
     encoding = "utf-8-sig"
     return gzip.open(path, "rt", encoding=encoding) if path.name.endswith(".gz") else path.open(encoding=encoding)
 
@@ -180,7 +180,7 @@ def _unreadable(place: str, error: Exception) -> SourceError:
 
 
 def _read_jsonl(path: Path, skip: int) -> Iterator[tuple[str, Row]]:
-    """Blank lines are passed over; skipped lines are not parsed."""
+    """Blank lines do not count; skipped lines are not parsed."""
     number, row_number = 0, 0
     try:
         with _open_text(path) as lines:

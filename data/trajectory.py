@@ -29,7 +29,7 @@ class GroupId(NamedTuple):
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """An order for one prompt group. A re-issue differs in `attempt` only."""
+    """A request for one prompt group. A re-issue differs in `attempt` only."""
 
     group_id: GroupId
     attempt: int
@@ -73,7 +73,7 @@ class ScoredGroup:
 
     @property
     def rewards_G(self) -> np.ndarray:
-        """float32 [G]; NaN where there is no verdict."""
+        """float32 [G]; NaN if there is no verdict."""
         return np.array([v.reward for v in self.verdicts], dtype=np.float32)
 
     @property
@@ -88,15 +88,15 @@ class ScoredGroup:
 
 
 def is_zero_signal(verdicts: Sequence[Verdict]) -> bool:
-    """True where the rewards of a group's judged completions do not differ, so that every advantage is 0.
+    """Whether the rewards of a group's judged completions do not differ, so that every advantage is 0.
 
-    They do not where their standard deviation (ddof 1, as in the advantages) is below `ZERO_SIGNAL`.
+    They do not differ if their standard deviation (ddof 1, as in the advantages) is below `ZERO_SIGNAL`.
     """
     rewards = [verdict.reward for verdict in verdicts if verdict.outcome.is_verdict]
     return len(rewards) < 2 or float(np.std(rewards, ddof=1)) < ZERO_SIGNAL
 
 
 def answer_length(tokens_C: Sequence[int] | np.ndarray, end_ids: Collection[int]) -> int:
-    """Number of tokens up to and including the first end token; all of them where there is none."""
+    """Number of tokens up to and including the first end token; all of them if there is none."""
     ends = np.flatnonzero(np.isin(np.asarray(tokens_C), list(end_ids)))
     return int(ends[0]) + 1 if ends.size else len(tokens_C)

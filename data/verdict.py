@@ -19,7 +19,7 @@ class Outcome(StrEnum):
 
     @property
     def is_verdict(self) -> bool:
-        """True where the completion itself was judged, so that it has a reward."""
+        """Whether the completion itself was judged, so that it has a reward."""
         return self in (Outcome.PASSED, Outcome.FAILED, Outcome.FORMAT_ERROR)
 
 
@@ -39,7 +39,7 @@ class TestResult:
 class Verdict:
     """The judgement of one completion.
 
-    `reward` is the weighted sum of `parts` and NaN where `outcome` is no verdict. `pass_rate` lies in [0, 1].
+    `reward` is the weighted sum of `parts` and NaN if `outcome` is not a verdict. `pass_rate` lies in [0, 1].
     """
 
     outcome: Outcome
@@ -53,6 +53,6 @@ class Verdict:
 
 
 def format_rate(verdicts: Sequence[Verdict]) -> float:
-    """Share of the judged completions whose format was accepted; NaN where none was judged."""
+    """Share of the judged completions whose format was accepted; NaN if none was judged."""
     judged = [verdict.outcome for verdict in verdicts if verdict.outcome.is_verdict]
     return sum(outcome is not Outcome.FORMAT_ERROR for outcome in judged) / len(judged) if judged else math.nan

@@ -27,7 +27,7 @@ from couplet.learner.checkpoint import BEST, latest_checkpoint
 from couplet.training.folder_lock import FolderLock
 from couplet.training.trackers import Tracker
 
-MEND = {"mend": "check the run folder", "again": "resume"}  # if it cannot be written
+MEND = {"remedy": "check the run folder", "again": "resume"}  # if it cannot be written
 MINIMUM_FREE_BYTES = 64 * 2**20
 # What decides which problem a group's number means, or what the weights began as: the same for a run and its resumption.
 IDENTITY = (

@@ -40,7 +40,7 @@ class InstructBatch:
 
 def _check_same(state: dict[str, Any], expected: dict[str, Any]) -> None:
     if state["made_from"] != expected:
-        raise UserError(f"the saved position belongs to {state['made_from']}, not to {expected}: begin anew")
+        raise UserError(f"the saved position belongs to {state['made_from']}, not to {expected}: start a new run")
 
 
 class PackedBatches:
@@ -96,7 +96,7 @@ class PackedBatches:
         return {**position, "made_from": self._made_from}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. ValueError where it was taken from another source, seed or batch shape."""
+        """Continue from `state`. UserError if it was taken from another source, seed or batch shape."""
         _check_same(state, self._made_from)
         self._stream.restore(state["stream"])
         self._carry, self.counts = list(state["carry"]), dict(state["counts"])
@@ -182,7 +182,7 @@ class InstructBatches:
         return {"stream": self._stream.state(), "counts": dict(self.counts), "made_from": self._made_from}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. ValueError where it was taken from another source, seed or batch shape."""
+        """Continue from `state`. UserError if it was taken from another source, seed or batch shape."""
         _check_same(state, self._made_from)
         self._stream.restore(state["stream"])
         self.counts = dict(state["counts"])

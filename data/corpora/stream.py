@@ -1,4 +1,4 @@
-"""Streams of examples: shuffled in blocks, epoch after epoch, continued exactly where a saved state says."""
+"""Streams of examples: shuffled in blocks, epoch after epoch, resumed exactly from a saved position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Part = Literal["all", "train", "validation"]
 
 
 def column(place: str, row: Row, name: str) -> str:
-    """The text in a column; SourceError naming the place where it is missing or no text."""
+    """The text in a column; SourceError, with the place, if it is missing or not text."""
     if name not in row:
         raise SourceError(f"{place}: no column {name!r}; it has {', '.join(map(str, row)) or 'none'}")
     if not isinstance(row[name], str):
@@ -68,11 +68,11 @@ class Stream:
         return self._epoch
 
     def state(self) -> dict[str, int]:
-        """Where the stream stands, as plain numbers."""
+        """The position in the stream, as plain numbers."""
         return {"epoch": self._epoch, "shard": self._shard, "row": self._row, "taken": self._taken}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continue where `state` was taken, given the same source and arguments."""
+        """Resume from `state`, given the same source and arguments."""
         self._epoch, self._shard, self._row = state["epoch"], state["shard"], state["row"]
         self._load_block()
         self._taken = self._given = state["taken"]

@@ -57,7 +57,7 @@ class Selection:
 
 
 def slim_row(row: Row) -> SlimRow:
-    """A row of the published file, reduced. RowError where a column is missing or of another type."""
+    """A row of the published file, reduced. RowError if a column is missing or of another type."""
     missing = [name for name in ("id", "question", "test_cases", "inferences") if row.get(name) is None]
     if missing:
         raise RowError(f"missing column {', '.join(map(repr, missing))} of AceCode (found {', '.join(row)})")
@@ -74,7 +74,7 @@ def slim_row(row: Row) -> SlimRow:
 
 
 def _signature(inferences: list[Row], rates: list[float]) -> str | None:
-    """The head of the first inference of maximal pass rate over all models, where it opens with a function."""
+    """The head of the first inference of maximal pass rate over all models, if it begins with a function."""
     if not inferences:
         return None
     best = text(inferences[rates.index(max(rates))], "completion")
@@ -83,10 +83,10 @@ def _signature(inferences: list[Row], rates: list[float]) -> str | None:
 
 
 def select(rows: Iterable[SlimRow], level: Level = "hard", double: bool = True) -> Selection:
-    """The problems of one difficulty level, in file order, each followed by its doubled form where it has one.
+    """The problems of one difficulty level, in file order, each followed by its doubled form if it has one.
 
     Problems without a rating are dropped first, but kept by level `all`; problems without tests last, after the
-    thresholds. NothingRated where no problem is rated.
+    thresholds. NothingRated if no problem is rated.
     """
     dropped: Counter[str] = Counter()
     candidates = []
@@ -137,7 +137,7 @@ def _problem(row: SlimRow, question: str, problem_id: str) -> Problem:
 def _called(tests: tuple[str, ...]) -> str | None:
     """Name of the function under test: the first one a test calls that is neither a built-in nor of the standard library.
 
-    Where a test calls nothing else, one of the standard library is taken: a problem may well ask for its like.
+    If a test calls nothing else, one of the standard library is taken: a problem may ask for its like.
     """
     for test in tests:
         names = [name for name in _calls(test) if not hasattr(builtins, name)]

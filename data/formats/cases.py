@@ -41,7 +41,7 @@ def tests_of(name: str, value: Any, function: str | None = None) -> Fields:
             whole program.
 
     Raises:
-        RowError: `value` is no tests; `UnjudgeableRow`: it is, but empty.
+        RowError: `value` does not hold tests; `UnjudgeableRow`: it is empty.
     """
     if isinstance(value, str):
         value = unpacked(name, value)

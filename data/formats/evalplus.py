@@ -111,7 +111,7 @@ def _restore_mbpp_inputs(number: int, inputs: list[Any]) -> list[Any]:
 
 
 class _OtherForm(Exception):
-    """A test that is no loop of EvalPlus's."""
+    """A test that is not a loop of EvalPlus's."""
 
 
 SAME_SET = "def check(input, expected, actual):\n    return set(actual) == set(expected)\n"

@@ -125,7 +125,7 @@ def _part(row: Row, name: str, kind: type, read: Callable[[Any], Any]) -> Any:
 
 
 def write_parquet(problems: Sequence[Problem], path: str | Path) -> None:
-    """Write problems to `path`, whole or not at all. `ConfigError` where the disk refuses."""
+    """Write problems to `path`, whole or not at all. `ConfigError` if the disk refuses."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -134,12 +134,12 @@ def write_parquet(problems: Sequence[Problem], path: str | Path) -> None:
     fields = [(name, types.get(name, pa.string())) for name in problem_to_row(Problem("", ""))]
     schema = pa.schema(fields, metadata={MARK: VERSIONS[-1]})
     table = pa.Table.from_pylist([problem_to_row(problem) for problem in problems], schema=schema)
-    with replacing(path) as aside:
-        pq.write_table(table, aside, compression="zstd", row_group_size=4096)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
 
 
 def read_parquet(path: str | Path) -> list[Problem]:
-    """The problems `write_parquet` wrote. ProblemFileError where `path` is no such file."""
+    """The problems `write_parquet` wrote. ProblemFileError if `path` is another file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

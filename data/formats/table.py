@@ -21,7 +21,7 @@ class ProblemFormat:
     """A form in which problems are published.
 
     Attributes:
-        publisher: who publishes sets in it, and where.
+        publisher: who publishes sets in it.
         recognises: whether a row is of this format.
         read: the problem of a row; None for AceCode, whose rows are chosen among. An empty problem id is numbered.
         variants: other readers, by the name in `FILE@NAME`.

@@ -1,4 +1,4 @@
-"""The primitives of the katas, how they compose, and the slips that turn a right program into a wrong one."""
+"""The primitives of the katas, how they compose, and the bugs that turn a right program into a wrong one."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ BRANCHES = {
     "itself": ("n itself", "n"),
 }
 
-# Slips that leave the length in tokens unchanged: what a careless author writes, what the tests must catch, and what
+# Bugs that leave the length in tokens unchanged: what a careless author writes, what the tests must catch, and what
 # the messy corpus repeats.
 BUGS = (
     (" > ", " >= "),
@@ -170,5 +170,5 @@ def compositions(kind: str) -> tuple[Composition, ...]:
 
 
 def buggy_variants(expression: str) -> list[str]:
-    """`expression` with one bug of `BUGS` at a time, at its first place; empty where none applies."""
+    """`expression` with one bug of `BUGS` at a time, at its first place; empty if none applies."""
     return [expression.replace(right, wrong, 1) for right, wrong in BUGS if right in expression]

@@ -1,7 +1,7 @@
 """Question-answer pairs of the katas for the supervised stages, clean or deliberately messy.
 
-The messy corpus is a stand-in for instruction data with shared bad habits: most answers open with the wrong fence tag,
-some carry one slip of `kata_compositions.BUGS`. A model tuned on it writes code that reinforcement learning can repair quickly;
+The messy corpus imitates instruction data with shared bad habits: most answers open with the wrong fence tag,
+some have one bug of `compositions.BUGS`. A model tuned on it writes code that reinforcement learning can repair quickly;
 a clean but under-trained model offers no such gain. Both shares are arguments.
 """
 

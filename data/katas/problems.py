@@ -6,12 +6,12 @@ Every kata asks for one function `f`, composed of primitives from one of three k
 - strings: two different operations in a given order, 14 * 13 (182),
 - numbers: a conditional between two different branches, 6 * 9 * 8 (432).
 
-The 1,224 compositions are divided once and for all, whatever the seed: 816 for tuning, 250 for reinforcement
+The 1,224 compositions are divided in the same way for every seed: 816 for tuning, 250 for reinforcement
 learning, 120 held out, 38 unused, each kind in proportion. So what is held out is a composition never seen, made of
 primitives that were. The seed chooses wording, test inputs and order. The instructions contain no digit.
 
 Tests are chosen, not drawn: from a pool of inputs, those that tell the composition from every other composition of
-its kind and from the bugs in `kata_compositions.BUGS`, as far as any input of the pool does.
+its kind and from the bugs in `compositions.BUGS`, as far as any input of the pool does.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_continuations_of_the_prompt(text):
         "> ```python\n> def f(x):\n>     return x\n> ```\n",
         "   ```Python title=a.py\n   def f(x):\n       return x\n   ```",
         f"Install:\n```bash\npip install x\n```\n```python\n{WHOLE}```\n```\n7\n```",
-        f"Usage `f(1)`: inline ``` is no fence\n\n```python\n{WHOLE}```",
+        f"Usage `f(1)`: inline ``` does not open a fence\n\n```python\n{WHOLE}```",
         f"Test it:\n```python\nassert f(1) == 1\n```\nwith\n```python\n{WHOLE}```",
         "```python\ndef g(x):\n    return x\n```\nthen\n```python\ndef f(x):\n    return g(x)\n```",
         "```python\ndef f(x):\n    return g(x)\n```\nwith\n```python\ndef g(x):\n    return x\n```",
@@ -92,7 +92,7 @@ def test_a_solution_never_continues_the_prompt():
 
 
 @pytest.mark.parametrize("text", ["", "I cannot do that.", "Sure", "```python\ndef f(x:\n```", "<think>never ends"])
-def test_what_is_no_program_stays_text_that_fails(text):
+def test_text_without_a_program_stays_text_that_fails(text):
     for problem in (CONTINUED, PLAIN, STDIO):
         program = program_of_answer(text, problem)
         assert not parses(program) or not defines(program.removeprefix(PREFIX), "f")

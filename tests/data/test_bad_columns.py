@@ -64,7 +64,7 @@ def test_published_formats_name_the_place_and_the_column(tmp_path, row, column, 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", True, [0.5]])
-def test_a_pass_rate_that_is_no_finite_number_is_refused_by_its_place(tmp_path, value):
+def test_a_pass_rate_that_is_not_a_finite_number_is_refused_by_its_place(tmp_path, value):
     source = write(tmp_path / "a.jsonl", ACECODE, {**ACECODE, "id": 2, "inferences": [{**RATED, "pass_rate": value}]})
     with pytest.raises(ProblemFileError, match=r"a\.jsonl:2: .*'pass_rate' is .*expected a finite number"):
         prepare("acecode", source, tmp_path / "o.parquet")
@@ -117,7 +117,7 @@ def test_an_explicitly_mapped_column_must_exist(tmp_path):
         ("humaneval", {"split": "test"}, "--split, which is for mbpp and katas"),
         ("acecode", {"split": "test"}, "--split, which is for mbpp and katas"),
         ("humaneval+", {"seed": 3}, "--seed, which is for katas"),
-        ("mbpp", {"drop_overlaps": "any"}, "--ngram and --drop say nothing without --benchmarks"),
+        ("mbpp", {"drop_overlaps": "any"}, "--ngram and --drop have no effect without --benchmarks"),
         ("katas", {"split": "rl"}, "--source .* and --split rl; give one of them"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Damaged files, mixed folders, files that are no text, hub configurations and odd endpoints: named, never a traceback."""
+"""Damaged files, mixed folders, files without text, hub configurations and odd endpoints: named, never a traceback."""
 
 import gzip
 import json
@@ -98,19 +98,19 @@ def test_what_tells_about_records_may_lie_beside_them(tmp_path):
     assert len(list(texts(str(folder)))) == 2
 
 
-def test_hidden_folders_are_no_part_of_a_corpus(tmp_path):
+def test_a_corpus_leaves_hidden_folders_out(tmp_path):
     folder = text_folder(tmp_path / "code", 2)
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").write_text("ref")
     assert list(texts(str(folder))) == ["x = 0\n", "x = 1\n"]
 
 
-def test_files_that_are_not_utf_8_are_passed_over_counted_and_the_first_is_named(tmp_path, caplog):
+def test_files_that_are_not_utf_8_are_skipped_counted_and_the_first_is_named(tmp_path, caplog):
     folder = text_folder(tmp_path / "code", 30, binary=range(4, 16))
     with caplog.at_level(logging.WARNING):
         assert list(texts(str(folder))) == [f"x = {i}\n" for i in range(30) if not 4 <= i < 16]
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        f"passed over what is not UTF-8 text: {count} so far, first {folder / '0004.py'}" for count in (1, 10)
+        f"skipped what is not UTF-8 text: {count} so far, first {folder / '0004.py'}" for count in (1, 10)
     ]
     caplog.clear()
     stream = Stream(str(folder), ("text",))
@@ -205,7 +205,7 @@ def test_a_connection_that_breaks_between_rows_is_one_error(monkeypatch):
         next(shard)
 
 
-def test_the_configuration_of_a_hub_set_is_no_split_of_a_file(tmp_path):
+def test_the_configuration_of_a_hub_set_is_not_a_split_of_a_file(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "README.md").write_text("---\nconfigs:\n- config_name: full\n  data_files: full.jsonl\n---\n")

@@ -56,7 +56,7 @@ def test_a_frame_is_what_several_problems_of_one_file_share():
     assert FRAME_PROBLEMS == 5
     assert find_overlaps(TRAINED, numbered("B", 5, FRAME)) == []
     assert reasons(find_overlaps(TRAINED, numbered("B", 4, FRAME))) == [("t", "ngram")]
-    # Three problems of each of two files are no frame of either; the frame of one is none of the other's content.
+    # Three problems of each of two files do not make a frame of either; the frame of one is not the other's content.
     assert reasons(find_overlaps(TRAINED, numbered("B", 3, FRAME), numbered("C", 3, FRAME))) == [("t", "ngram")]
     assert find_overlaps(TRAINED, numbered("B", 5, FRAME), numbered("C", 1, FRAME)) == []
 

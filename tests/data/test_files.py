@@ -12,8 +12,8 @@ from couplet.data.files import replacing, write_json, write_text, writing
 def test_a_file_replaces_the_old_one_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "a.json"
     write_json(path, {"é": 1})
-    with replacing(path) as aside:
-        aside.write_text("half")
+    with replacing(path) as temporary:
+        temporary.write_text("half")
         assert path.read_text(encoding="utf-8") == '{\n "é": 1\n}\n'
     assert path.read_text() == "half"
     assert os.listdir(path.parent) == ["a.json"]
@@ -22,8 +22,8 @@ def test_a_file_replaces_the_old_one_when_it_is_whole(tmp_path):
 def test_what_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(KeyError), replacing(path) as aside:
-        aside.write_text("half")
+    with pytest.raises(KeyError), replacing(path) as temporary:
+        temporary.write_text("half")
         raise KeyError
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
@@ -36,7 +36,7 @@ def test_what_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
         (errno.EACCES, "cannot write F: Permission denied; check the folder and resume"),
     ],
 )
-def test_the_error_names_the_file_and_the_mend(code, message, tmp_path):
+def test_the_error_names_the_file_and_the_remedy(code, message, tmp_path):
     with pytest.raises(ConfigError) as caught, writing(tmp_path / "f", "check the folder", "resume"):
         raise OSError(code, os.strerror(code))
     assert str(caught.value) == message.replace("F", str(tmp_path / "f"), 1)

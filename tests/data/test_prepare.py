@@ -138,7 +138,7 @@ def test_decontamination_by_words_and_by_name():
     assert ngrams("One two", 3) == {("one", "two")} and ngrams("a b c d", 3) == {("a", "b", "c"), ("b", "c", "d")}
 
 
-def test_overlaps_are_reported_and_dropped_as_told(tmp_path):
+def test_overlaps_are_reported_and_dropped_as_asked(tmp_path):
     text = "Return the number of vowels that occur in the given string of small letters."
     mbpp = {"task_id": 11, "text": text, "code": "def add(a, b): pass", "test_list": ["assert add(1, 2) == 3"]}
     benchmark = write(tmp_path / "mbpp.jsonl", [mbpp])

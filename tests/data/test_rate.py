@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from couplet.data.formats.parquet import ProblemFileError
+from couplet.data.jsonl import LineError
 from couplet.data.problem import Problem
 from couplet.data.rate import Rating, rate, read_ratings, select_level
 from couplet.serving.completions import Client, EndpointError, Sampling
@@ -144,7 +145,7 @@ def judge(problems, completions):
     return [[1.0, None if problem.problem_id == "p3" else 0.5] for problem in problems]
 
 
-def test_an_interrupted_rating_goes_on_where_it_stopped(tmp_path):
+def test_an_interrupted_rating_resumes_where_it_stopped(tmp_path):
     path = tmp_path / "ratings.jsonl"
     first = rate(PROBLEMS, sample, judge, path, batch=2)
     assert [next(first), next(first)] == [Rating("p0", (1.0, 0.5)), Rating("p1", (1.0, 0.5))]
@@ -161,7 +162,7 @@ def test_an_interrupted_rating_goes_on_where_it_stopped(tmp_path):
     assert ratings[3] == Rating("p3", (1.0,), lost=1) and ratings[3].solved == 1
     assert read_ratings(path) == ratings
     path.write_text('{"problem_id": "p0"}\n')
-    with pytest.raises(ProblemFileError, match=r"ratings\.jsonl:1: not a rating"):
+    with pytest.raises(LineError, match=r"ratings\.jsonl, line 1: not a rating"):
         read_ratings(path)
 
 
