@@ -43,21 +43,21 @@ class Ledger:
         ledger.issue(2, now)                          # [(0, 0), (1, 0)]: attempt 0 of groups 0 and 1, to a rollout actor
         ledger.generated(0, 0, version=0, now)        # True; group 0 waits for a reward actor
         ledger.lose(1, 0)                             # ISSUED: the actor died over group 1, whose attempt 1 is pending
-        ledger.generated(1, 0, version=0, now)        # False: the answer of a lost attempt is refused
-        ledger.issue(2, now)                          # [(1, 1)], alone, since it may be what kills
+        ledger.generated(1, 0, version=0, now)        # False: the answer of a lost attempt is rejected
+        ledger.issue(2, now)                          # [(1, 1)], alone, since it may have killed the actor
         ledger.generated(1, 1, version=0, now)        # True
         ledger.scoring(0, 0, now)                     # a reward actor leases group 0, then group 1
         ledger.scoring(1, 1, now)
         ledger.ready(0, 0, now, valid=8, zero_signal=False)    # READY
         ledger.lease(2, now)                          # None: a learner step needs two groups
-        ledger.ready(1, 1, now, valid=8, zero_signal=True)     # READY: it counts, though it teaches nothing
+        ledger.ready(1, 1, now, valid=8, zero_signal=True)     # READY: it counts, though it has no signal
         ledger.lease(2, now)                          # [0, 1]
         ledger.finish({0: TRAINED, 1: FILTERED}, version=1)    # the step is done: both are final
         ledger.publish(1)                             # the rollout actors get version 1: two more credits
         ledger.totals()                               # issued 2 = trained 1 + filtered 1 + in flight 0; reissued 1
 
-    Had the learner been at version 2 when group 0 was to be leased, it would have been too old (2 - 0 > 1): dropped, and
-    issued again as (0, 1).
+    Had the learner been at version 2 when group 0 was to be leased, it would have been too old (2 - 0 > 1): dropped,
+    and issued again as (0, 1).
 
     Args:
         config: groups per step, staleness bound, refill, attempts.
@@ -98,9 +98,9 @@ class Ledger:
     def capacity(self) -> int:
         """New groups that may be admitted now: (max_staleness + published version + 1) * P - (accepted + running).
 
-        Counting from the published version rather than the learner's keeps groups from being generated that a
-        broadcast every few steps would make too old to train on. Versions and accepted groups count from where this
-        ledger started, so that a resumed run may have another P.
+        The count is from the published version, not the learner's: with a broadcast every few steps, other groups would
+        be too old to train on when they are ready. Versions and accepted groups count from the start of this ledger, so
+        a resumed run may have another P.
         """
         ahead = self.config.max_staleness + self.published + 1
         version, accepted = self._started
@@ -110,7 +110,7 @@ class Ledger:
     def issue(self, limit: int, now: float) -> list[Attempt]:
         """Up to `limit` attempts to generate: re-issues first, then new groups as far as the credits reach.
 
-        A group whose holder died is issued alone: if it is what kills, it takes no other with it.
+        A group whose holder died is issued alone: if it kills its holder, no other group is lost.
         """
         issued: list[Attempt] = []
         while len(issued) < limit and (entry := self._first_pending()) is not None:
@@ -239,7 +239,7 @@ class Ledger:
         )
 
     def states(self) -> dict[str, int]:
-        """Groups per state, every state named."""
+        """Groups per state, for every state."""
         counts = Counter(entry.state.value for entry in self.entries.values())
         return {state.value: counts.get(state.value, 0) + self.record.totals.get(state.value, 0) for state in State}
 

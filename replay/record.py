@@ -1,7 +1,7 @@
-"""What the driver remembers of prompt groups: what became of each.
+"""The driver's record of prompt groups: what became of each.
 
-Groups are numbered as they are issued, and `replay.schedule` says what number n is. So the whole history of a run is the
-count issued, a low-water mark below which every group is final, and the few finals above it.
+Groups are numbered as they are issued, and `replay.schedule` says what number n is. So the whole history of a run is
+the count issued, a low-water mark below which every group is final, and the few finals above it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Cursor:
     attempts: Mapping[int, int]  # newest attempt of groups in flight, unless it is 0
     losses: Mapping[int, int]  # attempts of groups in flight that died with their holder, unless there are none
     reissued: int  # times a group was issued again
-    stale_dropped: int  # of them, because it had grown too old
+    stale_dropped: int  # of these, because it had become too old
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Record:
             self.floor += 1
 
     def follow(self, cursor: Cursor) -> None:
-        """Take over what a ledger knows of groups in flight (`Ledger.cursor`), so that none is numbered twice."""
+        """Take over a ledger's account of groups in flight (`Ledger.cursor`), so that no number is used twice."""
         self.issued = max(self.issued, cursor.issued)
         self.attempts = {n: a for n, a in cursor.attempts.items() if not self.is_final(n)}
         self.losses = {n: a for n, a in cursor.losses.items() if not self.is_final(n)}

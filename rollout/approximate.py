@@ -80,7 +80,7 @@ class BlockStates:
         first = int(policy.source_rows(torch.tensor([canvas.prompt_length + block.start]), None, length))
         last = canvas.prompt_length + block.end if config.cache == "dual" else length
         self._window = slice(first, last)
-        self._forwards = 0
+        self._passes = 0
         self._cache = KeyValues()
 
     def at(self, row_N: Tensor, position_N: Tensor) -> Tensor:
@@ -92,8 +92,8 @@ class BlockStates:
 
     def _forward(self, row_N: Tensor) -> tuple[Tensor, int]:
         """Unshifted states and the position of their first column."""
-        due = self._forwards == 0 if self._refresh is None else self._forwards % self._refresh == 0
-        self._forwards += 1
+        due = self._passes == 0 if self._refresh is None else self._passes % self._refresh == 0
+        self._passes += 1
         if due or not self.cached:
             self._rows_A = row_N.unique()
             self._slot_B = torch.zeros(len(self._canvas.seeds), dtype=torch.int64, device=row_N.device)

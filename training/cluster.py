@@ -1,4 +1,4 @@
-"""The few verbs the training loop knows; `training.local_cluster` and `actors.ray_cluster` implement them."""
+"""The interface of the training loop; `training.local_cluster` and `actors.ray_cluster` implement it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one learner step works on.
+    """The input of one learner step.
 
-    `decided` holds finals that the replay side reached by itself (quarantined, filtered) since the last batch;
+    `decided` contains finals that the replay queue decided itself (quarantined, filtered) since the last batch;
     `metrics` describes generation and judging since then.
     """
 
@@ -39,7 +39,7 @@ class Batch:
 
 
 class Cluster(Protocol):
-    """Everything the loop asks of the machinery, whether it is one process or a Ray cluster."""
+    """What the loop needs, implemented by one process or by a Ray cluster."""
 
     step: int  # learner steps done
     schedule: Schedule  # the training problems, as requests
@@ -57,7 +57,7 @@ class Cluster(Protocol):
         """Write a checkpoint of policy, optimiser, step, ledger and seeds."""
 
     def restore(self) -> int:
-        """Load the newest whole checkpoint; its learner step, 0 if there is none."""
+        """Load the newest complete checkpoint. Returns its learner step, 0 if there is none."""
 
     def evaluate(self, request: EvalRequest) -> list[ScoredGroup]:
         """Sample with the published weights and judge; in prompt order."""
@@ -69,7 +69,7 @@ class Cluster(Protocol):
         """One line for the user: which workers run where, and the sandbox tier."""
 
     def sandbox_tier(self) -> str:
-        """The sandbox tier in force."""
+        """The sandbox tier in use."""
 
     def restarts(self) -> dict[str, int]:
         """Workers lost and replaced so far, by role."""

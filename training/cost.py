@@ -1,7 +1,7 @@
-"""What a learner step costs, before anything is started: operations, memory, and the time of a step by simulation.
+"""The cost of a learner step, calculated before a run: operations, memory, and the time of a step by simulation.
 
-The counts follow the code, not the papers: a prompt's first sampling step and its fully masked view are computed once for
-its G completions, steps that reveal nothing are skipped, logits are computed at masked positions alone, and rollout
+The counts follow the code, not the papers: a prompt's first sampling step and its fully masked view are computed once
+for its G completions, steps that reveal nothing are skipped, logits are computed at masked positions alone, and rollout
 actors estimate the behaviour log-probabilities of stale samples.
 """
 
@@ -20,7 +20,7 @@ SIMULATED_STEPS = 60
 
 @dataclass(frozen=True)
 class Machine:
-    """What the work runs on.
+    """The hardware that the calculation assumes.
 
     Attributes:
         flops: operations per second that one worker's device sustains.
@@ -121,7 +121,7 @@ def rollout_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
 
 
 def simulated(config: RunConfig, size: ModelSize, machine: Machine) -> Timeline:
-    """Some steps of the run as `training.simulation` plays them, on `machine`."""
+    """Some steps of the run on `machine`, by `training.simulation`."""
     moved = size.total * BYTES[config.learner.dtype] / machine.weights_per_second
     group = group_flops(config, size) / (machine.flops * _share(config.rollout.gpus))
     durations = Durations(
@@ -139,5 +139,5 @@ def simulated(config: RunConfig, size: ModelSize, machine: Machine) -> Timeline:
 
 
 def _share(gpus: float) -> float:
-    """Of its device that a worker has: actors with a fraction of a GPU share one."""
+    """A worker's share of its device: actors with a fraction of a GPU share one."""
     return gpus if 0 < gpus < 1 else 1.0

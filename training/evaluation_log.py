@@ -1,4 +1,4 @@
-"""Results of the evaluation suite in a run folder: a file for each, and metrics of the learner step they belong to."""
+"""Results of the evaluation suite in a run folder: one file each, and metrics of their learner step."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class EvaluationLog:
         self.best_metric = None if best_metric is None else f"eval/{best_metric.removeprefix('eval/')}"
 
     def find(self, name: str, step: int) -> dict[str, Any] | None:
-        """The result `name` if it is there and of learner step `step`: an interrupted run has it already."""
+        """The result `name` if it exists for learner step `step`: an interrupted run may have written it."""
         path = self.folder.root / "evaluations" / f"{name}.json"
         found = dict(read_object(path)) if path.exists() else None
         return found if found is not None and found["step"] == step else None
 
     def add(self, name: str, step: int, result: dict[str, Any]) -> None:
         """Store a result, and log its metrics at its step."""
-        self.folder.log_metrics(step, suite_metrics(result))  # first: a resumed run forgets rows without a file
+        self.folder.log_metrics(step, suite_metrics(result))  # first, because a resumed run drops rows without a file
         self.folder.write_json(f"evaluations/{name}.json", {"step": step, **result})
 
     def is_best(self, step: int) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Evaluator(Protocol):
-    """Both implementations start their workers when they are first needed."""
+    """Samples and judges; an implementation starts its workers when they are first needed."""
 
     def evaluate(self, policy: Path, request: EvalRequest) -> list[ScoredGroup]:
         """Sample with the policy in folder `policy` and judge; in prompt order."""
@@ -31,11 +31,11 @@ class Evaluator(Protocol):
     def judge(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
     ) -> list[list[Verdict]]:
-        """Verdicts of given texts, some for each problem. `programs`: they are whole programs, without a format rule."""
+        """Verdicts of given texts, a list per problem. `programs`: they are whole programs, without a format rule."""
 
     @property
     def tier(self) -> str:
-        """The sandbox tier in force."""
+        """The sandbox tier in use."""
 
     def describe(self) -> str:
         """One line for the user."""
@@ -54,7 +54,7 @@ class LocalEvaluator:
         self.policy: Path | None = None
 
     def evaluate(self, policy: Path, request: EvalRequest) -> list[ScoredGroup]:
-        """Sample and judge one chunk of problems after the other."""
+        """Sample and judge, one chunk of problems at a time."""
         if policy != self.policy:
             self.rollout = build_rollout_worker(self.config, str(policy))
             self.policy = policy
@@ -69,7 +69,7 @@ class LocalEvaluator:
     def judge(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], *, programs: bool = False
     ) -> list[list[Verdict]]:
-        """One problem after the other."""
+        """Judge one problem at a time."""
         judged = []
         for problem, some in zip(problems, texts, strict=True):
             judged.append(judge_again(self.reward, problem, some, self.config.reward.retries, programs=programs))
@@ -78,7 +78,7 @@ class LocalEvaluator:
 
     @property
     def tier(self) -> str:
-        """The sandbox tier in force."""
+        """The sandbox tier in use."""
         return self.reward.tier
 
     def describe(self) -> str:

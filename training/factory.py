@@ -1,6 +1,6 @@
-"""How each plain part is built from the configuration; the same in one process and inside an actor.
+"""Builds each plain part from the configuration, in one process or inside an actor.
 
-Heavy imports stand inside the functions, so that a reward actor's process never loads torch.
+Heavy imports are inside the functions, so that a reward actor's process never loads torch.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def build_learner(config: RunConfig, start: str, rank: int = 0, ranks: int = 1) 
 
 
 def load_policy(kind, config: RunConfig, start: str, device: str):  # type: ignore[no-untyped-def]
-    """The policy of folder `start` as the model section asks."""
+    """The policy of folder `start`, loaded as the model section says."""
     return kind.from_pretrained(
         start,
         dtype=config.model.dtype,
@@ -107,7 +107,7 @@ def build_reward_worker(config: RunConfig) -> RewardWorker:
 def for_rollouts(config: RunConfig) -> RunConfig:
     """The configuration of a training run's rollout workers: they compute in the learner's type.
 
-    Published weights fit then, and the probabilities of sampler and learner are rounded alike.
+    So published weights fit, and the probabilities of sampler and learner are rounded alike.
     """
     return config.replace(model=config.model.replace(dtype=config.learner.dtype))
 

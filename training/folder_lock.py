@@ -1,4 +1,4 @@
-"""One process at a time writes into a run folder."""
+"""A lock, so that only one process at a time writes to a run folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from couplet.configs.schema import ConfigError
 
 
 class FolderLock:
-    """A lock on a folder, held until `release`, or until the process ends in whatever way.
+    """A lock on a folder, held until `release`, or until the process ends, however it ends.
 
     Storage without locks is used as it is.
     """
@@ -30,7 +30,7 @@ class FolderLock:
         except Timeout as error:
             holder = self._holder.read_text(encoding="utf-8") if self._holder.exists() else "another process"
             raise ConfigError(
-                f"run folder {self._folder}: {holder} is writing into it; wait for its end, stop it, or use another name"
+                f"run folder {self._folder}: {holder} is writing to it; wait until it ends, stop it, or use another name"
             ) from error
         except (NotImplementedError, OSError):
             pass
@@ -38,5 +38,5 @@ class FolderLock:
             self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
     def release(self) -> None:
-        """Let another process have the folder."""
+        """Release the folder."""
         self._lock.release()

@@ -1,4 +1,4 @@
-"""All stages in one process, as plain objects: for a laptop, a debugger and the parity tests. Ray is not imported."""
+"""Generation, judging and learning in one process, for a laptop, a debugger and the parity tests. Without Ray."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from couplet.training.step_metrics import PhaseTimes, batch_metrics
 
 
 class LocalCluster:
-    """Generates and judges inline when a batch is taken; the ledger, the seeds and the parts are those of the Ray run.
+    """Generates and judges inline when a batch is taken; ledger, seeds and parts are those of a Ray run.
 
     Args:
         config: the run; its learner section is reduced to one plain torch rank.
@@ -60,7 +60,7 @@ class LocalCluster:
     def take(self, count: int) -> Batch:
         """Generate and judge until `count` groups are ready."""
         if self.times.begin():
-            self.telemetry.report(time.monotonic())  # what was before is no part of a step
+            self.telemetry.report(time.monotonic())  # what happened before does not belong to a step
         while (numbers := self.ledger.lease(count, time.monotonic())) is None:
             wanted = min(self.config.rollout.groups_per_call, count)
             attempts = self.ledger.issue(wanted, time.monotonic())
@@ -86,7 +86,7 @@ class LocalCluster:
         return save_checkpoint(self.checkpoints, self.step, self.learner.save, state, self.config.checkpoint.keep)
 
     def restore(self) -> int:
-        """Load the newest whole checkpoint."""
+        """Load the newest complete checkpoint."""
         found = latest_checkpoint(self.checkpoints)
         if found is not None:
             path, state = found
@@ -109,7 +109,7 @@ class LocalCluster:
         return f"one process, plain torch learner, sandbox tier {self.reward.tier}"
 
     def sandbox_tier(self) -> str:
-        """The sandbox tier in force."""
+        """The sandbox tier in use."""
         return self.reward.tier
 
     def restarts(self) -> dict[str, int]:

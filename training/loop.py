@@ -33,12 +33,12 @@ def train(
         evaluate: called with the step number when an evaluation is due; again for the step that a run resumes at.
     """
     if 0 < cluster.step < config.steps and due(cluster.step, config.evaluation.every):
-        evaluate(cluster.step)  # resumed where a death may have interrupted it
+        evaluate(cluster.step)  # the crash may have interrupted this evaluation
     while cluster.step < config.steps:
         batch = cluster.take(config.replay.groups_per_step)
         metrics = batch.metrics | cluster.learn(batch)
         step = cluster.step
-        evaluating = due(step, config.evaluation.every)  # the weights of this step, whenever the next broadcast is
+        evaluating = due(step, config.evaluation.every)  # an evaluation needs the weights of this step
         if due(step, config.weights.broadcast_every) or evaluating or step == config.steps:
             cluster.publish()
         folder.log_metrics(step, metrics)

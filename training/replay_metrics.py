@@ -1,4 +1,4 @@
-"""What passes through the replay queue, as metrics. Plain counting, no ray."""
+"""Metrics of what passes through the replay queue. Plain counting, no Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from couplet.data.verdict import Outcome, Verdict
 from couplet.replay.ledger import Ledger
 
 WINDOW = 60.0  # seconds over which rates are taken
-FAULTS = ("spawn", "zygote")  # classes of sandbox faults that are reported even while there are none
+FAULTS = ("spawn", "zygote")  # classes of sandbox faults, reported also while their count is 0
 
 
 def ledger_metrics(ledger: Ledger) -> dict[str, float]:
@@ -44,7 +44,7 @@ class Telemetry:
         self._events.append((now, 1, group.tokens_GC.size, 0))
 
     def pushed(self, seconds: float, swap: float) -> None:
-        """An idle rollout actor acknowledged new weights after `seconds`, of which the swap itself took `swap`."""
+        """An idle rollout actor acknowledged new weights after `seconds`, `swap` of them for the swap itself."""
         self._broadcast, self._swap = max(self._broadcast, seconds), max(self._swap, swap)
 
     def judged(self, verdicts: Sequence[Verdict], seconds: float, now: float) -> None:

@@ -2,7 +2,7 @@
 
 The rules are not modelled but run: every group goes through the `Ledger` of a real run, which admits, leases, drops
 stale groups and re-issues them. Only the work itself is replaced by durations. A ratio of FLOPs cannot see that groups
-are indivisible, that credits hold generation back, or that the last straggler of a step keeps everybody waiting.
+are indivisible, that credits hold generation back, or that the last straggler of a step keeps all others waiting.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Durations:
 
     Attributes:
         generate: a rollout actor's call, by the number of groups in it.
-        judge: a reward actor's look at one group.
+        judge: judging one group.
         learn: one learner step, all inner updates.
         publish: gathering and packing weights, for which the driver waits.
-        swap: what the first call with new weights costs a rollout actor on top.
+        swap: additional seconds of a rollout actor's first call with new weights.
     """
 
     generate: Callable[[int], float]
@@ -41,7 +41,7 @@ class Durations:
 
 @dataclass(frozen=True)
 class Layout:
-    """How many workers there are, and how work is cut for them."""
+    """The number of workers, and how work is divided among them."""
 
     rollout_actors: int
     reward_actors: int
@@ -51,7 +51,7 @@ class Layout:
 
 @dataclass
 class Timeline:
-    """What a simulated run shows. Shares are of the time between the first and the last learner step's end."""
+    """Measurements of a simulated run. Shares are of the time from the end of the first to the end of the last step."""
 
     step_ends: list[float] = field(default_factory=list)
     staleness: list[int] = field(default_factory=list)  # of every group trained
@@ -119,7 +119,7 @@ class _Run:
         return self.timeline
 
     def _work(self) -> None:
-        """Everybody who is idle looks for work."""
+        """Give work to every idle worker."""
         self._generate()
         self._judge()
         self._learn()

@@ -1,4 +1,4 @@
-"""Metrics of the groups one learner step takes, and of the time the stages spent on them. Plain numbers, no ray."""
+"""Metrics of the groups of one learner step, and of the time the phases spent on them. Plain numbers, no Ray."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def batch_metrics(groups: Sequence[ScoredGroup], version: int) -> dict[str, floa
 
 
 class PhaseTimes:
-    """Busy seconds of generation, judging and learning, and what they say about the overlap.
+    """Busy seconds of the phases generate, judge and learn, and how much they overlap.
 
-    `bound` is the speed-up that perfect overlap would reach over running the stages one after the other: the sum of all
-    busy seconds over those of the slowest stage (each divided by its number of workers). `reached` is the sum of busy
+    `bound` is the speed-up that perfect overlap would reach over running the phases sequentially: the sum of all busy
+    seconds over those of the slowest phase (each divided by its number of workers). `reached` is the sum of busy
     seconds over the wall clock, which runs from the first `begin`; time between `pause` and `begin` does not count.
     """
 
@@ -55,24 +55,24 @@ class PhaseTimes:
         self._running_since: float | None = None
 
     def begin(self) -> bool:
-        """The clock runs from here; False where it runs already."""
+        """Start the clock; False if it is already running."""
         if self._running_since is not None:
             return False
         self._running_since = time.monotonic()
         return True
 
     def pause(self) -> None:
-        """The clock stops until the next `begin`: what follows (an evaluation) is no part of a step."""
+        """Stop the clock until the next `begin`: what follows (an evaluation) does not belong to a step."""
         if self._running_since is not None:
             self._wall += time.monotonic() - self._running_since
             self._running_since = None
 
     def add(self, stage: str, seconds: float) -> None:
-        """Count busy seconds of `stage`."""
+        """Add busy seconds of a phase."""
         self.total[stage] += seconds
 
     def step(self, workers: Mapping[str, int]) -> dict[str, float]:
-        """Metrics of the time since the last call; `workers` gives the number of workers of each stage."""
+        """Metrics of the time since the last call; `workers` is the number of workers of each phase."""
         self.pause()
         wall, self._wall = max(self._wall, 1e-9), 0.0
         self.begin()
@@ -88,11 +88,11 @@ class PhaseTimes:
 
 
 def overlap(spent: Mapping[str, float], workers: Mapping[str, float], wall: float) -> tuple[float, float, str]:
-    """Speed-up bound, speed-up reached and the slowest stage; see `PhaseTimes`.
+    """Speed-up bound, speed-up reached and the slowest phase; see `PhaseTimes`.
 
     Args:
-        spent: busy seconds of each stage, summed over its workers.
-        workers: of each stage.
+        spent: busy seconds of each phase, summed over its workers.
+        workers: number of workers of each phase.
         wall: seconds on the clock.
     """
     per_worker = {stage: spent[stage] / workers[stage] for stage in PHASES}

@@ -1,4 +1,4 @@
-"""One supervised stage as one learner rank runs it: corpus, engine, a few updates at a time. No ray here."""
+"""One supervised stage on one learner rank: corpus, engine, a few updates at a time. No Ray."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Batches = InstructBatches | PackedBatches
 class StageRunner:
     """Stage number `index` of `config`, started from the policy in folder `start`.
 
-    Every rank reads the same global batches and trains its rows of them. A runner that is `alone` on its machine uses as
-    many threads as are fastest, and looks again when it has become slow: cores may be shared with other work.
+    Every rank reads the same global batches and trains its rows of them. A runner that is `alone` on its machine uses
+    as many threads as are fastest, and measures again when it becomes slow: cores may be shared with other work.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class StageRunner:
         self.learner.save(folder)
 
     def position(self) -> dict[str, Any]:
-        """Where the corpus stands; the same on every rank."""
+        """The position in the corpus; the same on every rank."""
         return self.corpus.state()
 
     def restore(self, folder: Path, position: dict[str, Any]) -> None:
-        """Read what `save` wrote and wind the corpus forward. Collective."""
+        """Load what `save` wrote and advance the corpus to its position. Collective."""
         self.learner.restore(folder)
         self.corpus.restore(position)
 

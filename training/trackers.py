@@ -1,7 +1,7 @@
-"""Where a run's metrics go besides its folder: nowhere, Weights & Biases, or MLflow (the `trackers` extra).
+"""Experiment trackers, in addition to the run folder: none, Weights & Biases, or MLflow (the `trackers` extra).
 
-The environment variables of each apply (WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...). The
-tracker's id of a run is stored in the run folder, so that a resumed run continues it.
+The environment variables of each apply (WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...).
+The tracker's id of a run is stored in the run folder, so that a resumed run continues it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ID_FILE = "tracker.json"
 class Tracker(Protocol):
     """Receives the metrics of every learner step and evaluation."""
 
-    id: str | None  # by which a later process continues the tracker's run
+    id: str | None  # with which a later process continues the tracked run
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...

@@ -144,7 +144,7 @@ def test_a_folder_in_use_is_refused_until_its_writer_has_closed_it_or_is_dead(ma
         process = holder("reopen", tree)
         stood = (root / "config.yaml").read_text()
         with pytest.raises(
-            ConfigError, match=rf"run folder {root}: process {process.pid} on .* is writing into it; wait"
+            ConfigError, match=rf"run folder {root}: process {process.pid} on .* is writing to it; wait"
         ):
             RunFolder.reopen(config)
         assert (root / "config.yaml").read_text() == stood
@@ -162,7 +162,7 @@ def test_a_new_folder_is_held_from_its_first_moment(made, tmp_path, holder):
     tree["problems"] = {"train": "katas:rl-lists", "evaluate": "katas:heldout-lists", "limit": 24}
     holder("create", tree)
     (tmp_path / "fresh" / "checkpoints" / "step-00000001").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="is writing into it"):
+    with pytest.raises(ConfigError, match="is writing to it"):
         RunFolder.reopen(made("fresh"))
     other = RunFolder.create(made("fresh"))
     assert other.root.name == "fresh-2"

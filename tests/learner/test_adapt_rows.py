@@ -68,16 +68,16 @@ def test_an_adaptation_logs_every_validation(tmp_path):
     assert rows[-1]["step"] == 25 and len(rows) == 9
 
 
-class Told(SupervisedLearner):
-    """A learner whose validation losses are made up."""
+class Scripted(SupervisedLearner):
+    """A learner with given validation losses."""
 
     def validate(self, batches):
         return self.losses.pop(0)
 
 
-def told(config, losses):
+def scripted(config, losses):
     learner = make(config)
-    learner.__class__, learner.losses = Told, list(losses)
+    learner.__class__, learner.losses = Scripted, list(losses)
     return learner
 
 
@@ -94,14 +94,14 @@ def assert_equal(found, expected):
 def test_an_early_stop_keeps_the_policy_of_the_best_validation(tmp_path, cut):
     config = stage(steps=9, validate_every=1, patience=2)
     losses = [3.0, 1.0, 2.0, 4.0, 0.5]
-    learner, source = told(config, losses), instruct_batches()
+    learner, source = scripted(config, losses), instruct_batches()
     run_rows(learner, config, source, [], 2)
     best = weights_of(learner._policy)
     if cut is not None:  # a checkpoint in between, and a resume from it by a learner of other weights
         run_rows(learner, config, source, [], cut)
         learner.save(tmp_path / "cut")
         assert_equal(kept_weights(tmp_path / "cut"), weights_of(learner._policy))
-        learner = told(config, losses[cut:])
+        learner = scripted(config, losses[cut:])
         learner.restore(tmp_path / "cut")
         source = instruct_batches(start=cut)
     run_rows(learner, config, source, [])
@@ -113,7 +113,7 @@ def test_an_early_stop_keeps_the_policy_of_the_best_validation(tmp_path, cut):
 
 def test_a_stage_that_runs_to_its_end_keeps_its_last_policy(tmp_path):
     config = stage(steps=4, validate_every=1, patience=3)
-    learner = told(config, [1.0, 2.0, 3.0, 0.9])
+    learner = scripted(config, [1.0, 2.0, 3.0, 0.9])
     run_rows(learner, config, instruct_batches(), [])
     learner.save(tmp_path)
     assert_equal(kept_weights(tmp_path), weights_of(learner._policy))

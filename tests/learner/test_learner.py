@@ -278,7 +278,7 @@ def test_resume_equals_uninterrupted(tmp_path, dtype):
     assert_same(weights_of(second._policy), weights_of(straight._policy))
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused(policy, tmp_path):
+def test_a_folder_without_a_checkpoint_is_rejected(policy, tmp_path):
     with pytest.raises(ValueError, match="is not a learner checkpoint"):
         toy_learner(policy).restore(tmp_path)
 

@@ -195,7 +195,7 @@ def test_a_restarted_ledger_issues_every_open_group_again():
     ledger.check()
 
 
-def test_a_restarted_ledger_goes_on_counting_re_issues():
+def test_a_restarted_ledger_continues_to_count_re_issues():
     ledger, driver = Ledger(config()), Record()
     make_ready(ledger, *ledger.issue(4, 0.0)[0], 0)
     ledger.publish(2)

@@ -75,7 +75,7 @@ def test_spikes_get_a_logarithmic_axis_that_shows_the_rest() -> None:
     drawing = draw(spike, spiky=True)
     assert drawing.log and [label for _, label in drawing.rows] == ["1", "10", "100", "1,000", "10,000"]
     heights = [float(point.split()[1]) for point in drawing.lines[0].path[1:].split("L")]
-    assert heights[0] - heights[1] > 10 and heights[3] == heights[0]  # told apart; zero is at the bottom
+    assert heights[0] - heights[1] > 10 and heights[3] == heights[0]  # distinct; zero is at the bottom
     assert all(0 <= y <= HEIGHT for y in heights)
 
 

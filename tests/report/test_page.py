@@ -84,7 +84,7 @@ def test_everything_from_the_run_is_escaped(run) -> None:
     assert EVIL in text_of(html).replace("< /", "</") and "run &lt;b&gt;" in html and "&lt;b&gt;please" in html
 
 
-def test_text_that_is_no_unicode_is_replaced(run) -> None:
+def test_text_that_is_not_unicode_is_replaced(run) -> None:
     finish(run)
     path = run / "evaluations" / "after.json"
     path.write_text(path.read_text().replace('"answer": "', '"answer": "\\ud800', 1).replace("4, 3", "4, 4"))

@@ -55,7 +55,9 @@ def test_blocks_are_decoded_from_the_left_each_in_its_steps(policy: DiffusionPol
 
 @pytest.mark.parametrize("order", ORDER_NAMES)
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_a_cache_refreshed_at_every_forward_is_no_cache(policy: DiffusionPolicy, order: str, cache: str) -> None:
+def test_a_cache_refreshed_at_every_forward_pass_changes_nothing(
+    policy: DiffusionPolicy, order: str, cache: str
+) -> None:
     plain = sample(policy, PROMPTS, config(order=order, block_length=4), SEEDS)
     assert same(
         plain, sample(policy, PROMPTS, config(order=order, block_length=4, cache=cache, cache_refresh=1), SEEDS)

@@ -68,7 +68,7 @@ def test_answer_length() -> None:
     assert answer_length([9, 7, 6], {6, 7}) == 2
 
 
-def test_what_is_no_order_is_refused() -> None:
+def test_an_invalid_order_is_rejected() -> None:
     with pytest.raises(ValueError, match="empty"):
         local_ar_ness([], 1)
     with pytest.raises(ValueError, match="duplicated"):

@@ -71,7 +71,7 @@ def test_no_evaluation_during_the_run_at_its_last_step(tmp_path):
     assert only(run(tmp_path, FakeCluster(), steps=4, evaluation={"every": 2}), "evaluate") == [2]
 
 
-def test_a_restored_cluster_goes_on_where_it_stands(tmp_path):
+def test_a_restored_cluster_continues_from_its_step(tmp_path):
     assert only(run(tmp_path, FakeCluster(step=3), steps=5), "learn") == [4, 5]
     assert run(tmp_path, FakeCluster(step=5), steps=5) == []
 

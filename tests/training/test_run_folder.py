@@ -139,7 +139,7 @@ def test_resume_takes_the_newest_folder_that_holds_a_checkpoint(config):
     assert third.root.is_dir()
 
 
-def test_a_resumed_folder_holds_the_config_it_goes_on_with(config):
+def test_a_resumed_folder_has_the_config_it_continues_with(config):
     mark_checkpoint(RunFolder.create(config), 4)
     longer = config.replace(steps=config.steps + 5)
     assert load(RunConfig, RunFolder.reopen(longer).root / "config.yaml") == longer
