@@ -15,6 +15,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.kernel import kernel_version
+from couplet.configs.markdown import markdown_table
 
 
 def table(summaries: Sequence[dict[str, Any]]) -> str:
@@ -26,7 +27,7 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
         f"pass@{samples}, T = 1.0": f"pass_at_{samples}",
     }
     heads = ["seed", *names, "local AR-ness, T = 0.2", "T = 1.2", "trained / filtered", "overlap (bound)", "seconds"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows = []
     for s in summaries:
         cells = [str(s["seed"])]
         cells += [f"{100 * s[f'{n}_before']:.1f} → {100 * s[f'{n}_after']:.1f}" for n in names.values()]
@@ -36,7 +37,8 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
         cells.append(f"{s['ledger']['trained']} / {s['ledger']['filtered']}")
         cells.append(f"{s['speedup_reached']:.2f} ({s['speedup_bound']:.2f})")
         cells.append(f"{s['seconds']:.0f}")
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
+    lines = [markdown_table(heads, rows)]
     for label, name in names.items():
         gains = [100 * (s[f"{name}_after"] - s[f"{name}_before"]) for s in summaries]
         lines.append(f"\nGain of {label}: mean {mean(gains):+.1f} points, from {min(gains):+.1f} to {max(gains):+.1f}.")

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from couplet.configs.load import RECIPES, to_dict
+from couplet.configs.markdown import markdown_table
 from couplet.configs.mistakes import section_of
 from couplet.configs.schema import AdaptConfig, RunConfig, Section, StageConfig
 
@@ -129,14 +130,13 @@ def _sections(kind: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 def _table(kind: type[BaseModel], prefix: str) -> str:
-    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    rows = []
     for name, field in kind.model_fields.items():
         if not prefix and section_of(field):
             continue
         key = f"{prefix}.{name}" if prefix else name
-        cells = [f"`{key}`", _type(field.annotation), _default(field), field.description or ""]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"`{key}`", _type(field.annotation), _default(field), field.description or ""])
+    return markdown_table(("key", "type", "default", "meaning"), rows) + "\n"
 
 
 def _default(field: FieldInfo) -> str:

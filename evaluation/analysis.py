@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from couplet.configs.errors import UserError
+from couplet.configs.markdown import markdown_table
 from couplet.configs.schema import SamplerConfig, require
 from couplet.data.files import write_json, write_text, writing
 from couplet.data.prompts import PromptSet
@@ -274,24 +275,25 @@ def markdown(by_study: Mapping[str, Sequence[Mapping[str, Any]]], plan: Analysis
     names = [f"local_ar_ness_{k}", f"global_ar_ness_{k}", "order_diversity", *(f"pass_{p}" for p in plan.pass_ks)]
     heads = ["policy", "domain", "T", "steps", f"local AR-ness@{k}", f"global AR-ness@{k}", "order diversity"]
     heads += [*(f"pass@{p}" for p in plan.pass_ks), "order entropy", "tokens/s"]
-    lines = []
+    parts = []
     for study, rows in by_study.items():
-        if not rows:
-            continue
-        lines += [
-            f"### {study}",
-            "",
-            "| " + " | ".join(heads) + " |",
-            "|" + " --- |" * 2 + " ---: |" * (len(heads) - 2),
-        ]
-        for row in rows:
-            cells = [row["policy"], row["domain"], f"{row['temperature']:g}", str(row["steps"])]
-            cells += [_interval(row, name) for name in names]
-            speed = row.get("tokens_per_second")
-            cells += [f"{row['order_entropy']:.2f}", "–" if speed is None else f"{speed:.0f}"]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
+        if rows:
+            table = markdown_table(heads, [_cells(row, names) for row in rows], "llr")
+            parts.append(f"### {study}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def _cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    speed = row.get("tokens_per_second")
+    return [
+        row["policy"],
+        row["domain"],
+        f"{row['temperature']:g}",
+        str(row["steps"]),
+        *(_interval(row, name) for name in names),
+        f"{row['order_entropy']:.2f}",
+        "–" if speed is None else f"{speed:.0f}",
+    ]
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:

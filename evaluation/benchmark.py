@@ -20,6 +20,7 @@ from rich.text import Text
 
 from couplet.configs.errors import UserError
 from couplet.configs.load import to_dict
+from couplet.configs.markdown import markdown_table
 from couplet.configs.schema import ConfigError, SamplerConfig, require
 from couplet.data.answers import program_of_answer
 from couplet.data.files import write_json, write_text
@@ -257,10 +258,7 @@ def table(rows: Sequence[Mapping[str, Any]], ks: Sequence[int]) -> Table:
 
 def markdown(rows: Sequence[Mapping[str, Any]], ks: Sequence[int]) -> str:
     """The settings as a Markdown table."""
-    heads = _heads(ks)
-    lines = ["| " + " | ".join(heads) + " |", "|" + " ---: |" * len(heads)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(rows, ks)]
-    return "\n".join(lines) + "\n"
+    return markdown_table(_heads(ks), _cells(rows, ks), "r") + "\n"
 
 
 def _heads(ks: Sequence[int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""pass@k, the probability that one of k samples solves a problem, and its uncertainty over problems and seeds."""
+"""pass@k, the probability that one of k samples solves a problem, and its uncertainty over problems."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ import numpy as np
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-# 97.5% of Student's t, by seeds.
-T_QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26, 11: 2.228, 12: 2.201}
-
-
-def t_quantile(seeds: int) -> float:
-    """Half the width of a 95% t interval, in standard errors; above 12 seeds the value of 12, up to 12% too wide."""
-    return T_QUANTILES[min(seeds, max(T_QUANTILES))]
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from couplet.configs.json_file import read_object
 from couplet.configs.schema import ConfigError
-from couplet.data.files import write_json, write_text, writing
+from couplet.data.files import write_json, writing
 from couplet.data.jsonl import LineError, append_jsonl, cut_unfinished_line, read_jsonl
 
 
@@ -98,12 +98,3 @@ def _flat(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in tree.items():
         found |= _flat(f"{prefix}{name}.", value) if isinstance(value, dict) else {prefix + name: value}
     return found
-
-
-KEPT = "## Discussion"
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write a generated Markdown page; the `## Discussion` that a person added at its end is kept."""
-    kept = path.read_text(encoding="utf-8").partition(f"\n{KEPT}\n")[2] if path.is_file() else ""
-    write_text(path, text.rstrip("\n") + "\n" + (f"\n{KEPT}\n{kept}" if kept else ""))

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,17 +20,16 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from couplet.configs.load import load, to_dict
+from couplet.configs.json_file import read_object
+from couplet.configs.load import RECIPES, load, to_dict
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.files import writing
 from couplet.data.jsonl import read_jsonl
 from couplet.data.metric_table import is_learner_step
 from couplet.studies.ablations_report import write_ablations
+from couplet.studies.cli import RunFailed, exit_code, options, policy_folder, run_couplet, words
 
-ROOT = Path(__file__).parent.parent
-
-LAUNCHER = ROOT / "launch.py"
-RECIPES = ROOT / "configs" / "ablations"
+ABLATIONS = RECIPES / "ablations"
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def run_ablations(
     *,
     start: str,
     seeds: Sequence[int] = (0, 1, 2),
-    recipes: Path = RECIPES,
+    recipes: Path = ABLATIONS,
     names: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     workers: int = 1,
@@ -97,7 +94,7 @@ def run_ablations(
 
     Raises:
         ConfigError: no such recipe, or one that cannot be loaded.
-        RuntimeError: a run that failed, with the end of its output.
+        RunFailed: a run that failed, with the end of its output.
     """
     files = _recipe_files(recipes, names)
     fixed = (f"model.path={start}", "model.recipe=null", *overrides)
@@ -138,16 +135,8 @@ def jobs_config(jobs: Sequence[Job], recipe: str) -> dict[str, Any]:
 
 
 def train_in_process(job: Job) -> None:
-    """`launch.py train RECIPE … --local`; its output goes to `<run>.log` beside the run folder."""
-    log = job.runs / f"{job.name}.log"
-    command = [sys.executable, str(LAUNCHER), "train", str(job.recipe), *job.settings, "--local"]
-    with log.open("w") as output:
-        done = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT, env={"OMP_NUM_THREADS": "1", **os.environ}, check=False
-        )
-    if done.returncode != 0:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise RuntimeError(f"run {job.name} ended with code {done.returncode}; the last lines of {log}:\n{tail}")
+    """`couplet train RECIPE … --local`; its output goes to `<run>.log` beside the run folder."""
+    run_couplet(["train", str(job.recipe), *job.settings, "--local"], job.runs / f"{job.name}.log")
 
 
 def _recipe_files(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
@@ -203,8 +192,8 @@ def _result(job: Job) -> dict[str, Any]:
     """A run's part in the study: the flat numbers of its summary, AR-ness, and reward per step."""
     path = job.folder / "summary.json"
     if not path.is_file():
-        raise RuntimeError(f"run {job.name} left no {path}: see {job.runs / (job.name + '.log')}")
-    summary = json.loads(path.read_text())
+        raise RunFailed(f"run {job.name} left no {path}: see {job.runs / (job.name + '.log')}")
+    summary = read_object(path)
     metrics = [row for _, row in read_jsonl(job.folder / "metrics.jsonl") if is_learner_step(row)]
     flat = {key: value for key, value in summary.items() if isinstance(value, (int, float)) and key != "seed"}
     return {
@@ -217,53 +206,33 @@ def _result(job: Job) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The options of `python -m couplet.studies.ablations`."""
-    options = argparse.ArgumentParser(prog="python -m couplet.studies.ablations", description=__doc__)
-    options.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, e.g. evaluation.limit=60")
-    options.add_argument("--start", required=True, metavar="POLICY", help="policy folder that every run starts from")
-    options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")
-    options.add_argument("--steps", type=int, metavar="N", help="learner steps of every run (default: the recipe's)")
-    options.add_argument("--names", type=words, metavar="NAME,…", help="recipes of configs/ablations/ (default: all)")
-    options.add_argument(
-        "--runs", type=Path, default=ROOT / "runs" / "ablations", help="folder of the runs (default: runs/ablations)"
-    )
-    options.add_argument(
-        "--out", type=Path, default=ROOT / "docs", help="folder of the page, figure and data (default: docs)"
-    )
-    options.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
-    return options
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Parse `0,1,2`."""
-    return tuple(int(part) for part in text.split(","))
-
-
-def words(text: str) -> tuple[str, ...]:
-    """Parse `a,b`."""
-    return tuple(part.strip() for part in text.split(","))
+    found = options("ablations", __doc__)
+    found.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, e.g. evaluation.limit=60")
+    found.add_argument("--start", required=True, metavar="POLICY", help="policy folder that every run starts from")
+    found.add_argument("--steps", type=int, metavar="N", help="learner steps of every run (default: the recipe's)")
+    found.add_argument("--names", type=words, metavar="NAME,…", help="recipes of configs/ablations/ (default: all)")
+    runs = Path("runs") / "ablations"
+    found.add_argument("--runs", type=Path, default=runs, help=f"folder of the runs (default: {runs})")
+    found.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study; 2 for a mistake in the input, 1 for a failed run."""
+    """Run the study; see `exit_code`."""
     args = parser().parse_intermixed_args(argv)
     steps = () if args.steps is None else (f"steps={args.steps}",)
-    try:
-        if not (Path(args.start) / "config.json").is_file():
-            raise ConfigError(f"--start {args.start}: not a policy folder (it has no config.json)")
-        run_ablations(
+    return exit_code(
+        lambda: run_ablations(
             args.out,
-            args.runs,
-            start=str(Path(args.start).absolute()),
+            args.runs.absolute(),
+            start=str(policy_folder(args.start, "--start")),
             seeds=args.seeds,
             names=args.names,
             overrides=(*steps, *args.overrides),
             workers=args.workers,
             console=Console(),
         )
-    except (ConfigError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RuntimeError) else 2
-    return 0
+    )
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from couplet.data.files import write_json, writing
-from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean, write_both
-from couplet.evaluation.pass_at_k import t_quantile
-from couplet.evaluation.records import write_page
+from couplet.configs.markdown import markdown_table
+from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean
+from couplet.studies.claims import claim_table, paired_test, plus_minus, spread
+from couplet.studies.page import write_study
 
 BASELINE = "coupled"
 GROUPS = {
@@ -64,11 +64,7 @@ def write_ablations(
         "changes": {name: changes(configs[name], configs.get(BASELINE, configs[name])) for name in configs},
         "runs": list(rows),
     }
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_both(reward_figure(rows), out / "ablations")
-    write_json(out / "ablations.json", _finite(study))
-    write_page(out / "ablations.md", markdown(study, rows))
+    write_study(out, "ablations", study, markdown(study), reward_figure(rows))
     return study
 
 
@@ -79,21 +75,18 @@ def summary_row(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"recipe": name, "runs_of": next(iter(mine.values()))["runs_of"], "seeds": len(mine)}
     keys = [key for key in next(iter(mine.values())) if key.endswith(("_before", "_after"))]
     for key in keys:
-        found[key] = _spread([row.get(key) for row in mine.values()])
-    found["reward_end"] = _spread([_end_reward(row) for row in mine.values()])
-    found["seconds"] = _spread([row.get("seconds") for row in mine.values()])
+        found[key] = spread([row.get(key) for row in mine.values()])
+    found["reward_end"] = spread([_end_reward(row) for row in mine.values()])
+    found["seconds"] = spread([row.get("seconds") for row in mine.values()])
     if name != BASELINE and base:
-        found["gap"] = _spread([_gap(mine[s], base[s], "pass_at_1_after") for s in mine if s in base])
+        found["gap"] = spread([_gap(mine[s], base[s], "pass_at_1_after") for s in mine if s in base])
     return found
 
 
 def judge_claim(
     rows: Sequence[Mapping[str, Any]], claim: str, recipe: str, other: str | None, metric: str
 ) -> dict[str, Any] | None:
-    """A claim, the paired difference over seeds, and a verdict; None if its recipes were not run.
-
-    Reproduced (contradicted): the 95% t interval of the mean difference is above (below) zero.
-    """
+    """A claim and the `paired_test` of its difference over seeds; None if its recipes were not run."""
     mine = {row["seed"]: row for row in rows if row["recipe"] == recipe}
     others = mine if other is None else {row["seed"]: row for row in rows if row["recipe"] == other}
     against = f"{metric}_before" if other is None else f"{metric}_after"
@@ -101,22 +94,8 @@ def judge_claim(
     if not seeds:
         return None
     gaps = [float(mine[s][f"{metric}_after"]) - float(others[s][against]) for s in seeds]
-    spread = _spread(gaps)
-    if len(gaps) < 2:
-        verdict = "undecided: one seed"
-    elif abs(spread["mean"]) <= t_quantile(len(gaps)) * spread["std"] / math.sqrt(len(gaps)):
-        verdict = f"undecided within the spread, {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds in favour"
-    else:
-        verdict = "reproduced" if spread["mean"] > 0 else "contradicted"
-    return {
-        "claim": claim,
-        "recipe": recipe,
-        "against": other or "the start",
-        "metric": metric,
-        "gaps": gaps,
-        **spread,
-        "verdict": verdict,
-    }
+    measured = f"{_metric(metric)} after training, {recipe} minus {other or 'before training'}"
+    return {"claim": claim, "measured": measured, **paired_test(gaps)}
 
 
 def changes(config: Mapping[str, Any], base: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -133,48 +112,54 @@ def changes(config: Mapping[str, Any], base: Mapping[str, Any], where: str = "")
     return found
 
 
-def markdown(study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The page."""
+def markdown(study: Mapping[str, Any]) -> str:
+    """The page, without the discussion that a person adds."""
     names = [key.removesuffix("_after") for key in study["table"][0] if key.endswith("_after")]
-    heads = ["recipe", "changed", *map(_metric, names)]
-    heads += [f"reward, last {WINDOW} steps", "gap in pass@1", "seconds"]
     start = study["table"][0]
-    before = ", ".join(f"{_metric(n)} {_percent(start[f'{n}_before'])}" for n in names)
-    lines = [
-        "# Ablations",
-        "",
-        f"Made by `{study['command']}`, from the policy {study['start']}. "
-        + (f"Not run: {_words(study['left_out'])}. " if study["left_out"] else "")
-        + "The machine was also doing other work, so the timings are not comparable.",
-        "",
-        ONE_PROCESS,
-        "",
-        f"The recipes are those of `configs/ablations/`, trained from the same policy with seeds {_words(study['seeds'])}. "
-        "Values are mean ± standard deviation over seeds, in percent, on the held-out problems after training; `t1` in a "
-        "name means at the higher of the two evaluation temperatures. The gap is the difference to `coupled`, paired by "
-        "seed, in points. Recipes that resolve to the same configuration share their runs.",
-        "",
-        f"Before training: {before}.",
-        "",
-        "| " + " | ".join(heads) + " |",
-        "| --- | --- |" + " ---: |" * (len(heads) - 2),
-    ]
+    before = ", ".join(f"{_metric(name)} {plus_minus(start[f'{name}_before'], 1, 100)}" for name in names)
+    return f"""# Ablations
+
+Made by `{study["command"]}`, from the policy {study["start"]}. \
+{f"Not run: {_words(study['left_out'])}. " if study["left_out"] else ""}\
+The machine was also doing other work, so the timings are not comparable.
+
+{ONE_PROCESS}
+
+The recipes are those of `configs/ablations/`, trained from the same policy with seeds {_words(study["seeds"])}. Values \
+are mean ± standard deviation over seeds, in percent, on the held-out problems after training; `t1` in a name means at \
+the higher of the two evaluation temperatures. The gap is the difference to `coupled`, paired by seed, in points. \
+Recipes that resolve to the same configuration share their runs.
+
+Before training: {before}.
+
+{_table(study, names)}
+
+![reward against learner steps](ablations.png)
+
+## Claims of the paper on this model
+
+{claim_table(study["claims"])}
+
+Overrides of every run: {", ".join(study["overrides"]) or "none"}.
+"""
+
+
+def _table(study: Mapping[str, Any], names: Sequence[str]) -> str:
+    heads = ["recipe", "changed", *map(_metric, names), f"reward, last {WINDOW} steps", "gap in pass@1", "seconds"]
+    rows = []
     for row in study["table"]:
-        changed = ", ".join(f"{k} = {v}" for k, v in study["changes"][row["recipe"]].items())
-        cells = [row["recipe"], changed or ("baseline" if row["recipe"] == BASELINE else f"as {row['runs_of']}")]
-        cells += [_percent(row[f"{n}_after"]) for n in names]
-        cells += [_plus_minus(row["reward_end"], 2), _points(row.get("gap")), _plus_minus(row["seconds"], 0)]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "![reward against learner steps](ablations.png)", "", "## Claims of the paper on this model", ""]
-    for claim in study["claims"]:
-        gaps = ", ".join(f"{100 * gap:+.1f}" for gap in claim["gaps"])
-        lines.append(
-            f"- **{claim['claim']}**: {claim['verdict']} (`{claim['recipe']}` against {claim['against']}, "
-            f"{_metric(claim['metric'])}: "
-            f"{_points(claim)} points; per seed {gaps})"
+        changed = ", ".join(f"{key} = {value}" for key, value in study["changes"][row["recipe"]].items())
+        rows.append(
+            [
+                row["recipe"],
+                changed or ("baseline" if row["recipe"] == BASELINE else f"as {row['runs_of']}"),
+                *(plus_minus(row[f"{name}_after"], 1, 100) for name in names),
+                plus_minus(row["reward_end"], 2),
+                plus_minus(row.get("gap"), 1, 100, "+"),
+                plus_minus(row["seconds"], 0),
+            ]
         )
-    note = f"Overrides of every run: {', '.join(study['overrides']) or 'none'}."
-    return "\n".join([*lines, "", note]) + "\n"
+    return markdown_table(heads, rows, "llr")
 
 
 def reward_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -219,33 +204,5 @@ def _gap(mine: Mapping[str, Any], base: Mapping[str, Any], key: str) -> float:
     return float(mine[key]) - float(base[key])
 
 
-def _spread(values: Sequence[Any]) -> dict[str, float]:
-    known = np.array([float(value) for value in values if value is not None])
-    if known.size == 0:
-        return {"mean": math.nan, "std": math.nan}
-    return {"mean": float(known.mean()), "std": float(known.std(ddof=1)) if known.size > 1 else 0.0}
-
-
-def _percent(spread: Mapping[str, float]) -> str:
-    return _plus_minus({key: 100 * spread[key] for key in ("mean", "std")}, 1)
-
-
-def _points(spread: Mapping[str, float] | None) -> str:
-    return "–" if spread is None else f"{100 * spread['mean']:+.1f} ± {100 * spread['std']:.1f}"
-
-
-def _plus_minus(spread: Mapping[str, float], digits: int) -> str:
-    return "–" if math.isnan(spread["mean"]) else f"{spread['mean']:.{digits}f} ± {spread['std']:.{digits}f}"
-
-
 def _words(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
-
-
-def _finite(tree: Any) -> Any:
-    """`tree` with NaN as null, so that every JSON reader accepts it."""
-    if isinstance(tree, Mapping):
-        return {key: _finite(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

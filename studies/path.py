@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,11 +20,11 @@ from typing import Any
 
 from rich.console import Console
 
-from couplet.configs.load import load, to_dict
-from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
+from couplet.configs.load import RECIPES, load, to_dict
+from couplet.configs.schema import AdaptConfig, RunConfig
 from couplet.data.files import write_json
 from couplet.evaluation.records import same_run
-from couplet.studies.ablations import LAUNCHER, ROOT, numbers
+from couplet.studies.cli import RunFailed, exit_code, options, run_couplet
 from couplet.studies.path_measure import BEFORE_AND_AFTER, EVERY_STAGE, FORMS, Decoding, Form, measure_policy
 from couplet.studies.path_report import RL_STAGE as RL
 from couplet.studies.path_report import write_path_page
@@ -38,7 +36,7 @@ LEAST = (
     "evaluation.ar_ness_problems=1",
 )
 Launch = Callable[[Sequence[str], Path], None]
-"""Carries out `launch.py` with these arguments; its output goes to the file."""
+"""Runs `couplet` with these arguments; its output goes to the file."""
 
 Measure = Callable[[Path, RunConfig, Sequence[Decoding], Form], list[dict[str, Any]]]
 
@@ -47,8 +45,8 @@ Measure = Callable[[Path, RunConfig, Sequence[Decoding], Form], list[dict[str, A
 class Plan:
     """What to run: recipes of the stages and of reinforcement learning, overrides of each, problems to measure on."""
 
-    adapt_recipe: Path = ROOT / "configs" / "tiny_path.yaml"
-    train_recipe: Path = ROOT / "configs" / "tiny.yaml"
+    adapt_recipe: Path = RECIPES / "tiny_path.yaml"
+    train_recipe: Path = RECIPES / "tiny.yaml"
     adapt_overrides: tuple[str, ...] = ()
     train_overrides: tuple[str, ...] = ()
     problems: int = 40
@@ -93,12 +91,12 @@ def run_path(
 
     Raises:
         ConfigError: an invalid recipe, or `runs` contains the runs of another plan.
-        RuntimeError: a run that failed, with the end of its output.
+        RunFailed: a run that failed, with the end of its output.
     """
     study: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for seed in seeds:
-        rows += run_seed(runs / f"seed{seed}", plan, seed, launch or launch_process, measure, console)
+        rows += run_seed(runs / f"seed{seed}", plan, seed, launch or run_couplet, measure, console)
         facts = {"seeds": list(dict.fromkeys(row["seed"] for row in rows)), **_facts(plan, seeds)}
         study = write_path_page(rows, out, facts, ablations)
     return study
@@ -135,24 +133,6 @@ def run_seed(
     return rows
 
 
-def launch_process(arguments: Sequence[str], log: Path) -> None:
-    """`launch.py ARGUMENTS` in its own process, with one thread per worker; its output goes to `log`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as output:
-        done = subprocess.run(
-            [sys.executable, str(LAUNCHER), *arguments],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": "1", **os.environ},
-            check=False,
-        )
-    if done.returncode != 0:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise RuntimeError(
-            f"launch.py {arguments[0]} ended with code {done.returncode}; the last lines of {log}:\n{tail}"
-        )
-
-
 def _once(launch: Launch, folder: Path, mark: str, command: Sequence[str], settings: Sequence[str]) -> None:
     """Run `command` unless its folder contains `mark`; resume from its newest checkpoint if it has one."""
     if (folder / mark).is_file():
@@ -162,7 +142,7 @@ def _once(launch: Launch, folder: Path, mark: str, command: Sequence[str], setti
         shutil.rmtree(folder, ignore_errors=True)
     launch([*command, *settings, *(["--resume"] if resume else [])], folder.with_name(folder.name + ".log"))
     if not (folder / mark).is_file():
-        raise RuntimeError(f"launch.py {command[0]} left no {folder / mark}: see {folder}.log")
+        raise RunFailed(f"{command[0]} left no {folder / mark}: see {folder}.log")
 
 
 def _measured(
@@ -205,37 +185,32 @@ def _facts(plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The options of `python -m couplet.studies.path`."""
-    options = argparse.ArgumentParser(prog="python -m couplet.studies.path", description=__doc__)
-    options.add_argument("overrides", nargs="*", metavar="key=value", help="of reinforcement learning, e.g. steps=20")
-    options.add_argument("--seeds", type=numbers, default=(0, 1, 2), metavar="N,N,…", help="default: 0,1,2")
-    options.add_argument("--problems", type=int, default=40, metavar="N", help="held-out problems (default: 40)")
-    options.add_argument("--adapt", type=Path, default=Plan.adapt_recipe, metavar="RECIPE", help="supervised stages")
-    options.add_argument(
-        "--train", type=Path, default=Plan.train_recipe, metavar="RECIPE", help="reinforcement learning"
-    )
-    text = "an ablation study, for the claim about masks (default: docs/ablations.json; left out if that is missing)"
-    options.add_argument("--ablations", type=Path, default=ROOT / "docs" / "ablations.json", metavar="JSON", help=text)
-    options.add_argument(
-        "--runs", type=Path, default=ROOT / "runs" / "path", help="folder of the runs (default: runs/path)"
-    )
-    options.add_argument(
-        "--out", type=Path, default=ROOT / "docs", help="folder of the page, figure and data (default: docs)"
-    )
-    return options
+    found = options("path", __doc__)
+    found.add_argument("overrides", nargs="*", metavar="key=value", help="of reinforcement learning, e.g. steps=20")
+    found.add_argument("--problems", type=int, default=40, metavar="N", help="held-out problems (default: 40)")
+    found.add_argument("--adapt", type=Path, default=Plan.adapt_recipe, metavar="RECIPE", help="supervised stages")
+    text = "reinforcement learning"
+    found.add_argument("--train", type=Path, default=Plan.train_recipe, metavar="RECIPE", help=text)
+    text = "data of the ablation study, for the claim about masks (default: ablations.json in --out, if it is there)"
+    found.add_argument("--ablations", type=Path, metavar="JSON", help=text)
+    runs = Path("runs") / "path"
+    found.add_argument("--runs", type=Path, default=runs, help=f"folder of the runs (default: {runs})")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study; 2 for a mistake in the input, 1 for a failed run."""
+    """Run the study; see `exit_code`."""
     args = parser().parse_intermixed_args(argv)
     plan = Plan(args.adapt, args.train, train_overrides=tuple(args.overrides), problems=args.problems)
-    console, began = Console(), time.monotonic()
-    try:
-        run_path(args.out, args.runs.absolute(), plan, seeds=args.seeds, ablations=args.ablations, console=console)
-    except (ConfigError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RuntimeError) else 2
-    console.print(f"{(time.monotonic() - began) / 60:.1f} min; page, figure and data in {args.out}", highlight=False)
-    return 0
+    ablations = args.ablations or args.out / "ablations.json"
+
+    def study() -> None:
+        console, began = Console(), time.monotonic()
+        run_path(args.out, args.runs.absolute(), plan, seeds=args.seeds, ablations=ablations, console=console)
+        minutes = (time.monotonic() - began) / 60
+        console.print(f"{minutes:.1f} min; page, figure and data in {args.out}", highlight=False)
+
+    return exit_code(study)
 
 
 if __name__ == "__main__":

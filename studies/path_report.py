@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from couplet.data.files import write_json, writing
-from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure, write_both
-from couplet.evaluation.pass_at_k import t_quantile
-from couplet.evaluation.records import write_page
+from couplet.configs.markdown import markdown_table
+from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure
 from couplet.studies.ablations_report import ONE_PROCESS
+from couplet.studies.claims import claim_table, paired_test, plus_minus, spread
+from couplet.studies.page import write_study
 
 Rows = Sequence[Mapping[str, Any]]
 RL_STAGE = "rl"
@@ -46,11 +46,7 @@ def write_path_page(rows: Rows, out: Path, facts: Mapping[str, Any], ablations: 
         ablations: `ablations.json`, for the claim about masks.
     """
     study = {**facts, "claims": claims(rows, int(facts["steps"])) + mask_claims(ablations), "rows": list(rows)}
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_both(path_figure(rows, int(facts["steps"])), out / "path")
-    write_json(out / "path.json", study)
-    write_page(out / "path.md", markdown(study))
+    write_study(out, "path", study, markdown(study), path_figure(rows, int(facts["steps"])))
     return study
 
 
@@ -69,29 +65,13 @@ def value(rows: Rows, seed: int, stage: str, temperature: float, steps: int, nam
     return float(max(found, key=lambda row: row["samples"])[name]) if found else math.nan
 
 
-def interval(gaps: Sequence[float]) -> dict[str, Any]:
-    """Mean of paired differences over seeds, half the width of its 95% t interval, and the verdict."""
-    known = np.array([gap for gap in gaps if math.isfinite(gap)])
-    if known.size < 2:
-        mean = float(known.mean()) if known.size else math.nan
-        return {"mean": mean, "half": math.nan, "verdict": "undecided: fewer than two seeds"}
-    mean = float(known.mean())
-    half = t_quantile(known.size) * float(known.std(ddof=1)) / math.sqrt(known.size)
-    if abs(mean) <= half:
-        verdict = f"undecided, {int((known > 0).sum())} of {known.size} seeds in favour"
-    else:
-        verdict = "reproduced" if mean > 0 else "not reproduced, the opposite was measured"
-    return {"mean": mean, "half": half, "verdict": verdict}
-
-
 def claims(rows: Rows, steps: int) -> list[dict[str, Any]]:
     """The paper's claims as paired differences over seeds, positive if the claim holds."""
     start, rl = list(dict.fromkeys(row["stage"] for row in rows))[-2:]
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
 
     def judge(claim: str, measured: str, gap: Callable[[int], float]) -> dict[str, Any]:
-        gaps = [gap(seed) for seed in seeds]
-        return {"claim": claim, "measured": measured, "gaps": gaps, **interval(gaps)}
+        return {"claim": claim, "measured": measured, **paired_test([gap(seed) for seed in seeds])}
 
     def at(stage: str, temperature: float, name: str, count: int = steps) -> Callable[[int], float]:
         return lambda seed: value(rows, seed, stage, temperature, count, name)
@@ -168,9 +148,9 @@ def mask_claims(ablations: Path | None) -> list[dict[str, Any]]:
             seeds = [seed for seed in by_recipe["coupled"] if seed in by_recipe[other]]
             if seeds:
                 gaps = [by_recipe["coupled"][seed] - by_recipe[other][seed] for seed in seeds]
-                measured = f"pass@1 at {words} after RL, coupled minus {other} (docs/ablations.md)"
+                measured = f"pass@1 at {words} after RL, coupled minus {other} (ablations.md)"
                 claim = f"coupled beats {other.replace('_', ' ')}"
-                found.append({"claim": claim, "measured": measured, "gaps": gaps, **interval(gaps)})
+                found.append({"claim": claim, "measured": measured, **paired_test(gaps)})
     return found
 
 
@@ -200,47 +180,43 @@ def markdown(study: Mapping[str, Any]) -> str:
         "",
         "## After each stage",
         "",
-        "| stage | prompt and decoding | " + " | ".join(head for head, _, _ in COLUMNS) + " |",
-        "| --- | --- |" + " ---: |" * len(COLUMNS),
+        _stages(rows, stages, seeds, steps),
+        "",
+        "![pass rates, AR-ness and steps](path.png)",
+        "",
+        "## Temperature and steps before and after RL",
+        "",
+        _decodings(rows, stages[-2:], seeds),
+        "",
+        "## Claims of the paper",
+        "",
+        claim_table(study["claims"]),
     ]
-    forms = {row["stage"]: row["form"] for row in rows}
-    for stage in stages:
-        cells = [_cell([value(rows, s, stage, t, steps, name) for s in seeds], name) for _, t, name in COLUMNS]
-        lines.append(f"| {stage} | {forms[stage]} | " + " | ".join(cells) + " |")
-    lines += ["", "![pass rates, AR-ness and steps](path.png)", "", "## Temperature and steps before and after RL", ""]
-    lines += _decodings(rows, stages[-2:], seeds)
-    lines += ["", "## Claims of the paper", "", *_claim_table(study["claims"])]
     return "\n".join(lines) + "\n"
 
 
-def _decodings(rows: Rows, stages: Sequence[str], seeds: Sequence[int]) -> list[str]:
+def _stages(rows: Rows, stages: Sequence[str], seeds: Sequence[int], steps: int) -> str:
+    forms = {row["stage"]: row["form"] for row in rows}
     lines = [
-        "| stage | temperature | steps | pass@1 | pass@8 | local AR-ness | global AR-ness |",
-        "| --- |" + " ---: |" * 6,
+        [
+            stage,
+            forms[stage],
+            *(_cell([value(rows, s, stage, t, steps, name) for s in seeds], name) for _, t, name in COLUMNS),
+        ]
+        for stage in stages
     ]
+    return markdown_table(["stage", "prompt and decoding", *(head for head, _, _ in COLUMNS)], lines, "llr")
+
+
+def _decodings(rows: Rows, stages: Sequence[str], seeds: Sequence[int]) -> str:
+    names = ("pass@1", "pass@8", "local", "global")
+    lines = []
     for stage in stages:
         for temperature, steps in dict.fromkeys((r["temperature"], r["steps"]) for r in rows if r["stage"] == stage):
-            names = ("pass@1", "pass@8", "local", "global")
             cells = [_cell([value(rows, s, stage, temperature, steps, n) for s in seeds], n) for n in names]
-            lines.append(f"| {stage} | {temperature:g} | {steps} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _claim_table(found: Rows) -> list[str]:
-    lines = [
-        "Differences are paired by seed and positive if the claim holds; the interval is Student's t at 95% over seeds. A "
-        "claim is reproduced if the interval is above zero, not reproduced if it is below zero, and otherwise undecided.",
-        "",
-        "| claim | measured | per seed | mean [95%] | verdict |",
-        "| --- | --- | --- | ---: | --- |",
-    ]
-    for claim in found:
-        each = ", ".join("–" if not math.isfinite(gap) else f"{gap:+.3f}" for gap in claim["gaps"])
-        mean, half = claim["mean"], claim["half"]
-        span = "–" if not math.isfinite(half) else f"[{mean - half:+.3f}, {mean + half:+.3f}]"
-        middle = "–" if not math.isfinite(mean) else f"{mean:+.3f}"
-        lines.append(f"| {claim['claim']} | {claim['measured']} | {each} | {middle} {span} | {claim['verdict']} |")
-    return lines
+            lines.append([stage, f"{temperature:g}", str(steps), *cells])
+    heads = ("stage", "temperature", "steps", "pass@1", "pass@8", "local AR-ness", "global AR-ness")
+    return markdown_table(heads, lines, "lr")
 
 
 def path_figure(rows: Rows, steps: int) -> Figure:
@@ -283,9 +259,6 @@ def _line(axes: Axes, places: Sequence[int], curves: Sequence[Sequence[float]], 
 
 
 def _cell(values: Sequence[float], name: str) -> str:
-    known = np.array([v for v in values if math.isfinite(v)])
-    if known.size == 0:
-        return "–"
     scale, digits = (100, 1) if name in PERCENT else (1, 2)
-    spread = f" ± {scale * known.std(ddof=1):.{digits}f}" if known.size > 1 else ""
-    return f"{scale * known.mean():.{digits}f}{spread}"
+    known = [value for value in values if math.isfinite(value)]
+    return f"{scale * known[0]:.{digits}f}" if len(known) == 1 else plus_minus(spread(known), digits, scale)

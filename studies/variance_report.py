@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from couplet.configs.errors import UserError
-from couplet.data.files import write_json, writing
-from couplet.evaluation.figures import COLOURS, FAINT, STYLE, legend_below, new_figure, write_both
+from couplet.configs.markdown import markdown_table
+from couplet.evaluation.figures import COLOURS, FAINT, STYLE, legend_below, new_figure
 from couplet.evaluation.pass_at_k import bootstrap
-from couplet.evaluation.records import write_page
+from couplet.studies.page import write_study
 from couplet.studies.variance_measure import TARGETS, Budget, Case, measure
 
 TARGET_NAMES = {"inverse_t": "inverse_t target", "half_inverse_t": "half_inverse_t target", "elbo": "ELBO"}
@@ -68,12 +68,8 @@ def run_variance_study(
         "estimators": summary,
         "antithetic": antithetic_ratios(rows, seed),
     }
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows), out / "variance.parquet")
-        write_both(figure(summary, budget.forward_passes), out / "variance")
-    write_json(out / "variance.json", result)
-    write_page(out / "variance.md", markdown(result))
+    write_study(out, "variance", result, markdown(result), figure(summary, budget.forward_passes))
+    pq.write_table(pa.Table.from_pylist(rows), out / "variance.parquet")
     if console is not None:
         console.print(table(summary, budget.forward_passes))
         for line in ratio_lines(result["antithetic"]):
@@ -186,9 +182,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "by its expected weight. Standard deviations and RMSE are scaled to an estimate that costs "
         f"{result['forwards']} forward passes. Units are nats per token; bias is ± its standard error.",
         "",
-        "| " + " | ".join(head) + " |",
-        "|" + " --- |" * 2 + " ---: |" * (len(head) - 2),
-        *("| " + " | ".join(_cells(row)) + " |" for row in result["estimators"]),
+        markdown_table(head, [_cells(row) for row in result["estimators"]], "llr"),
         "",
         *(f"- {line}" for line in ratio_lines(result["antithetic"])),
         "",
