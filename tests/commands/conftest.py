@@ -62,6 +62,9 @@ def maskless(run_folder, tmp_path_factory) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         text = (folder / name).read_text().replace("<|mask|>", "<|one|>").replace("<|dlm_pad|>", "<|two|>")
         (folder / name).write_text(text)
+    roles = json.loads((folder / "tokenizer_config.json").read_text())
+    roles.pop("mask_token", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(roles))
     return folder
 
 
