@@ -1,1 +1,1 @@
-"""The training loop, its two wirings (one process, or Ray) and the thin actor shells around the plain classes."""
+"""Everything that needs Ray: the driver, and thin actors around the plain classes."""

@@ -1,4 +1,4 @@
-"""Evaluation work on the actors of a pool: handed out as they become free, redone when one of them dies."""
+"""Evaluation work on the actors of a pool: assigned as they become free, repeated when one of them dies."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from couplet.reward.fault_limit import workers_died
 from couplet.reward.judgement import Judgement, judge_in_rounds
 from couplet.training.factory import chunked
 
-IN_FLIGHT = 2  # evaluation calls per worker, so that it never waits for the driver
-WEIGHTS_TRIES = 5  # calls in a row that may find their weights lost before an evaluation stops
+IN_FLIGHT = 2  # evaluation calls in flight per worker, so that it never waits for the driver
+WEIGHTS_TRIES = 5  # calls in a row that may find their weights lost before an evaluation fails
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class _Call(Generic[Job]):
-    """One job on its way."""
+    """One job in flight."""
 
     job: Job
     killed: int = 0  # actors that have died over it
@@ -40,10 +40,10 @@ class _Call(Generic[Job]):
 
 
 class Dispatch(Generic[Job, Result]):
-    """Hands jobs to the actors of one role.
+    """Assigns jobs to the actors of one role.
 
-    A job that an actor has died over is redone alone on its actor: an answer on its way may be lost with a process that
-    the next call kills, so only of a call that is alone is it certain that it did the killing.
+    A job during which an actor died is repeated alone on its actor. Otherwise an answer may be lost because another
+    call killed the process; only a call that runs alone is certain to have killed it.
 
     Args:
         pool: whose actors do the work.
@@ -79,7 +79,7 @@ class Dispatch(Generic[Job, Result]):
         waiting = (_Call(job) for job in jobs)
         self._last = time.monotonic()
         while True:
-            self.pool.tend()
+            self.pool.reconcile()
             ended = self._hand_out(waiting)
             if ended and not self._flying and not self._again:
                 return
@@ -105,7 +105,7 @@ class Dispatch(Generic[Job, Result]):
             yield call.job, result
 
     def _hand_out(self, waiting: Iterator[_Call[Job]]) -> bool:
-        """Give every usable actor its calls; True once `waiting` has ended."""
+        """Give every usable actor its calls; True once `waiting` is exhausted."""
         ended = False
         for index, handle in self.pool.usable(self.role):
             load = [call.killed for call in self._flying.values() if call.index == index]
@@ -122,7 +122,7 @@ class Dispatch(Generic[Job, Result]):
         return ended
 
     def _died(self, call: _Call[Job], error: Exception) -> bool:
-        """The actor of a call died: redo it, or True when it has killed too many."""
+        """The actor of a call died: repeat the call, or return True if it has killed too many."""
         call.killed += self.pool.note_death(self.role, call.index, error)
         if call.killed < self.pool.config.replay.max_attempts:
             self._again.append(call)
@@ -134,7 +134,7 @@ class Dispatch(Generic[Job, Result]):
         return True
 
     def _missed(self, call: _Call[Job], error: Exception) -> None:
-        """The weights or the data of a call were lost: publish again and redo it. A defect is raised."""
+        """The weights or the data of a call were lost: publish again and repeat it. A defect is raised."""
         if is_defect(error):
             raise original(error) from None
         self._lost += 1
@@ -170,7 +170,7 @@ def sample_and_judge_on(
 def judge_groups(
     pool: WorkerPool, groups: Iterable[PromptGroup], problem: Callable[[PromptGroup], Problem]
 ) -> Iterator[ScoredGroup]:
-    """Verdicts for groups as they come; samples lost to infrastructure faults are judged again."""
+    """Verdicts of groups as they arrive; samples lost to infrastructure faults are judged again."""
 
     def submit(actor: ActorHandle, job: Judgement[PromptGroup]) -> ObjectRef:
         return actor.score.remote(problem(job.subject), job.subject, tuple(job.pending), pool.tiers)
@@ -185,5 +185,5 @@ def judge_groups(
 
 
 def quarantined(job: Judgement[Any]) -> list[Verdict]:
-    """The verdicts of samples that keep killing the actor that judges them."""
+    """Verdicts for samples that keep killing the actor that judges them."""
     return workers_died("reward", len(job.pending))

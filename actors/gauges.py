@@ -1,4 +1,4 @@
-"""Flat metric dictionaries as Ray's metrics: Prometheus and the dashboard find them as `ray_couplet_*`."""
+"""Exports flat metric dictionaries through Ray, to Prometheus and the dashboard, as `ray_couplet_*`."""
 
 from __future__ import annotations
 

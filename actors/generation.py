@@ -1,4 +1,4 @@
-"""The generating half of the replay queue: requests to rollout actors, their groups to judging, weights to them all."""
+"""The generating half of the replay queue: sends requests and weights to rollout actors, passes on their groups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Generation:
     """One `serve` task per rollout actor.
 
     Args:
-        hub: what all tasks share.
+        hub: the state that all tasks share.
         arrived: called with (attempt, reference) of every group that counts.
     """
 
@@ -50,8 +50,8 @@ class Generation:
     async def publish(self, weights: PublishedWeights) -> None:
         """New weights: push them to the rollout actors that are idle; the others get them with their next call.
 
-        A push that waits its turn behind a call would keep its weights in the object store for as long, and so would
-        one that is not answered: an actor that owes an answer is sent no more.
+        A push that waits behind a call would keep its weights in the object store all that time, and so would one that
+        is not answered. So an actor with an outstanding push gets no other.
         """
         self.weights, self.weights_lost = weights, False
         for worker in self.hub.active("rollout"):
@@ -113,7 +113,7 @@ class Generation:
     async def _push(self, worker: Worker, weights: PublishedWeights) -> None:
         started = time.monotonic()
         worker.push = asyncio.ensure_future(worker.handle.load_weights.remote(weights))
-        worker.push.add_done_callback(lambda push: push.cancelled() or push.exception())  # seen, if only here
+        worker.push.add_done_callback(lambda push: push.cancelled() or push.exception())  # mark it as retrieved
         try:
             answer = asyncio.shield(worker.push)
             reply: SwapReply = await asyncio.wait_for(answer, self.hub.config.weights.timeout)

@@ -1,4 +1,4 @@
-"""The judging half of the replay queue: generated groups to reward actors, and back as ready groups."""
+"""The judging half of the replay queue: sends generated groups to reward actors, which makes them ready."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from couplet.reward.judgement import Judgement
 
 @dataclass
 class Job:
-    """One generated group on its way through judging."""
+    """One generated group in judging."""
 
     attempt: Attempt
     group: ObjectRef  # of the PromptGroup
@@ -63,13 +63,13 @@ class Judging:
                     self.hub.notify()
                     await self.hub.recover(worker, error)
             except RayError as error:
-                self.hub.lose([job.attempt], counted=False)  # the group went with the node that held it
+                self.hub.lose([job.attempt], counted=False)  # the group was lost with its node
                 if is_defect(error):
                     self.hub.fail(error)
             self.hub.notify()
 
     def take(self, numbers: Sequence[int]) -> tuple[tuple[ObjectRef, ...], tuple[tuple[Verdict, ...], ...]]:
-        """References and verdicts of leased groups; payloads that went stale are released."""
+        """References and verdicts of leased groups; the payloads of stale groups are released."""
         taken = [self.ready.pop(number) for number in numbers]
         for number in [n for n in self.ready if not self.hub.is_ready(n)]:
             del self.ready[number]
@@ -89,9 +89,9 @@ class Judging:
         return None
 
     def _judges(self) -> list[Worker]:
-        """Workers that are given jobs: those in a tier the run accepts, or all if none is.
+        """Workers that get jobs: those in a tier the run accepts, or all if there is none.
 
-        A refused one answers with faults at once, so it would always be free and take nearly every job.
+        A worker in another tier returns faults at once, so it would always be free and take nearly every job.
         """
         active = self.hub.active("reward")
         return [w for w in active if not self.hub.tiers or w.info.tier in self.hub.tiers] or active

@@ -17,7 +17,7 @@ from couplet.actors.remote import DIED, is_defect, start_actor
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.trajectory import ScoredGroup
 
-MAX_REBUILDS = 5  # in a row, without a finished call between
+MAX_REBUILDS = 5  # in a row, without a finished call in between
 LEANER = (
     "lower learner.micro_groups or learner.micro_completions, set learner.gradient_checkpointing: true, or raise "
     "learner.zero_stage"
@@ -30,8 +30,8 @@ class LearnerGroup:
     """Learner actors of all ranks.
 
     The payload of every step since the last checkpoint is kept (by reference, owned by the driver). When a rank dies
-    all are replaced, the checkpoint is read back and those steps are repeated from the payloads: the weights become
-    what they were, so a loss costs time and no data.
+    all are replaced, the checkpoint is loaded and the later steps are repeated from the payloads: the weights become
+    what they were, so a loss costs time but no data.
 
     Args:
         config: the run.
@@ -71,12 +71,12 @@ class LearnerGroup:
         self._surviving(lambda: self._all("save", str(folder)), self.done)
 
     def forget_before(self, step: int, path: Path) -> None:
-        """The checkpoint at `path` holds everything up to `step`: older payloads are not needed."""
+        """Drop the payloads that the checkpoint at `path`, of `step`, makes unnecessary."""
         self.checkpoint = (step, path)
         self.payloads = {s: ref for s, ref in self.payloads.items() if s >= step}
 
     def restore(self, step: int, path: Path) -> None:
-        """Every rank reads its part of a checkpoint."""
+        """Every rank loads its part of a checkpoint."""
         self.forget_before(step, path)
         self._surviving(lambda: self._all("restore", str(path)), step)
         self.done = step
@@ -89,9 +89,9 @@ class LearnerGroup:
         return start_actor(LearnerActor, options, self.config, self.start_folder, rank)
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        return self.ranks.call(method, *arguments, meanwhile=self._tend)
+        return self.ranks.call(method, *arguments, meanwhile=self._call_meanwhile)
 
-    def _tend(self) -> None:
+    def _call_meanwhile(self) -> None:
         try:
             self.meanwhile()
         except Exception as error:
@@ -100,7 +100,7 @@ class LearnerGroup:
 
     def _weights(self) -> ObjectRef:
         answers: list[list[ObjectRef]] = [rank.weights.options(num_returns=2).remote() for rank in self.ranks.actors]
-        self.ranks.wait([version for _, version in answers], "weights", self._tend)
+        self.ranks.wait([version for _, version in answers], "weights", self._call_meanwhile)
         return answers[0][0]
 
     def _surviving(self, work: Callable[[], T], step: int) -> T:
@@ -113,7 +113,7 @@ class LearnerGroup:
                 return work()
             except (RayError, TimeoutError, RuntimeError) as error:  # RuntimeError: a collective without its peer
                 if error is self._beside:
-                    raise  # the ranks have no part in it
+                    raise  # raised here, not by the ranks
                 if _is_gpu_full(error):
                     raise ConfigError(
                         f"the learner ran out of GPU memory ({str(error).splitlines()[0]}); {LEANER}"
@@ -129,8 +129,8 @@ class LearnerGroup:
     def _is_final(self, error: BaseException, last: BaseException | None) -> bool:
         """True for an error that new ranks would only raise again.
 
-        If all ranks live, it is no loss. Ranks that do not answer may be waiting in a collective for the rank that
-        raised it, or for one that is gone: it is a defect when it comes a second time.
+        If all ranks are alive, nothing was lost. Ranks that do not answer may be waiting in a collective for the rank
+        that raised the error, or for one that is gone: it is a defect if it comes a second time.
         """
         if isinstance(error, RayError) and not is_defect(error):
             return False
@@ -143,7 +143,7 @@ class LearnerGroup:
         return True
 
     def _rebuild(self, step: int) -> None:
-        """New ranks, the last checkpoint, and every step since once more, up to but not including `step`."""
+        """Start new ranks, load the last checkpoint, and repeat the later steps before `step`."""
         self.restarts += 1
         self.ranks.start()
         first = 0
@@ -156,5 +156,5 @@ class LearnerGroup:
 
 
 def _is_gpu_full(error: BaseException) -> bool:
-    """By its name, so that torch need not be loaded; an error of Ray has the same, for a process it has ended."""
+    """Judged by its name, so that torch need not be loaded; Ray's error for a process it ended has the same name."""
     return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.partition(".")[0] == "torch"

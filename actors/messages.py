@@ -1,6 +1,6 @@
-"""What crosses between driver, replay queue and workers: small frozen records; payloads are references in them.
+"""Messages between driver, replay queue and workers: small frozen records that hold payloads by reference.
 
-Ray fetches a reference only when it is an argument of its own: inside these records it stays a reference.
+Ray resolves a reference only if it is itself an argument; inside these records it stays a reference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROLES = ("rollout", "reward")
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """The process behind an actor, as it describes itself."""
+    """An actor's process, as it describes itself."""
 
     pid: int
     node: str
@@ -56,7 +56,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class SwapReply:
-    """A rollout actor holds `version` now; fetching and swapping took `seconds`."""
+    """A rollout actor now holds `version`; fetching and swapping took `seconds`."""
 
     version: int
     seconds: float
@@ -80,7 +80,7 @@ class Lease:
         cursor: how far the ledger has come.
         progress: groups generated and calls judged so far; the driver stops a run in which it does not grow.
         numbers, groups, verdicts: the leased groups; `groups` are references to their `PromptGroup`.
-        decided: finals that the queue reached by itself and that the driver has not recorded yet.
+        decided: finals that the queue decided and the driver has not recorded yet.
         metrics: of generation and judging since the last lease.
     """
 
@@ -95,7 +95,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Roster:
-    """Which workers the queue holds, and how many it wants.
+    """The workers that the queue holds, and how many it wants.
 
     Attributes:
         targets: wanted workers per role.

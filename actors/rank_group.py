@@ -1,4 +1,4 @@
-"""Actors that compute as one: placed together, joined by a rendezvous, called all at once with a time limit."""
+"""A group of ranks: actors that are placed together, joined by a rendezvous, and called together with a time limit."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class RankGroup:
     returns its `WorkerInfo`.
 
     Args:
-        config: number of ranks, what each asks for, the limit of one call.
+        config: number of ranks, their resources, the time limit of a call.
         start_seconds: `ray.call_timeout`, the limit of placement and of the processes' start.
-        create: makes the actor of a rank, with the given options of Ray.
+        create: starts the actor of a rank, with the given options of Ray.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class RankGroup:
                 raise self._no_resources()
 
     def start(self) -> None:
-        """Start all ranks on what is reserved and let them meet.
+        """Start all ranks on the reserved resources and let them join.
 
         Raises:
             ConfigError: they do not start in time.
@@ -85,7 +85,7 @@ class RankGroup:
         return fetch_all([actor.rendezvous.remote() for actor in self.actors], "learner ranks: start", seconds)
 
     def stop_ranks(self) -> None:
-        """Stop all ranks; what is reserved stays theirs."""
+        """Stop all ranks; their resources stay reserved."""
         for actor in self.actors:
             ray.kill(actor)
         self.actors = []

@@ -1,4 +1,4 @@
-"""`Cluster` on Ray: the driver owns every actor, records what is final, and replaces what dies."""
+"""`Cluster` on Ray: the driver owns every actor, records what is final, and replaces workers that die."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from couplet.training.cluster import Batch
 from couplet.training.factory import build_schedule, for_rollouts
 from couplet.training.step_metrics import PhaseTimes, batch_metrics
 
-TICK = 1.0  # seconds between two looks at the roster while the driver waits
-KEPT_STEPS = 50  # learner steps whose payloads are kept at most, before a recovery checkpoint takes their place
+TICK = 1.0  # seconds between two checks of the roster while the driver waits
+KEPT_STEPS = 50  # most learner steps whose payloads are kept, before a recovery checkpoint replaces them
 
 
 class RayCluster:
     """Actors on a Ray cluster.
 
     The replay queue keeps issuing between the calls, so `take`, `learn` and `publish` in sequence overlap generation,
-    judging and learning. The driver holds the record of finals and the payload of each step: a restarted queue is given
-    the record, and a restarted learner goes back to the last checkpoint and repeats the steps since from the payloads.
+    judging and learning. The driver holds the record of finals and the payload of each step: a restarted queue gets
+    the record, and a restarted learner loads the last checkpoint and repeats the later steps from the payloads.
 
     Args:
         config: the run.
@@ -62,7 +62,7 @@ class RayCluster:
         self.schedule = build_schedule(config, start)
         self._reconciled = float("inf")  # nothing is reconciled before everything has started
         self.connection = connect(config)
-        self.pool = WorkerPool(for_rollouts(config), start, tend=self._reconcile, republish=self._republish)
+        self.pool = WorkerPool(for_rollouts(config), start, reconcile=self._reconcile, republish=self._republish)
         self.queue = ReplayClient(config, self.schedule, self.memory, self.pool.serving)
         self.learner = LearnerGroup(config, start, meanwhile=partial(self._reconcile, republish=False))
         try:
@@ -152,12 +152,12 @@ class RayCluster:
         return path
 
     def _save_for_recovery(self) -> None:
-        """A checkpoint for ranks that die in this run; what a run resumes from, `checkpoint.every` alone decides."""
+        """A checkpoint for ranks that die in this run; a run resumes only from those of `checkpoint.every`."""
         path = save_checkpoint(self.recovery, self.step, self.learner.save, {}, keep=1)
         self.learner.forget_before(self.step, path)
 
     def restore(self) -> int:
-        """Load the newest whole checkpoint into the learner and the replay queue."""
+        """Load the newest complete checkpoint into the learner and the replay queue."""
         found = latest_checkpoint(self.checkpoints)
         if found is not None:
             path, state = found
@@ -168,7 +168,7 @@ class RayCluster:
         return self.step
 
     def evaluate(self, request: EvalRequest) -> list[ScoredGroup]:
-        """Sample on the rollout actors and judge on the reward actors, each as soon as it can be."""
+        """Sample on the rollout actors and judge on the reward actors, each as early as possible."""
         self.times.pause()
 
         def weights() -> PublishedWeights:
@@ -193,7 +193,7 @@ class RayCluster:
         )
 
     def sandbox_tier(self) -> str:
-        """The sandbox tier in force; several names if nodes differ."""
+        """The sandbox tier in use; several names if nodes differ."""
         return ", ".join(sorted(self.tiers))
 
     def restarts(self) -> dict[str, int]:
@@ -236,13 +236,13 @@ class RayCluster:
         self.publish()
 
     def _reconcile(self, republish: bool = True) -> None:
-        """Start and stop workers until their numbers are those wanted; replace those that died for good.
+        """Start and stop workers until their numbers are the wanted ones; replace those that died for good.
 
         `republish=False` while the ranks compute: lost weights wait until they have a version again.
         """
         if time.monotonic() - self._reconciled < TICK:
             return
-        self._reconciled = float("inf")  # what follows may itself wait, and come here again
+        self._reconciled = float("inf")  # the calls below may themselves wait and come back here
         try:
             roster: Roster = self.queue.call("roster")
             self.memory.targets, self.memory.lost = dict(roster.targets), dict(roster.lost)

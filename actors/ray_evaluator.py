@@ -27,7 +27,7 @@ OWN_WEIGHTS = PublishedWeights(0, None)
 
 
 class RayEvaluator:
-    """Rollout and reward actors; the rollout actors are replaced when another policy is asked for."""
+    """Rollout and reward actors; the rollout actors are replaced when another policy is requested."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -41,7 +41,7 @@ class RayEvaluator:
             raise
 
     def evaluate(self, policy: Path, request: EvalRequest) -> list[ScoredGroup]:
-        """Sample on the rollout actors and judge on the reward actors, each as soon as it can be."""
+        """Sample on the rollout actors and judge on the reward actors, each as early as possible."""
         if str(policy) != self.pool.start:
             require_shared(None, policy)
             self.pool.start = str(policy)
@@ -71,7 +71,7 @@ class RayEvaluator:
 
     @property
     def tier(self) -> str:
-        """The sandbox tier in force; several names where nodes differ."""
+        """The sandbox tier in use; several names if nodes differ."""
         return ", ".join(sorted({worker.info.tier for worker in self.pool.serving() if worker.role == "reward"}))
 
     def describe(self) -> str:

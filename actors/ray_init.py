@@ -22,9 +22,9 @@ from couplet.configs.schema import AdaptConfig, ConfigError, RayConfig, RunConfi
 
 CODE_SUFFIXES = (".py", ".yaml")
 COUNTS = {"learner": "ranks", "rollout": "actors", "reward": "actors"}  # role -> setting of its number of actors
-SPARE_CPUS = 4  # of a local Ray, for what asks for none by itself
-TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # tells that the safe default is in force
-WORKER_LOGGER = "ray._private.worker"  # warns of what is meant: Ray is joined from a thread
+SPARE_CPUS = 4  # of a local Ray, for actors that request none
+TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # says that the safe default is used
+WORKER_LOGGER = "ray._private.worker"  # warns about joining Ray from a thread, which is intended
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ def connect(config: RunConfig | AdaptConfig) -> Connection:
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """The nodes that are there now, as `ray.nodes` describes them."""
+    """The nodes that are alive, as `ray.nodes` describes them."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True, modules: Sequence[Path] = ()) -> Any:
-    """`ray.init`, with one clear error where nothing answers; `local=False` never starts a cluster.
+    """`ray.init`, with one clear error if nothing answers; `local=False` never starts a cluster.
 
-    `modules` are files and package folders that travel to a cluster with the project's code.
+    `modules` are files and package folders that are sent to a cluster with the project's code.
     """
     logging.getLogger(TOKEN_LOGGER).addFilter(lambda record: "authentication is enabled" not in record.getMessage())
     address = _address(config)
@@ -91,7 +91,7 @@ def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True,
 
 
 def require_listener(config: RayConfig) -> None:
-    """`ConfigError` where nobody listens at HOST:PORT of `ray.address` or RAY_ADDRESS; other forms are let pass."""
+    """`ConfigError` if nothing listens at HOST:PORT of `ray.address` or RAY_ADDRESS; other forms are not checked."""
     address = _address(config) or ""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
@@ -108,9 +108,9 @@ def _address(config: RayConfig) -> str | None:
 
 @contextmanager
 def _code_alone(packages: Sequence[str] = PACKAGES, modules: Sequence[Path] = ()) -> Iterator[Path]:
-    """A folder with the code and the recipes of the packages; models, corpora and runs beside them stay behind.
+    """A folder with the code and the recipes of the packages; models, corpora and runs are not sent.
 
-    `modules`, files or package folders of the user's own, lie beside the namespace.
+    `modules`, the user's own files or package folders, are put beside the namespace.
     """
     with tempfile.TemporaryDirectory(prefix="couplet-code-") as folder:
         code = Path(folder)
@@ -127,14 +127,14 @@ def _code_alone(packages: Sequence[str] = PACKAGES, modules: Sequence[Path] = ()
 
 
 def _own_modules(functions: Iterable[str]) -> list[Path]:
-    """Files and package folders of reward functions (``module:function``) that lie in the current folder."""
+    """Files and package folders of reward functions (``module:function``) that are in the current folder."""
     names = {name.partition(":")[0].partition(".")[0] for name in functions if ":" in name} - {"couplet"}
     places = (place for name in sorted(names) for place in (Path.cwd() / name, Path.cwd() / f"{name}.py"))
     return [place for place in places if (place.suffix == ".py" and place.is_file()) or place.is_dir()]
 
 
 def _init_within(config: RayConfig, **options: Any) -> Any:
-    """Run `ray.init` in a thread, since it can wait far longer than it may.
+    """Run `ray.init` in a thread, because it may wait longer than its limits.
 
     The cluster has `ray.connect_timeout` to let this process join, then `ray.call_timeout` to take the code.
     """
@@ -162,7 +162,7 @@ def _init_within(config: RayConfig, **options: Any) -> Any:
     late = TimeoutError(f"not done within ray.call_timeout = {config.call_timeout:g} s")
     raise ConfigError(
         f"ray.address = {address!r}: the cluster answers, but this process and its code could not join it "
-        f"({' '.join(str(error or late).split())}); look after its versions of Python and Ray and its head node's memory "
+        f"({' '.join(str(error or late).split())}); check its versions of Python and Ray and its head node's memory "
         "and disk, or raise ray.call_timeout"
     ) from error
 
@@ -192,7 +192,7 @@ def _roles(config: RunConfig | AdaptConfig) -> dict[str, tuple[int, Any]]:
 
 
 def _require_resources(config: RunConfig | AdaptConfig) -> None:
-    """`ConfigError` where the whole cluster, or its largest node, is too small; what is busy now may become free."""
+    """`ConfigError` if the cluster, or its largest node, is too small; busy resources may become free."""
     roles = _roles(config)
     for resource, field in (("CPU", "cpus"), ("GPU", "gpus")):
         each = {role: getattr(section, field, 0.0) for role, (_, section) in roles.items()}

@@ -1,8 +1,8 @@
-"""Every wait for another process: with a time limit, and with an error that says what was waited for.
+"""Waits for other processes, with a time limit and an error that says what was waited for.
 
 Two kinds of failure must not be confused. A *loss* (a process, a node or an object is gone, or late) is repaired: work
-is issued again, actors are replaced. A *defect* (the remote code itself raised) would only happen again: it stops the
-run with the error it raised.
+is issued again, actors are replaced. A *defect* (the remote code itself raised) would happen again: it stops the
+run with its error.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-DIED = (RayActorError, OutOfMemoryError)  # an actor's process ended; the second where Ray's memory monitor ended it
+DIED = (RayActorError, OutOfMemoryError)  # an actor's process ended; the second if Ray's memory monitor ended it
 
 
 class WeightsLost(RuntimeError):
-    """Packed weights are nowhere any more: their node died. The driver publishes them again."""
+    """Packed weights no longer exist: their node died. The driver publishes them again."""
 
 
 class WeightsDamaged(WeightsLost):
@@ -39,16 +39,16 @@ def start_actor(kind: type, options: Mapping[str, Any], *arguments: Any) -> Acto
 
 
 def is_defect(error: BaseException) -> bool:
-    """True where the remote code raised by itself, rather than a process, a node or an object being lost."""
+    """True if the remote code itself raised, rather than a process, a node or an object being lost."""
     if not isinstance(error, RayTaskError):
         return not isinstance(error, (RayError, TimeoutError))
-    # Ray puts a plain RayError in the place of an exception that cannot be pickled.
+    # Ray replaces an exception that cannot be pickled by a plain RayError.
     lost = isinstance(error.cause, (RayError, WeightsLost, WeightsLate)) and type(error.cause) is not RayError
     return not lost
 
 
 def is_gone(error: BaseException) -> bool:
-    """True where an actor ended for good; one that is only restarting is unavailable."""
+    """True if an actor ended for good; one that is only restarting is unavailable."""
     return isinstance(error, DIED) and not isinstance(error, ActorUnavailableError)
 
 
@@ -58,7 +58,7 @@ def raised(error: BaseException) -> BaseException | None:
 
 
 def original(error: BaseException) -> BaseException:
-    """What the remote code raised, with the remote traceback as a note; `error` itself where that is not known."""
+    """What the remote code raised, with the remote traceback as a note; `error` itself if that is not known."""
     if not isinstance(error, RayTaskError) or not isinstance(error.cause, Exception) or not is_defect(error):
         return error
     error.cause.add_note(str(error))
@@ -66,7 +66,7 @@ def original(error: BaseException) -> BaseException:
 
 
 def cause_lines(error: BaseException) -> str:
-    """What a Ray error says happened in the actor: the exception below the last frame of its traceback."""
+    """The exception that a Ray error reports from the actor: what follows the last frame of its traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     frames = [place for place, line in enumerate(lines) if line.lstrip().startswith('File "')]
     last = [line for line in lines[frames[-1] + 1 :] if not line.startswith(" ")] if frames else lines[-1:]
@@ -74,7 +74,7 @@ def cause_lines(error: BaseException) -> str:
 
 
 def fetch(ref: ObjectRef, what: str, seconds: float) -> Any:
-    """The value of a reference, waited for at most `seconds`.
+    """The value of a reference, within `seconds`.
 
     Raises:
         TimeoutError: nothing came in time; names `what`.

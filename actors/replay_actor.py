@@ -1,4 +1,4 @@
-"""The replay queue: the actor that keeps issuing groups, has them generated and judged, and hands out ready ones.
+"""The replay queue: the actor that keeps issuing groups, has them generated and judged, and leases ready ones.
 
 It pulls: it calls the rollout actors and keeps the references of what they return, so it owns them. One task per
 rollout actor and one per reward actor run side by side on its event loop; a worker that joins or leaves adds or ends
@@ -40,7 +40,7 @@ def replay_name(run: str) -> str:
 
 
 def start_replay(config: RunConfig, schedule: Schedule, memory: Memory) -> ActorHandle:
-    """Start the queue of a run near the driver, whose death it does not outlive. ValueError: the name is in use."""
+    """Start the queue of a run on the driver's node; it dies with the driver. ValueError: the name is in use."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {
         "name": replay_name(config.name),
@@ -54,12 +54,12 @@ def start_replay(config: RunConfig, schedule: Schedule, memory: Memory) -> Actor
 
 @dataclass
 class Memory:
-    """What the driver remembers for a queue, so that a rebuilt one continues where the last one died."""
+    """The driver's memory of a queue, from which a rebuilt queue continues."""
 
     record: Record = field(default_factory=Record)
-    leased: tuple[int, ...] = ()  # groups of the learner step that is being done
+    leased: tuple[int, ...] = ()  # groups of the current learner step
     version: int = 0  # learner steps done
-    weights: PublishedWeights | None = None  # the newest that are out
+    weights: PublishedWeights | None = None  # the newest published ones
     restarts: int = 0
     targets: dict[str, int] = field(default_factory=dict)  # wanted workers per role
     lost: dict[str, int] = field(default_factory=dict)  # workers lost so far, per role
@@ -67,7 +67,7 @@ class Memory:
 
 
 class ReplayActor:
-    """Ledger, work distribution and lease of ready groups. Every method may be called twice without harm.
+    """Ledger, distribution of work and lease of ready groups. Every method may safely be called twice.
 
     Args:
         config: the run.
@@ -79,7 +79,9 @@ class ReplayActor:
         self.config = config
         self.ledger = Ledger(config.replay, memory.record, memory.version, config.steps, memory.leased)
         if memory.weights is not None:
-            self.ledger.published = memory.weights.version  # credits count from what the rollout actors hold
+            self.ledger.published = (
+                memory.weights.version
+            )  # credits count from the version that the rollout actors hold
         self.hub = Hub(config, schedule, self.ledger, memory.lost)
         self.hub.tiers = memory.tiers
         self.judging = Judging(self.hub)
@@ -115,9 +117,9 @@ class ReplayActor:
         self.hub.notify()
 
     async def take(self, count: int, seconds: float) -> Lease:
-        """Lease `count` ready groups; a lease without groups when `seconds` pass first.
+        """Lease `count` ready groups; a lease without groups after `seconds`.
 
-        Raises what broke a worker's code, if anything did. A lease whose payload is lost is returned by `give_back`.
+        Raises the defect of a worker, if there was one. A lease whose payload is lost is returned by `give_back`.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -143,7 +145,7 @@ class ReplayActor:
         )
 
     async def begin_report(self) -> None:
-        """The driver's clock starts: work done while it was stopped is in no report, as its seconds are in no step."""
+        """The driver's clock starts: work done while it was stopped is in no report, like its seconds."""
         self.hub.telemetry.report(time.monotonic())
 
     async def give_back(self, numbers: Sequence[int]) -> None:
@@ -171,7 +173,7 @@ class ReplayActor:
         self.hub.tiers = tiers
 
     async def roster(self) -> Roster:
-        """What the driver needs to reconcile the workers with the wanted numbers."""
+        """The workers and their wanted numbers, for the driver to reconcile."""
         return Roster(
             targets=dict(self.targets),
             held={role: {i: w.info for i, w in workers.items()} for role, workers in self.hub.workers.items()},

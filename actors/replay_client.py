@@ -16,17 +16,17 @@ from couplet.configs.schema import ConfigError, RunConfig
 from couplet.replay.schedule import Schedule
 
 NAME_SECONDS = 30.0  # the actors of a driver that was killed end within this time
-TRIES = 5  # of one call that finds the queue dead
+TRIES = 5  # for one call that finds the queue dead
 
 
 class ReplayClient:
-    """Calls of the replay queue that outlive its process.
+    """Calls to the replay queue that survive its death.
 
     Args:
         config: the run.
         schedule: the training problems, as requests.
         memory: what the driver has recorded; a rebuilt queue continues from it.
-        workers: the actors that a rebuilt queue is given.
+        workers: the actors for a rebuilt queue.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ReplayClient:
         self.handle: ActorHandle | None = None
 
     def start(self) -> None:
-        """Start the queue; the name of one whose driver was killed is waited for.
+        """Start the queue; waits for the name of a queue whose driver was killed.
 
         Raises:
             ConfigError: another run of this name uses the cluster.
@@ -75,7 +75,7 @@ class ReplayClient:
                     raise
 
     def rebuild(self) -> None:
-        """A new queue from the driver's memory: every open group but those being learned from is issued again."""
+        """Start a queue from the driver's memory; open groups, except those of the current learner step, are re-issued."""
         self.stop()
         self.start()
         assert self.handle is not None

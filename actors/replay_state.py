@@ -1,4 +1,4 @@
-"""What the tasks of the replay queue share: the ledger, the workers, one event they all wait for, and failure."""
+"""State shared by the tasks of the replay queue: the ledger, the workers, an event for changes, and a failure."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ IDLE_SECONDS = 5.0  # a task looks for work at least this often
 
 @dataclass
 class Worker:
-    """A rollout or reward actor as the queue sees it."""
+    """The queue's view of a rollout or reward actor."""
 
     role: str
     index: int
     handle: ActorHandle
     info: WorkerInfo
     leaving: bool = False
-    busy: bool = False  # it works on a call, or recovers since one failed
+    busy: bool = False  # it works on a call, or recovers from a failed one
     calls: int = 0
     lost: int = 0
     damaged: PublishedWeights | None = None  # the weights it found damaged last, until it generates again
-    recovering: bool = False  # its death is counted already
+    recovering: bool = False  # its death has been counted
     version: int | None = None  # newest weights it has acknowledged
     push: asyncio.Future[SwapReply] | None = None  # the last weights sent to it outside of a call for work
 
@@ -57,7 +57,7 @@ class Hub:
         self.telemetry = Telemetry(time.monotonic())
         self.failure: BaseException | None = None
         self.progress = 0  # groups generated and calls judged so far
-        self._changed = asyncio.Event()  # the next change; each has an event of its own
+        self._changed = asyncio.Event()  # set at the next change, then replaced
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def active(self, role: str) -> list[Worker]:
@@ -71,7 +71,7 @@ class Hub:
                 self.guard(workers_died("rollout", self.config.replay.completions))
 
     def guard(self, verdicts: Sequence[Verdict]) -> None:
-        """Count the samples of a group, and stop the run if faults take too many."""
+        """Count the samples of a group, and stop the run if too many are lost to faults."""
         try:
             self.faults.count(verdicts)
         except ConfigError as error:
@@ -87,13 +87,13 @@ class Hub:
         self.failure = self.failure or original(error)
 
     def answered(self, worker: Worker, info: WorkerInfo) -> None:
-        """A worker answered and described itself; one that died while it was idle is another process than before."""
+        """A worker answered and described itself; if it died while idle, it is another process now."""
         if info.pid != worker.info.pid and not worker.recovering:
             self._count_loss(worker)
         worker.info = info
 
     async def recover(self, worker: Worker, error: BaseException) -> None:
-        """Wait until a worker that died answers again; a hung one is killed first, one that is gone for good leaves."""
+        """Wait until a worker that died answers again; a hung one is killed first, one that does not restart is removed."""
         self._count_loss(worker)
         worker.recovering = True
         if isinstance(error, TimeoutError):
@@ -119,9 +119,9 @@ class Hub:
         changed.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for any change; False when `seconds` pass first.
+        """Wait for any change; False if `seconds` pass first.
 
-        Nothing is awaited before it listens, so a task that checks and then waits misses no change in between.
+        It listens before it awaits anything, so a task that checks and then waits misses no change.
         """
         if seconds <= 0:
             return False
@@ -132,7 +132,7 @@ class Hub:
         return True
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` beside the others; an error that escapes it stops the run."""
+        """Run `work` as another task; an error in it stops the run."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -39,7 +39,7 @@ class RewardActor:
         Args:
             problem, group: question and answers.
             which: indices of the completions to judge.
-            tiers: the sandbox tiers the run accepts; in another one nothing is judged. Empty: any.
+            tiers: the sandbox tiers the run accepts; in any other nothing is judged. Empty: any.
         """
         texts = [group.texts[g] for g in which]
         started = time.monotonic()
@@ -47,14 +47,14 @@ class RewardActor:
         return ScoreReply(verdicts, self._count(started), self.describe())
 
     def judge(self, problem: Problem, texts: Sequence[str], programs: bool, tiers: Sequence[str] = ()) -> list[Verdict]:
-        """Verdicts of texts that no rollout actor made; see `training.evaluator.judge_texts`, and `score` for `tiers`."""
+        """Verdicts of given texts; see `training.evaluator.judge_texts`, and `score` for `tiers`."""
         started = time.monotonic()
         verdicts = refuse(self.worker.tier, tiers, len(texts)) or judge_texts(self.worker, problem, texts, programs)
         self._count(started)
         return verdicts
 
     def _count(self, started: float) -> float:
-        """Busy seconds since `started`, counted."""
+        """Count the busy seconds since `started`."""
         seconds = time.monotonic() - started
         self.busy += seconds
         stats = {f"sandbox_{name}": float(value) for name, value in self.worker.stats().items()}

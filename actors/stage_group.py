@@ -56,18 +56,18 @@ class StageActor:
         return self.runner.position()
 
     def restore(self, folder: str, position: dict[str, Any]) -> None:
-        """Read this rank's part of a checkpoint. Collective."""
+        """Load this rank's part of a checkpoint. Collective."""
         self.runner.restore(Path(folder), position)
 
 
 class StageGroup:
-    """All ranks of one stage; the same verbs as `StageRunner`.
+    """All ranks of one stage, with the methods of `StageRunner`.
 
     Args:
-        config: the adaptation, its corpora by names that hold on every node.
+        config: the adaptation, with corpus names that are valid on every node.
         index: number of the stage.
         start: folder of the policy to start from; shared storage on a cluster of several machines.
-        checkpoints: folder for checkpoints; shared storage likewise.
+        checkpoints: folder for checkpoints; also on shared storage.
 
     Raises:
         ConfigError: no cluster, too few free resources on it, or a folder that a node does not see.
@@ -102,7 +102,7 @@ class StageGroup:
         return position
 
     def restore(self, folder: Path, position: dict[str, Any]) -> None:
-        """Read a checkpoint."""
+        """Load a checkpoint."""
         self.ranks.call("restore", str(folder), position)
 
     def close(self) -> None:

@@ -17,12 +17,12 @@ SECONDS = 120.0  # a node may first have to unpack the code
 
 
 def require_shared(written: Path | None, policy: Path) -> None:
-    """Check from every node that it sees the folder a run writes, and the same policy; nothing to do on one node.
+    """Check that every node sees the folder that a run writes, and the same policy. One node needs no check.
 
     Args:
-        written: made where it is missing; a file is put there for a moment, and looked for by every node. None: nothing is
-            written by other nodes.
-        policy: only read: its config.json must be the same everywhere.
+        written: created if missing; every node must see a file that is put there for a moment. None: other nodes write
+            nothing.
+        policy: is only read; its config.json must be the same everywhere.
 
     Raises:
         ConfigError: names the folder and the nodes that do not see it.

@@ -1,4 +1,4 @@
-"""A Ray actor around `serving.vllm_server.VllmServer`, so that the server gets GPUs of the cluster; it dies with the actor."""
+"""A Ray actor around `serving.vllm_server.VllmServer`, which gives the server GPUs of the cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSE_SECONDS = 60.0
 
 
 class VllmActor:
-    """Holds one server."""
+    """Owns one server."""
 
     def start(self, model: str, python: str | None, options: Sequence[str], timeout: float) -> tuple[str, str]:
         """Start a server on this node and wait until it is ready; its address and key."""
@@ -42,15 +42,15 @@ class VllmActor:
 def serving_on_ray(
     model: str, *, python: str | None, gpus: float, options: Sequence[str], timeout: float
 ) -> Iterator[tuple[str, str]]:
-    """(address, key) of a server on the joined cluster, for the time of the block.
+    """(address, key) of a server on the joined cluster, for the duration of the block.
 
     Raises:
-        ConfigError: no vLLM, too few GPUs, or a server that does not come up in time, with the end of its log.
+        ConfigError: no vLLM, too few GPUs, or a server that is not ready in time, with the end of its log.
     """
     have = ray.cluster_resources().get("GPU", 0)
     if gpus > have:
         raise ConfigError(f"--vllm-gpus {gpus:g}: the cluster has {have:g}; lower it, or add nodes")
-    # The server's node has another working directory. A link is kept: it is what makes an interpreter its environment's.
+    # The server's node has another working directory. Links stay: an interpreter's link selects its environment.
     if os.path.exists(model):
         model = os.path.abspath(model)
     if python is not None and os.sep in python:
@@ -60,7 +60,7 @@ def serving_on_ray(
         yield _answer(actor.start.remote(model, python, list(options), timeout), timeout + START_SECONDS)
     finally:
         ray.wait([actor.close.remote()], timeout=CLOSE_SECONDS)
-        ray.kill(actor)  # the server's keeper notices, should it still run
+        ray.kill(actor)  # the server's keeper notices if it is still running
 
 
 def _answer(ref: Any, timeout: float) -> Any:

@@ -25,14 +25,14 @@ class Member:
     """One actor of the pool; `info` is None until it has answered."""
 
     handle: ActorHandle
-    answer: ObjectRef  # reference to what `describe` will say
+    answer: ObjectRef  # reference to the answer of `describe`
     info: WorkerInfo | None = None
-    restarting: bool = False  # its process died; it is asked until the next one answers
+    restarting: bool = False  # its process died; wait for the next one to answer
     leaving: bool = False
 
     @property
     def unanswered(self) -> bool:
-        """True while its answer is waited for: it is given no work."""
+        """True while its answer is awaited: it gets no work."""
         return self.info is None or self.restarting
 
 
@@ -42,15 +42,16 @@ class WorkerPool:
     Args:
         config: the run.
         start: folder of the policy the rollout actors load.
-        tend: called about every second while the driver waits for evaluation work; by default it replaces what died.
-        republish: called when an actor found the weights of its call lost.
+        reconcile: called about every second while the driver waits for evaluation work; by default it replaces workers
+            that died.
+        republish: called when the weights of a call were lost.
     """
 
     def __init__(
         self,
         config: RunConfig,
         start: str,
-        tend: Callable[[], None] | None = None,
+        reconcile: Callable[[], None] | None = None,
         republish: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
@@ -58,7 +59,7 @@ class WorkerPool:
         self.members: dict[str, dict[int, Member]] = {role: {} for role in ROLES}
         self.targets = dict.fromkeys(ROLES, 0)
         self.tiers: tuple[str, ...] = ()  # sandbox tiers the run accepts; empty: any
-        self.tend = tend or self._renew
+        self.reconcile = reconcile or self._renew
         self.republish = republish
         self._next = dict.fromkeys(ROLES, 0)
         self._failed_starts = 0
@@ -77,7 +78,7 @@ class WorkerPool:
         return {role: max(1, sum(m.info is not None for m in self.members[role].values())) for role in ROLES}
 
     def dismiss(self, targets: Mapping[str, int]) -> list[tuple[str, int]]:
-        """Mark the youngest actors beyond the wanted number as leaving; (role, index) of those that may hold work."""
+        """Mark the youngest surplus actors as leaving. Returns (role, index) of those that may hold work."""
         holding = []
         for role in ROLES:
             staying = sorted(index for index, member in self.members[role].items() if not member.leaving)
@@ -122,10 +123,10 @@ class WorkerPool:
         return self.serving()
 
     def newly_started(self, seconds: float = 0.0, tries: int = START_TRIES) -> list[StartedWorker]:
-        """Actors that have given their first answer since the last call, waited for at most `seconds`.
+        """Actors that gave their first answer since the last call, within `seconds`.
 
-        One that died while it started is dropped, so that `grow` starts another; `ConfigError` when that has happened
-        `tries` times in a row. One that is restarted is used again once it answers.
+        An actor that died while it started is dropped, so that `grow` starts another; `ConfigError` after `tries` times
+        in a row. A restarted actor is used again once it answers.
         """
         pending = {m.answer: (role, i, m) for role in ROLES for i, m in self.members[role].items() if m.unanswered}
         done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=seconds) if pending else ([], [])
@@ -150,7 +151,7 @@ class WorkerPool:
         return started
 
     def serving(self) -> list[StartedWorker]:
-        """Every actor that has answered and is to stay."""
+        """Every actor that has answered and is not leaving."""
         return [
             StartedWorker(role, index, member.handle, member.info)
             for role in ROLES
@@ -159,14 +160,14 @@ class WorkerPool:
         ]
 
     def usable(self, role: str) -> list[tuple[int, ActorHandle]]:
-        """(index, handle) of the actors that are given work; none in a refused tier while there is another."""
+        """(index, handle) of the actors that get work; none in a refused tier while there is another."""
         usable = [(i, m) for i, m in self.members[role].items() if not m.unanswered and not m.leaving]
         if role == "reward" and self.tiers:
             usable = [(i, m) for i, m in usable if m.info is not None and m.info.tier in self.tiers] or usable
         return [(i, m.handle) for i, m in usable]
 
     def note_death(self, role: str, index: int, error: Exception) -> bool:
-        """An actor died over a call. False if that is known: this call had only waited behind the one that ran."""
+        """An actor died during a call. False if the call certainly did not run: it waited behind another."""
         member = self.members[role].get(index)
         if member is None or member.restarting:
             return False

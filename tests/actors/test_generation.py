@@ -158,7 +158,7 @@ def test_an_evaluation_has_lost_weights_published_again_and_waits_for_late_ones(
 
     monkeypatch.setattr("couplet.actors.dispatch.ray", SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=get))
     config = run_config(tmp_path, "evaluation")
-    pool = WorkerPool(config, "", tend=lambda: None, republish=lambda: published.append(True))
+    pool = WorkerPool(config, "", reconcile=lambda: None, republish=lambda: published.append(True))
     pool.members["rollout"][0] = Member(None, None, PROCESS)
     assert list(Dispatch(pool, "rollout", lambda handle, job: object()).run(["job"])) == [("job", "done")]
     assert len(published) == times
