@@ -89,6 +89,7 @@ class ReplayActor:
         self.generation.weights = memory.weights
         self.targets = dict(memory.targets)
         self.restarts = memory.restarts
+        self.reward_mean: float | None = None  # of the groups that were leased last
         self.metrics = Exporter(config.name, role="replay")
         self._exporting: asyncio.Task[None] | None = None
 
@@ -134,6 +135,8 @@ class ReplayActor:
             if not await self.hub.wait(deadline - time.monotonic()):
                 return Lease(self.ledger.cursor(), self.hub.progress)
         groups, verdicts = self.judging.take(numbers)
+        rewards = [verdict.reward for some in verdicts for verdict in some if verdict.outcome.is_verdict]
+        self.reward_mean = sum(rewards) / len(rewards) if rewards else None
         return Lease(
             self.ledger.cursor(),
             self.hub.progress,
@@ -189,6 +192,9 @@ class ReplayActor:
             "step": self.ledger.version,
             "steps": self.config.steps,
             "published_version": self.ledger.published,
+            "groups_per_step": self.config.replay.groups_per_step,
+            "learner": {"ranks": self.config.learner.ranks, "engine": self.config.learner.engine},
+            "reward_mean": self.reward_mean,
             "targets": dict(self.targets),
             "tiers": list(self.hub.tiers),
             "workers": {role: [_shown(w) for _, w in sorted(self.hub.workers[role].items())] for role in ROLES},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from couplet.commands import cli
 from couplet.commands.display import Display
+from couplet.commands.unfinished import leaving_no_empty_folder
 from couplet.configs.load import load
 from couplet.configs.schema import AdaptConfig, SamplerConfig, StageConfig
 from couplet.data.files import writing
@@ -58,11 +59,13 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
     config = config.replace(stages=tuple(stage.replace(corpus=_absolute(stage.corpus)) for stage in config.stages))
     if not resume:
         check_inputs(config)
-    with closing(RunFolder.reopen(config) if resume else RunFolder.create(config)) as folder:
+    with (
+        closing(RunFolder.reopen(config) if resume else RunFolder.create(config)) as folder,
+        leaving_no_empty_folder(folder),
+    ):
         start = folder.root / "start"
         if not start.exists():
             _prepare_start(config, start)
-        folder.point_latest()
         done_before = 0
         for index, stage in enumerate(config.stages):
             target = folder.root / "stages" / f"{index}-{stage.name}"
@@ -71,6 +74,7 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
                 found = latest_checkpoint(folder.checkpoints)
                 assert found is not None, "a stage ends with a checkpoint"
                 keep_policy(found[0] / "policy", target, _decoding(config.stages[: index + 1]))
+            folder.point_latest()
             start, done_before = target, done_before + stage.steps
         keep_policy(start, folder.root / "policy", _decoding(config.stages))
     return folder.root / "policy"

@@ -11,11 +11,12 @@ import errno
 import importlib
 import os
 import select
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from couplet import IS_CHECKOUT
+from couplet import IS_CHECKOUT, ROOT
 from couplet.configs.errors import UserError
 
 DESCRIPTION = "Couplet: reinforcement learning of masked-diffusion language models that write code, on Ray."
@@ -46,12 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 2 for what the user must fix, said in one line; 130 for Ctrl-C; 141 if the reader of the output is gone. Any other
     error is a defect: it is raised with its traceback.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["train"]
     try:
-        args = parse(list(sys.argv[1:] if argv is None else argv) or ["train"])
+        args = parse(arguments)
         args.driver(args)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted; `train` and `adapt` continue with --resume, the others by themselves", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"{interrupt or 'interrupted'}; continue with: {_continuation(arguments)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         if not _reader_is_gone():
@@ -65,6 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
         return USER_ERROR
     return 0
+
+
+def _continuation(arguments: Sequence[str]) -> str:
+    """The command line that continues an interrupted one; only `train` and `adapt` have to be told so."""
+    resume = ["--resume"] if arguments[0] in ("train", "adapt") and "--resume" not in arguments else []
+    return f"{launcher()} {shlex.join([*arguments, *resume])}"
 
 
 def user_message(error: Exception) -> str | None:
@@ -168,3 +176,16 @@ def positive(text: str) -> int:
     if not text.strip().isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number of at least 1")
     return int(text)
+
+
+def launcher() -> str:
+    """How this program was started, as it works from the current folder: with this interpreter, or as `couplet`."""
+    if Path(sys.argv[0]).name == "couplet":
+        return str(relative(Path(sys.argv[0]).absolute()))
+    return f"{relative(Path(sys.executable))} {relative(Path(ROOT) / 'launch.py')}"
+
+
+def relative(path: Path) -> Path:
+    """The path as it works from the current folder, in its shortest form."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import ray
@@ -16,66 +17,87 @@ from couplet.actors.messages import ROLES
 from couplet.actors.ray_init import NoCluster, attach
 from couplet.actors.remote import DIED, fetch
 from couplet.actors.replay_actor import NAMESPACE, replay_name
+from couplet.commands.display import identity
 from couplet.configs.schema import ConfigError, RayConfig
 
 CALL_SECONDS = 30.0
 SCALE_SECONDS = 120.0  # a new worker has to start a process and probe its sandbox
-TELL_SECONDS = 10.0  # between two words to a user who waits
+REPORT_SECONDS = 10.0  # between two lines to a user who waits
+IN_FLIGHT = ("issued", "generated", "scoring", "ready", "leased")
 
 
 def show_status(run: str | None, address: str | None, *, as_json: bool = False) -> None:
-    """Print workers, ledger states and rates of a running job."""
+    """Print workers, groups and rates of a running job."""
     status = _call(_find(run, address), "status")
     if as_json:
         print(json.dumps(status))
         return
-    console = Console()
-    console.print(f"run {status['run']}: learner step {status['step']} of {status['steps']}")
+    console = Console(highlight=False)
+    for line in status_lines(status):
+        console.print(line, markup=False)
     workers = Table(title="workers", title_justify="left")
     for name in ("role", "index", "pid", "node", "calls", "lost", "tier"):
         workers.add_column(name)
     for role in ROLES:
         for w in status["workers"][role]:
-            workers.add_row(
-                role, *(str(w[k])[:12] for k in ("index", "pid", "node", "calls", "lost")), _tier(w, status)
-            )
+            cells = (str(w[key])[:12] for key in ("index", "pid", "node", "calls", "lost"))
+            workers.add_row(role, *cells, _tier(w, status))
     console.print(workers)
-    console.print("groups: " + ", ".join(f"{count} {name}" for name, count in status["ledger"].items()))
-    rates = status["rates"]
-    console.print(f"{rates['groups_per_second']:.2f} groups/s, {rates['tokens_per_second']:.0f} tokens/s")
+
+
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """Where the run is, the identity of its groups, its rates and the time to its end."""
+    totals, rates, learner = status["totals"], status["rates"], status["learner"]
+    left = (status["steps"] - status["step"]) * status["groups_per_step"]
+    speed = rates["groups_per_second"]
+    eta = f"about {timedelta(seconds=round(left / speed))} to the end" if speed > 0 else "no group in the last minute"
+    reward = "none yet" if status["reward_mean"] is None else f"{status['reward_mean']:.2f}"
+    return [
+        f"run {status['run']}: learner step {status['step']} of {status['steps']}, {eta}",
+        f"learner: {learner['ranks']} rank(s), {learner['engine']}; weights of step {status['published_version']} published",
+        f"reward of the newest step: {reward}",
+        identity(totals),
+        f"in flight: {', '.join(f'{count} {name}' for name, count in status['ledger'].items() if name in IN_FLIGHT)}",
+        f"{speed:.2f} groups/s, {rates['tokens_per_second']:.0f} tokens/s",
+    ]
 
 
 def scale_workers(targets: Sequence[str], run: str | None, address: str | None) -> None:
     """Change the number of reward or rollout actors of a running job and wait until it is so.
 
     Raises:
-        ConfigError: a target that is not `reward=N` or `rollout=N` with N of at least 1, no such run, or no room for
-            so many; then the numbers are as before.
+        ConfigError: a target that is not `reward=N` or `rollout=N` with N of at least 1, no such run, or no capacity
+            for so many; then the numbers are as before.
     """
     wanted = dict(_target(text) for text in targets)
     queue = _find(run, address)
     before = _call(queue, "roster").targets
     _call(queue, "set_targets", wanted)
-    started = told = time.monotonic()
-    deadline = started + SCALE_SECONDS
+    started = reported = time.monotonic()
     try:
         while (serving := _serving(queue)) != serving | wanted:
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                print(
-                    f"waiting for {' '.join(targets)}; in service after {told - started:.0f} s: {serving}", flush=True
-                )
-            if time.monotonic() > deadline:
-                free = ray.available_resources().get("CPU", 0)
+            now = time.monotonic()
+            if now - reported > REPORT_SECONDS:
+                reported = now
+                print(f"waiting for {' '.join(targets)} for {now - started:.0f} s: {_reason(serving)}", flush=True)
+            if now - started > SCALE_SECONDS:
                 raise ConfigError(
-                    f"scale {' '.join(targets)}: after {SCALE_SECONDS:.0f} s there are {serving}, and the old numbers "
-                    f"are wanted again; the cluster has {free:g} CPU free: add nodes, or lower reward.cpus / rollout.cpus"
+                    f"scale {' '.join(targets)}: not reached within {SCALE_SECONDS:.0f} s ({_reason(serving)}); the "
+                    "numbers are as before: add nodes, or lower reward.cpus / rollout.cpus"
                 )
             time.sleep(0.5)
     except BaseException:
         _call(queue, "set_targets", {role: before[role] for role in wanted})
         raise
     print(", ".join(f"{role}: {count} in service" for role, count in serving.items()))
+
+
+def _reason(serving: Mapping[str, int]) -> str:
+    """How many workers are in service, and what the cluster has left for the others."""
+    counts = ", ".join(f"{count} {role}" for role, count in serving.items())
+    free = ray.available_resources()
+    left = ", ".join(f"{free.get(name, 0):g} {name}" for name in ("CPU", "GPU") if name in ray.cluster_resources())
+    return f"{counts} in service, {left} free"
 
 
 def _tier(worker: dict[str, Any], status: dict[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from couplet.commands import cli
 from couplet.commands.backends import open_cluster
 from couplet.commands.checks import check_settings
-from couplet.commands.display import Display, percent, step_note
+from couplet.commands.display import Display, Pace, identity, interval, percent
 from couplet.commands.initial_policy import resolve_start
+from couplet.commands.unfinished import leaving_no_empty_folder
 from couplet.configs.load import load, to_dict
 from couplet.configs.schema import RunConfig, require
 from couplet.data.problem_sets import load_problems
@@ -72,15 +74,15 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
     with ExitStack() as ends:
         folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
         ends.callback(folder.close)
+        ends.enter_context(leaving_no_empty_folder(folder))
         display.say(f"run folder {folder.root}")
         start = str(Path(resolve_start(config, display)).absolute())
         held_out = load_prompts(config, start, config.problems.evaluate, config.evaluation.limit)
-        display.headline("Starting one process" if local else "Starting the Ray cluster")
+        display.headline(_starting(config, local=local))
         cluster = open_cluster(config, start, folder.checkpoints, local=local)
         ends.callback(cluster.close)
         folder.tracker = open_tracker(config.tracker, folder.root, to_dict(config))
         display.say(f"  {cluster.describe()}")
-        folder.point_latest()
         prompts = {"train": cluster.schedule.prompts, "held_out": held_out}
         if any(some.dropped or some.truncated for some in prompts.values()):
             display.say(f"  problems.max_prompt_tokens = {config.problems.max_prompt_tokens}: {_shortened(prompts)}")
@@ -92,12 +94,20 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         cluster.publish()
         run = _Run(config, cluster, folder, display, held_out)
         before = run.evaluate(0, "before")
+        folder.point_latest()
         run.train()
         after = run.evaluate(config.steps, "after")
         folder.keep_policy(config.sampler)
         summary = _summary(config, cluster, folder, before, after, prompts, time.monotonic() - began)
-    _report(display, folder, config, summary)
+    _report(display, folder, config, summary, (before, after))
     return summary
+
+
+def _starting(config: RunConfig, *, local: bool) -> str:
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    if local:
+        return "Starting in one process"
+    return f"Joining the Ray cluster at {address}" if address else "Starting Ray on this machine"
 
 
 def check_inputs(config: RunConfig, *, local: bool) -> None:
@@ -128,7 +138,8 @@ class _Run:
         """Run the evaluation suite, or read its result if an interrupted run has it already."""
         if (found := self.log.find(name, step)) is not None:
             return found
-        self.display.headline(f"Evaluating {name} training on {len(self.held_out)} held-out problems")
+        when = f"{name} training" if name in ("before", "after") else f"at step {step}"
+        self.display.headline(f"Evaluating {when} on {len(self.held_out)} held-out problems")
         with self.display.bar("evaluate", len(self.held_out)) as bar:
             result = run_suite(
                 self.config.evaluation,
@@ -160,9 +171,10 @@ class _Run:
             f"x {self.config.replay.completions} completions"
         )
         with self.display.bar("train", self.config.steps) as bar:
+            pace = Pace()
 
             def observe(step: int, batch: Batch, metrics: dict[str, float]) -> None:
-                bar.update(step, step_note(metrics))
+                bar.update(step, pace.note(metrics))
 
             train(self.config, self.cluster, self.folder, observe, self._midway)
 
@@ -225,29 +237,33 @@ def _overlap(folder: RunFolder) -> dict[str, Any]:
     return {"speedup_bound": bound, "speedup_reached": reached, "bounding_stage": slowest, "stage_seconds": spent}
 
 
-def _report(display: Display, folder: RunFolder, config: RunConfig, summary: dict[str, Any]) -> None:
-    from couplet.evaluation.figures import reward_curve
-
-    reward_curve(folder.metrics(), folder.root / "reward.png", title=f"{folder.root.name}: reward per learner step")
-    samples = config.evaluation.samples
+def _comparison(config: RunConfig, summary: dict[str, Any], both: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Rows of pass rates with their intervals and of AR-ness, before and after training."""
+    settings = config.evaluation
+    labels = {f"pass@1, T = {settings.greedy_temperature:g}": "pass_at_1"}
+    labels |= {f"pass@1, T = {settings.temperature:g}": "pass_at_1_t1"}
+    labels |= {f"pass@{settings.samples}, T = {settings.temperature:g}": f"pass_at_{settings.samples}"}
     rows = [
-        [label, percent(summary[f"{name}_before"]), percent(summary[f"{name}_after"])]
-        for label, name in (
-            (f"pass@1, T = {config.evaluation.greedy_temperature:g}", "pass_at_1"),
-            (f"pass@1, T = {config.evaluation.temperature:g}", "pass_at_1_t1"),
-            (f"pass@{samples}, T = {config.evaluation.temperature:g}", f"pass_at_{samples}"),
-        )
+        [label, *(interval(result[name], *result.get("intervals", {}).get(name, (None, None))) for result in both)]
+        for label, name in labels.items()
     ]
     for temperature, before in summary["ar_ness"]["before"].items():
         after = summary["ar_ness"]["after"][temperature]
         for kind in ("local", "global"):
             rows.append([f"{kind} AR-ness, T = {temperature}", f"{before[kind]:.2f}", f"{after[kind]:.2f}"])
-    display.table("Held-out problems", ["", "before", "after"], rows)
+    return rows
+
+
+def _report(
+    display: Display, folder: RunFolder, config: RunConfig, summary: dict[str, Any], both: Sequence[dict[str, Any]]
+) -> None:
+    """The figures of the run, what it left behind, and what to type next."""
+    from couplet.evaluation.figures import reward_curve
+
+    reward_curve(folder.metrics(), folder.root / "reward.png", title=f"{folder.root.name}: reward per learner step")
+    display.table("Held-out problems [95% interval]", ["", "before", "after"], _comparison(config, summary, both))
     ledger = summary["ledger"]
-    display.say(
-        f"groups: {ledger['issued']} issued = {ledger['trained']} trained + {ledger['filtered']} filtered "
-        f"+ {ledger['quarantined']} quarantined + {ledger['in_flight']} in flight"
-    )
+    display.say(identity(ledger))
     if ledger["trained"] == 0:
         display.say("no group had a learning signal (its rewards did not differ): the policy is as it was")
     if summary["speedup_reached"] is not None:
@@ -255,21 +271,9 @@ def _report(display: Display, folder: RunFolder, config: RunConfig, summary: dic
             f"overlap: {summary['speedup_reached']:.2f}x of at most {summary['speedup_bound']:.2f}x "
             f"({summary['bounding_stage']} bounds the step)"
         )
-    root = _relative(folder.root)
+    root = cli.relative(folder.root)
     display.say(f"done in {summary['seconds']:.0f} s; in {root}: summary.json, metrics.jsonl, reward.png, policy/")
     display.say("next:")
     for words, what in (("report {}", "one HTML page of the run"), ("sample {}/policy", "watch it denoise an answer")):
-        display.say(f"  {_launcher()} {words.format(root)}    # {what}")
-    display.say(f"  {_relative(Path(sys.executable).parent / 'tensorboard')} --logdir {root}/tensorboard")
-
-
-def _launcher() -> str:
-    """How this program was started, as it works from the current folder: with this interpreter, or as `couplet`."""
-    if Path(sys.argv[0]).name == "couplet":
-        return str(_relative(Path(sys.argv[0]).absolute()))
-    return f"{_relative(Path(sys.executable))} {_relative(Path(__file__).parent.parent / 'launch.py')}"
-
-
-def _relative(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+        display.say(f"  {cli.launcher()} {words.format(root)}    # {what}")
+    display.say(f"  {cli.relative(Path(sys.executable).parent / 'tensorboard')} --logdir {root}/tensorboard")

@@ -77,12 +77,15 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if file.resolve() in above:
         raise ConfigError(f"{file}: is its own base; remove `base:` from one of the recipes")
     try:
-        tree = read_yaml(file.read_text(encoding="utf-8")) or {}
+        text = file.read_text(encoding="utf-8")
+        tree = read_yaml(text) or {}
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigError(f"{file}: broken YAML: {line}{error.problem or error.context}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: broken YAML: {' '.join(str(error).split())}") from error
+    if not text.strip():
+        raise ConfigError(f"{file}: is empty, expected sections of `key: value`")
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: holds a {type(tree).__name__}, expected sections of `key: value`")
     base = tree.pop("base", None)

@@ -26,7 +26,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:  # not UTF-8, or not JSON
+            except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
                 if not line.endswith(b"\n"):
                     return
                 raise LineError(f"{path}, line {number}: not JSON ({error}); delete the line") from None

@@ -33,7 +33,7 @@ def settings_tree(folder: Path) -> dict[str, Any]:
     """
     folder = folder.resolve()
     for place in _run_folders(folder):
-        if (place / "config.yaml").is_file():
+        if (place / "config.yaml").exists():
             tree = read_recipe(place / "config.yaml")
             return _of_adaptation(tree, place / "config.yaml") if "stages" in tree else tree
     return _of_generation(folder / GENERATION_FILE)

@@ -197,6 +197,11 @@ class RunFolder:
             self._tensorboard.close()
             self._tensorboard = None
 
+    def discard(self) -> None:
+        """Remove the folder: the run ended before it had anything to keep."""
+        self.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
     def _hold(self) -> None:
         """Lock the folder for this process alone."""
         lock = FolderLock(self.root)

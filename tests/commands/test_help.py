@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import kernel
 from couplet import PACKAGES
-from couplet.commands import train
+from couplet.commands import cli
 from couplet.commands.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_help_is_quick(words):
 def test_the_program_has_the_name_it_was_started_by(command, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/couplet"])
     assert command("train", "--help")[1].startswith("usage: couplet train")
-    assert train._launcher() == "/somewhere/bin/couplet"
+    assert cli.launcher() == "/somewhere/bin/couplet"
     monkeypatch.setattr(sys, "argv", ["launch.py"])
     assert command("train", "--help")[1].startswith("usage: launch.py train")
 
@@ -125,6 +125,6 @@ def test_what_comes_next_is_told_with_this_interpreter(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["launch.py"])
     monkeypatch.setattr(sys, "executable", str(ROOT / ".venv" / "bin" / "python"))
     monkeypatch.chdir(ROOT)
-    assert train._launcher() == ".venv/bin/python launch.py"
+    assert cli.launcher() == ".venv/bin/python launch.py"
     monkeypatch.chdir(tmp_path)
-    assert train._launcher() == f"{ROOT}/.venv/bin/python {ROOT}/launch.py"
+    assert cli.launcher() == f"{ROOT}/.venv/bin/python {ROOT}/launch.py"
