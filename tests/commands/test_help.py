@@ -110,7 +110,7 @@ def cpu_seconds_of_help(words):
 
 @pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS), ("prepare", "rate"), ("prepare", "mbpp")])
 def test_help_is_quick(words):
-    assert min(cpu_seconds_of_help(words) for _ in range(3)) < 0.5
+    assert any(cpu_seconds_of_help(words) < 0.5 for _ in range(3))
 
 
 def test_the_program_has_the_name_it_was_started_by(command, monkeypatch):
