@@ -119,7 +119,7 @@ class ScriptedLearner:
 
 
 class BrokenLearner(ScriptedLearner):
-    """A defect in the learner, on a rank that goes on living."""
+    """A defect in the learner, on a rank that stays alive."""
 
     def learn(self, groups):
         raise RuntimeError("the loss is a banana")
@@ -202,7 +202,7 @@ class ForgetfulRollout(ScriptedRollout):
         return super().generate(requests, weights)
 
 
-class SilentReward(ScriptedReward):
+class UnresponsiveReward(ScriptedReward):
     """Never answers."""
 
     def score(self, problem, group, which, tiers=()):
@@ -218,7 +218,7 @@ class FallenReward(RewardActor):
             self.worker.tier = "rlimits"
 
 
-class SilentRollout(ScriptedRollout):
+class UnresponsiveRollout(ScriptedRollout):
     """Never answers."""
 
     def group(self, request):

@@ -21,7 +21,7 @@ PR_SET_CHILD_SUBREAPER = 36
 START = 900.0  # seconds for TEXT to appear
 AGAIN = 60.0  # seconds after which whoever waits presses Ctrl-C once more
 END = 140.0  # seconds for the command to end after that
-PATIENCE = 90.0  # seconds for the last processes to end
+TIME_LIMIT = 90.0  # seconds for the last processes to end
 
 
 def descendants() -> dict[int, str]:
@@ -70,7 +70,7 @@ def main(output_file: str, log: str, text: str, *command: str) -> None:
             if text != "-" and child.poll() is None:
                 child.send_signal(signal.SIGINT)
             returncode = child.wait(END)
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIME_LIMIT
             while (left := descendants()) and time.monotonic() < deadline:
                 reap()
                 time.sleep(0.2)

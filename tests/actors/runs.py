@@ -16,20 +16,20 @@ from couplet.configs.schema import RunConfig
 from couplet.training.cluster import Batch
 
 P, G = 2, 4
-PATIENCE = 300.0  # seconds that end a hang; tests about limits set their own
+TIME_LIMIT = 300.0  # seconds that end a hang; tests about limits set their own
 SETTINGS = {
     "steps": 100,
     "problems": {"train": "katas:rl-lists", "evaluate": "katas:heldout-lists", "limit": 24},
     "sampler": {"steps": 8, "completion_length": 32},
     "optimizer": {"lr": 3e-4, "betas": [0.9, 0.99]},
     "replay": {"groups_per_step": P, "completions": G, "max_staleness": 1},
-    "learner": {"engine": "torch", "timeout": PATIENCE},
-    "rollout": {"timeout": PATIENCE},
-    "reward": {"timeout": PATIENCE},
+    "learner": {"engine": "torch", "timeout": TIME_LIMIT},
+    "rollout": {"timeout": TIME_LIMIT},
+    "reward": {"timeout": TIME_LIMIT},
     "sandbox": {"cpu_seconds": 1.0, "wall_factor": 30.0, "memory_mb": 256},
     "evaluation": {"limit": 4, "samples": 2, "ar_ness_problems": 2, "ar_ness_temperatures": [0.2]},
     "checkpoint": {"every": 2},
-    "ray": {"dashboard": False, "object_store_mb": 128, "call_timeout": PATIENCE},
+    "ray": {"dashboard": False, "object_store_mb": 128, "call_timeout": TIME_LIMIT},
 }
 
 
@@ -101,7 +101,7 @@ def wait_for(condition, seconds=240):
 
 def status(cluster):
     """What `launch.py status --json` prints."""
-    return ray.get(cluster.queue.handle.status.remote(), timeout=PATIENCE)
+    return ray.get(cluster.queue.handle.status.remote(), timeout=TIME_LIMIT)
 
 
 def alive(pid):

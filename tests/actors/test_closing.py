@@ -1,4 +1,4 @@
-"""However a run ends, nothing of it goes on: no actor, no sandbox, no Ray that it started."""
+"""However a run ends, nothing of it keeps running: no actor, no sandbox, no Ray that it started."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The driver of the Ray wiring beside a queue of its own process: what it counts, and what it remembers. No Ray here."""
+"""The driver of a Ray run with a queue in its own process: what it counts, and what it remembers. Without Ray."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What cannot work ends at once, with one clear error that names what to mend; a defect is never mistaken for a loss."""
+"""What cannot work ends at once with one clear error that names the remedy; a defect is never mistaken for a loss."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import ray
 from couplet.configs.schema import ConfigError
 from couplet.evaluation.request import EvalRequest
 from couplet.training.factory import load_prompts
-from tests.actors.runs import PATIENCE, History, status, wait_for
+from tests.actors.runs import TIME_LIMIT, History, status, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.ray
@@ -61,7 +61,7 @@ def test_resources_that_are_busy_are_waited_for_and_then_named(scripted, monkeyp
         "couplet.actors.learner_group.LearnerGroup.start", lambda self: None
     )  # it might be late as well
     holder = Holder.remote()
-    ray.get(holder.ready.remote(), timeout=PATIENCE)
+    ray.get(holder.ready.remote(), timeout=TIME_LIMIT)
     try:
         with pytest.raises(
             ConfigError,
@@ -112,7 +112,7 @@ def test_a_defect_whose_exception_cannot_travel_still_tells_its_message(scripted
         scripted("mute", "UnpicklableRollout").take(2)
 
 
-def test_a_defect_in_the_learner_is_no_lost_rank(scripted):
+def test_a_defect_in_the_learner_is_not_a_lost_rank(scripted):
     cluster = scripted("banana", "BrokenLearner")
     with pytest.raises(RuntimeError, match="the loss is a banana"):
         cluster.learn(cluster.take(2))
@@ -163,7 +163,7 @@ def test_a_sandbox_fault_is_judged_again_and_never_a_reward(scripted):
     assert batch.metrics["sandbox_faults_spawn"] >= 8
 
 
-def test_a_group_that_keeps_killing_its_reward_worker_is_quarantined_and_the_run_goes_on(scripted):
+def test_a_group_that_keeps_killing_its_reward_worker_is_quarantined_and_the_run_continues(scripted):
     changes = {"problems": {"limit": 6}, "reward": {"actors": 2, "retries": 1, "max_fault_share": 1.0}}
     cluster, history = scripted("poison", "PoisonRollout", **changes), History()
     wait_for(lambda: history.steps(cluster, 1) and cluster.totals()["quarantined"] >= 2)
@@ -182,7 +182,7 @@ def test_a_run_whose_rollout_workers_always_die_stops_and_says_so(scripted):
 
 
 def test_a_run_in_which_nothing_moves_ends_with_what_it_waited_for(scripted):
-    cluster = scripted("silent", "SilentRollout", rollout={"timeout": 1.0}, reward={"timeout": 1.0})
+    cluster = scripted("unresponsive", "UnresponsiveRollout", rollout={"timeout": 1.0}, reward={"timeout": 1.0})
     with pytest.raises(
         TimeoutError, match=r"no group was generated or judged for \d+ s .*'issued': [1-4].*'rollout': 1"
     ):
@@ -191,7 +191,9 @@ def test_a_run_in_which_nothing_moves_ends_with_what_it_waited_for(scripted):
 
 
 def test_a_reward_worker_that_never_answers_is_replaced(scripted):
-    cluster = scripted("mute-judge", "SilentReward", reward={"timeout": 1.0, "retries": 0}, replay={"completions": 32})
+    cluster = scripted(
+        "mute-judge", "UnresponsiveReward", reward={"timeout": 1.0, "retries": 0}, replay={"completions": 32}
+    )
     with pytest.raises(ConfigError, match=r"lost to infrastructure faults .its reward workers died"):
         cluster.take(2)
     wait_for(lambda: cluster.restarts()["reward"] >= 2)

@@ -1,4 +1,4 @@
-"""Evaluations are of the weights of their step, and kills cost them time only; what a rebuilt queue goes on with."""
+"""Evaluations are of the weights of their step, and kills only cost them time; from what a rebuilt queue continues."""
 
 import time
 from types import SimpleNamespace
@@ -100,7 +100,7 @@ def test_an_answer_that_kills_its_judges_is_quarantined_and_its_neighbours_are_n
         (TimeoutError("late"), False, False),
     ],
 )
-def test_an_actor_that_is_gone_is_told_from_one_that_restarts(error, died, gone):
+def test_an_actor_that_is_gone_is_distinguished_from_one_that_restarts(error, died, gone):
     assert (isinstance(error, DIED), is_gone(error)) == (died, gone)
 
 

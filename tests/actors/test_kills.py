@@ -1,4 +1,4 @@
-"""Killing any one process costs time, not data: the run goes on, no group is trained twice, none is skipped."""
+"""Killing any one process costs time, not data: the run continues, no group is trained twice, none is skipped."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from couplet.actors.messages import PublishedWeights
-from tests.actors.runs import PATIENCE, P, assert_trained_once, kill_process, living, status, wait_for
+from tests.actors.runs import TIME_LIMIT, P, assert_trained_once, kill_process, living, status, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -23,7 +23,7 @@ def orphans(ray_cluster):
 
     def make(count):
         owner = Owner.remote()
-        *references, probe = ray.get(owner.put.remote(count + 1), timeout=PATIENCE)
+        *references, probe = ray.get(owner.put.remote(count + 1), timeout=TIME_LIMIT)
         ray.kill(owner)
         wait_for(lambda: is_lost(probe))
         return references
@@ -41,7 +41,7 @@ def is_lost(reference):
     return False
 
 
-def go_on(run, steps=3):
+def continue_run(run, steps=3):
     """More steps; the identity holds after each, and everything trained so far was trained once."""
     done = run.cluster.step
     run.history.steps(run.cluster, steps)
@@ -68,7 +68,7 @@ def serving(cluster, role):
 
 
 def packed(cluster):
-    manifest, buckets = ray.get(cluster.learner.weights(), timeout=PATIENCE)
+    manifest, buckets = ray.get(cluster.learner.weights(), timeout=TIME_LIMIT)
     return manifest.version, np.concatenate([bucket.copy() for bucket in buckets])
 
 
@@ -77,7 +77,7 @@ def test_a_killed_worker_is_replaced_and_its_death_counted(shared_run, role):
     cluster = shared_run.cluster
     before = cluster.restarts()[role]
     kill_process(living(cluster, role)[0])
-    go_on(shared_run)
+    continue_run(shared_run)
     wait_for(lambda: shared_run.history.steps(cluster, 1) and cluster.restarts()[role] >= before + 1)
     wait_for(lambda: shared_run.history.steps(cluster, 1) and len(serving(cluster, role)) == 2)
 
@@ -89,7 +89,7 @@ def test_a_killed_replay_queue_is_rebuilt_from_what_the_driver_remembers(shared_
     after = cluster.totals()
     assert after["trained"] + after["filtered"] == totals["trained"] + totals["filtered"]
     assert after["issued"] >= totals["issued"] - 2 * cluster.config.replay.groups_per_step
-    go_on(shared_run)
+    continue_run(shared_run)
     assert cluster.restarts()["replay"] >= before + 1
 
 
@@ -112,7 +112,7 @@ def test_a_killed_learner_rank_comes_back_with_the_weights_it_had(shared_run):
     assert (version, again) == (cluster.step, cluster.step)
     assert np.array_equal(before, after)
     assert cluster.learner.restarts == restarts + 1
-    go_on(shared_run)
+    continue_run(shared_run)
     assert cluster.restarts()["learner"] == restarts + 1
 
 

@@ -47,7 +47,7 @@ def scrape():
     return found
 
 
-def test_every_metric_stands_at_the_nodes_endpoint_during_a_run(shared_run):
+def test_every_metric_is_at_the_nodes_endpoint_during_a_run(shared_run):
     shared_run.history.steps(shared_run.cluster, 2)
     found = {}
 
@@ -72,13 +72,13 @@ def test_the_endpoint_tells_what_the_run_logs(shared_run):
             name: found.get(name) for name, value in expected.items() if pytest.approx(value) not in found.get(name, ())
         }
 
-    def told():
+    def reported():
         found.clear()
         found.update(scrape())
         return not untold()
 
     try:
-        wait_for(told)  # processes report on their own clocks
+        wait_for(reported)  # processes report on their own clocks
     finally:
         assert untold() == {}, expected
 

@@ -14,7 +14,7 @@ import yaml
 
 from couplet.actors.ray_cluster import RayCluster
 from couplet.training.local_cluster import LocalCluster
-from tests.actors.runs import PATIENCE, History, assert_trained_once, run_config, settings
+from tests.actors.runs import TIME_LIMIT, History, assert_trained_once, run_config, settings
 
 ROOT = Path(__file__).parent.parent.parent
 SYNCHRONOUS = {"replay": {"max_staleness": 0, "groups_per_step": 4}, "steps": 8}
@@ -23,7 +23,7 @@ N, M = 3, 3
 
 def packed(cluster):
     """All weights of the learner as bytes."""
-    _, buckets = ray.get(cluster.learner.weights(), timeout=PATIENCE)
+    _, buckets = ray.get(cluster.learner.weights(), timeout=TIME_LIMIT)
     return np.concatenate([bucket.copy() for bucket in buckets])
 
 

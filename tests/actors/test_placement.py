@@ -1,4 +1,4 @@
-"""The learner's ranks: the room they keep, what counts as their loss, and how far a rebuilt one has to go back.
+"""The learner's ranks: the resources they keep, what counts as their loss, and how far a rebuilt one has to go back.
 
 And what a start that fails gives back.
 """
@@ -85,7 +85,7 @@ def crowd(ray_cluster):
         ray.kill(holder)
 
 
-def test_ranks_find_their_room_again_though_more_actors_are_wanted_than_fit(with_learner, crowd):
+def test_ranks_get_their_resources_back_though_more_actors_are_wanted_than_fit(with_learner, crowd):
     cluster = with_learner("crowded", ScriptedLearner, learner={"ranks": 2})
     crowd()
     cluster.queue.call("set_targets", {"reward": 4})
@@ -105,35 +105,35 @@ def test_ranks_find_their_room_again_though_more_actors_are_wanted_than_fit(with
         ({"cpus": 0.0}, None),
     ],
 )
-def test_each_rank_has_a_room_of_what_it_asks_for(tmp_path, monkeypatch, learner, bundles):
+def test_each_rank_reserves_what_it_asks_for(tmp_path, monkeypatch, learner, bundles):
     asked = []
 
-    class Room:
+    class Placement:
         def __init__(self, bundles, strategy):
             asked.append((bundles, strategy))
 
         def wait(self, seconds):
             return True
 
-    monkeypatch.setattr("couplet.actors.rank_group.placement_group", Room)
-    LearnerGroup(run_config(tmp_path, "room", learner={"ranks": 2, **learner}), "").ranks.reserve()
+    monkeypatch.setattr("couplet.actors.rank_group.placement_group", Placement)
+    LearnerGroup(run_config(tmp_path, "placed", learner={"ranks": 2, **learner}), "").ranks.reserve()
     assert asked == ([(bundles, "PACK")] if bundles else [])
 
 
-def test_ranks_without_room_are_named_and_wait_for_it_no_longer(ray_cluster, tmp_path):
+def test_ranks_without_resources_are_named_and_stop_waiting(ray_cluster, tmp_path):
     group = LearnerGroup(run_config(tmp_path, "large", learner={"cpus": 640.0}, ray={"call_timeout": 1.0}), "")
     try:
         with pytest.raises(ConfigError, match=r"learner.ranks = 1: they did not start within .* = 1 s; .* for 640 CPU"):
             group.ranks.reserve()
-        room = group.ranks.placement
+        placement = group.ranks.placement
     finally:
         group.stop()
-    states = lambda: ray.util.placement_group_table(room)["state"]  # noqa: E731
+    states = lambda: ray.util.placement_group_table(placement)["state"]  # noqa: E731
     wait_for(lambda: states() == "REMOVED")
 
 
 @pytest.mark.slow
-def test_a_scale_that_finds_no_room_leaves_the_numbers_as_they_were(ray_cluster, monkeypatch):
+def test_a_scale_without_resources_leaves_the_numbers_as_they_were(ray_cluster, monkeypatch):
     class Queue:
         def __init__(self):
             self.targets, self.history = {"rollout": 2, "reward": 1}, []
@@ -159,7 +159,7 @@ def test_a_scale_that_finds_no_room_leaves_the_numbers_as_they_were(ray_cluster,
 
 
 @pytest.mark.slow
-def test_a_defect_of_one_rank_that_blocks_the_others_is_told_when_it_comes_again(with_learner):
+def test_a_defect_of_one_rank_that_blocks_the_others_is_raised_when_it_comes_again(with_learner):
     changes = {"learner": {"ranks": 2}, "ray": {"connect_timeout": 1.5}}
     cluster = with_learner("blocked", BlockedLearner, **changes)
     with pytest.raises(RuntimeError, match=r"^the loss is a banana"):
@@ -181,7 +181,7 @@ def test_a_rank_that_the_memory_monitor_ended_is_a_loss(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [TimeoutError("replay queue: roster: no answer"), OutOfMemoryError("the queue died")])
-def test_what_fails_beside_the_ranks_is_no_loss_of_theirs(tmp_path, monkeypatch, error):
+def test_what_fails_outside_the_ranks_is_not_a_lost_rank(tmp_path, monkeypatch, error):
     def meanwhile():
         raise error
 

@@ -82,7 +82,7 @@ def test_every_package_with_code_travels():
     assert with_code - {"benchmarks", "couplet", "tests"} == set(PACKAGES)
 
 
-def test_a_slow_upload_is_no_missing_cluster(monkeypatch):
+def test_a_slow_upload_is_not_a_missing_cluster(monkeypatch):
     """`ray.init` is a stand-in: it joins at once, and needs longer than `connect_timeout` for the code."""
     monkeypatch.setattr(ray._private.worker, "_global_node", None)
     seconds = 1.6
@@ -156,7 +156,7 @@ def test_a_driver_brings_its_code_names_a_failed_upload_and_leaves_when_it_is_re
     assert "rollout.cpus = 640.0: the largest node has" in said["refused"] and said["left"]
 
 
-def test_a_local_ray_has_room_for_the_ranks_of_a_stage(tmp_path, monkeypatch):
+def test_a_local_ray_has_resources_for_the_ranks_of_a_stage(tmp_path, monkeypatch):
     monkeypatch.setattr(connect.os, "cpu_count", lambda: 1)
     config = adaptation(None, tmp_path, learner={"ranks": 3, "cpus": 2.5})
     assert connect._logical_cpus(config) >= 8 + 2
@@ -172,7 +172,7 @@ def test_a_stage_that_asks_for_more_than_there_is_is_refused_at_once(ray_cluster
 
 
 @pytest.mark.ray
-def test_ranks_that_find_no_room_are_named(ray_cluster, start, tmp_path):
+def test_ranks_without_resources_are_named(ray_cluster, start, tmp_path):
     class Holder:
         def ready(self):
             return True
@@ -200,7 +200,9 @@ def test_a_stage_looks_at_the_storage_of_all_nodes(ray_cluster, start, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_two_ranks_read_a_corpus_that_is_named_from_where_the_driver_stands(ray_cluster, start, tmp_path, monkeypatch):
+def test_two_ranks_read_a_corpus_that_is_named_relative_to_the_drivers_folder(
+    ray_cluster, start, tmp_path, monkeypatch
+):
     rows = [{"prompt": f"Add {n}.", "answer": f"```python\ndef f(x):\n    return x + {n}\n```"} for n in range(8)]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)

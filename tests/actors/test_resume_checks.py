@@ -84,7 +84,7 @@ def test_what_may_change_is_taken_over(made):
     assert resumed(config) == root and load(RunConfig, root / "config.yaml") == config
 
 
-def test_an_adaptation_goes_on_from_its_own_start(tmp_path):
+def test_an_adaptation_resumes_from_its_own_start(tmp_path):
     def config(**changes):
         return from_dict(AdaptConfig, {"name": "toy", "runs_dir": str(tmp_path), **changes})
 
@@ -142,12 +142,12 @@ def test_a_folder_in_use_is_refused_until_its_writer_has_closed_it_or_is_dead(ma
     tree["problems"] = {"train": "katas:rl-lists", "evaluate": "katas:heldout-lists", "limit": 24}
     for end in ("close", "kill"):
         process = holder("reopen", tree)
-        stood = (root / "config.yaml").read_text()
+        before = (root / "config.yaml").read_text()
         with pytest.raises(
             ConfigError, match=rf"run folder {root}: process {process.pid} on .* is writing to it; wait"
         ):
             RunFolder.reopen(config)
-        assert (root / "config.yaml").read_text() == stood
+        assert (root / "config.yaml").read_text() == before
         if end == "close":
             process.stdin.close()
             assert process.stdout.readline() == "closed\n"  # it lives on

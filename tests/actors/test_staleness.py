@@ -5,7 +5,7 @@ import pytest
 import ray
 
 from couplet.training.factory import build_rollout_worker
-from tests.actors.runs import PATIENCE, History, P, assert_trained_once, living, status, wait_for
+from tests.actors.runs import TIME_LIMIT, History, P, assert_trained_once, living, status, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -27,7 +27,7 @@ def test_a_completion_is_made_by_the_weights_of_its_version_and_no_other(shared_
 
     def two_versions():
         """One more step: whether groups of two versions whose weights are known have been trained."""
-        weights[cluster.step] = ray.get(cluster.memory.weights.packed, timeout=PATIENCE)
+        weights[cluster.step] = ray.get(cluster.memory.weights.packed, timeout=TIME_LIMIT)
         history.steps(cluster, 1)
         last = history.batches[-1]
         groups.extend((n, s.group) for n, s in zip(last.numbers, last.groups) if s.group.version in weights)
@@ -49,7 +49,7 @@ def test_every_rollout_actor_acknowledges_the_published_version(shared_run):
     calls = [
         member.handle.load_weights.remote(cluster.memory.weights) for member in cluster.pool.members["rollout"].values()
     ]
-    assert [version for version, _, _ in ray.get(calls, timeout=PATIENCE)] == [cluster.step] * 2
+    assert [version for version, _, _ in ray.get(calls, timeout=TIME_LIMIT)] == [cluster.step] * 2
 
 
 def test_a_group_that_grew_too_old_is_dropped_and_issued_again(open_cluster):

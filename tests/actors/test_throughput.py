@@ -18,7 +18,7 @@ WAITING = {"groups_per_step": 100, "max_staleness": 9}  # 1000 groups are admitt
 
 
 def scale(cluster, wanted):
-    """`launch.py scale` from a second process, while the driver looks after its workers."""
+    """`launch.py scale` from a second process, while the driver supervises its workers."""
     address = ray.get_runtime_context().gcs_address
     arguments = ["scale", f"reward={wanted}", "--run", cluster.config.name, "--address", address]
     process = subprocess.Popen([sys.executable, "launch.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
