@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from couplet.configs.load import load
-from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig, require
+from couplet.configs.schema import AdaptConfig, ConfigError, ModelConfig, RunConfig, require
 from couplet.model.hub import may_be_policy
 from couplet.reward.functions import chosen
 
@@ -23,14 +22,14 @@ def check_start(config: RunConfig) -> None:
     elif path is not None and not may_be_policy(path):
         raise ConfigError(f"model.path = {path!r}: no such model folder (a folder with config.json is expected)")
     elif path is not None and Path(path).is_dir():
-        check_policy_folder(Path(path), config.model.end_tokens, f"model.path = {path!r}")
+        check_policy_folder(Path(path), config.model, f"model.path = {path!r}")
 
 
-def check_policy_folder(folder: Path, end_tokens: Sequence[str], where: str) -> None:
+def check_policy_folder(folder: Path, model: ModelConfig, where: str) -> None:
     """`ModelFolderError` unless the files of `folder` describe a diffusion policy with weights; loads none of them."""
     from couplet.model.folder import folder_token_ids, weight_files
 
-    folder_token_ids(folder, end_tokens, where)
+    folder_token_ids(folder, model.end_tokens, where, model.mask_token)
     weight_files(folder)
 
 

@@ -72,7 +72,7 @@ def open_policy(policy: str, recipe: str | None, overrides: Sequence[str]) -> tu
     folder = Path(find_policy(str(kept) if (kept / "config.json").is_file() else policy, "policy"))
     config = config_for(folder, recipe, overrides)
     config.sampler.warn()
-    check_policy_folder(folder, config.model.end_tokens, str(folder))
+    check_policy_folder(folder, config.model, str(folder))
     return folder, with_scoring_limits(config, overrides)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from couplet.configs.section import Rule, Section, Switch
+from couplet.configs.section import Rule, Section, Switch, Texts
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -78,6 +78,25 @@ class OptimizerConfig(Section):
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="floor of the decay, as a share of lr")
 
 
+class AdapterConfig(Section):
+    """A LoRA adapter, through peft: the policy's weights are frozen and only the adapter is trained and published."""
+
+    rank: int = Field(0, ge=0, description="of the adapter's factors; 0 = none, all weights are trained")
+    alpha: float = Field(32.0, gt=0, description="the adapter's change is scaled by alpha / rank")
+    targets: Texts = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="layers that get one, by the last part of their name",
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="of the adapter's input; above 0 a run cannot be repeated exactly"
+    )
+
+    @classmethod
+    def place(cls) -> str:
+        return "learner.adapter"
+
+
 class LearnerConfig(Section):
     """Learner ranks and their engine."""
 
@@ -98,6 +117,7 @@ class LearnerConfig(Section):
         None, gt=0, description="completions of a group per forward/backward; null = all of them"
     )
     gradient_checkpointing: Switch = Field(False, description="recompute activations to save memory")
+    adapter: AdapterConfig = AdapterConfig()
     timeout: float = Field(1800.0, gt=0, description="seconds of one collective and of one learner step")
 
     def rules(self) -> Iterator[Rule]:

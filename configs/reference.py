@@ -130,13 +130,22 @@ def _sections(kind: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 def _table(kind: type[BaseModel], prefix: str) -> str:
+    return markdown_table(("key", "type", "default", "meaning"), _rows(kind, prefix)) + "\n"
+
+
+def _rows(kind: type[BaseModel], prefix: str) -> list[list[str]]:
+    """One row per key; a section that has no table of its own gives the rows of its keys."""
     rows = []
     for name, field in kind.model_fields.items():
-        if not prefix and section_of(field):
+        section = section_of(field)
+        if not prefix and section:
             continue
         key = f"{prefix}.{name}" if prefix else name
-        rows.append([f"`{key}`", _type(field.annotation), _default(field), field.description or ""])
-    return markdown_table(("key", "type", "default", "meaning"), rows) + "\n"
+        if section and section.place() == key:
+            rows += _rows(section, key)
+        else:
+            rows.append([f"`{key}`", _type(field.annotation), _default(field), field.description or ""])
+    return rows
 
 
 def _default(field: FieldInfo) -> str:

@@ -29,6 +29,9 @@ class ModelConfig(Section):
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] = Field(
         "sdpa", description="implementation in transformers; flash_attention_2 needs the extra gpu"
     )
+    mask_token: str | None = Field(
+        None, description="name of the mask token, for a model whose own loader adds it (Open-dCoder); null = as stored"
+    )
     end_tokens: Texts = Field(
         ("<|im_end|>",), min_length=1, description="tokens that end an answer, by their names in the tokenizer"
     )

@@ -7,7 +7,7 @@ from couplet.configs.adapt import AdaptConfig, ShapeConfig, StageConfig
 from couplet.configs.errors import ConfigError, require
 from couplet.configs.generation import RolloutConfig, SamplerConfig, WeightsConfig
 from couplet.configs.judging import RewardConfig, SandboxConfig
-from couplet.configs.learning import EstimatorConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig
+from couplet.configs.learning import AdapterConfig, EstimatorConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig
 from couplet.configs.problems import EvaluationConfig, ProblemsConfig, ReplayConfig
 from couplet.configs.run import ModelConfig, RunConfig
 from couplet.configs.section import Section
@@ -15,6 +15,7 @@ from couplet.configs.system import CheckpointConfig, RayConfig
 
 __all__ = [
     "AdaptConfig",
+    "AdapterConfig",
     "CheckpointConfig",
     "ConfigError",
     "EstimatorConfig",

@@ -132,10 +132,12 @@ class SupervisedLearner:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder / "engine")
-        weights = self._weights()
+        weights = self._weights(frozen=True)
         if self._engine.rank == 0:
-            chosen = self._best if self.early_stop.stopped and self._best else weights
+            chosen = weights | self._best if self.early_stop.stopped else weights
             self._policy.save_pretrained(folder / "policy", state=chosen)
+            if self._policy.adapter is not None:
+                self._policy.save_adapter(folder / "adapter", chosen)
             if self._best:
                 save_file(self._best, folder / BEST)
             (folder / "stage.json").write_text(json.dumps({"early_stop": asdict(self.early_stop)}))
@@ -150,10 +152,11 @@ class SupervisedLearner:
         best = folder / BEST
         self._best = load_file(best) if best.is_file() and self._engine.rank == 0 else {}
 
-    def _weights(self) -> dict[str, Tensor]:
-        """A copy in host memory, on rank 0. Collective."""
+    def _weights(self, frozen: bool = False) -> dict[str, Tensor]:
+        """A copy of the trained weights, or also of the frozen ones, in host memory, on rank 0. Collective."""
+        named = self._engine.named_weights(frozen)
         own = self._engine.rank == 0
-        return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in self._engine.named_weights() if own}
+        return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in named if own}
 
     def _loss(self, part: Supervised) -> Tensor:
         select_BL = part.weight_BL > 0

@@ -32,6 +32,7 @@ from couplet.learner.checkpoint import CheckpointError
 from couplet.learner.engine import DTYPES, adamw, check_norm, decay_groups, own_settings
 from couplet.learner.process_group import gather_rows, join
 from couplet.learner.schedule import learning_rate
+from couplet.model.adapters import trained_parameters
 
 # torch renames collectives faster than DeepSpeed follows; one line per call would flood a run's log.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
@@ -63,9 +64,10 @@ class DeepSpeedEngine:
         os.environ.setdefault("LOCAL_RANK", str(self.device.index or 0))
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         policy = policy.to(DTYPES[learner.dtype]).train()
-        self._names = [name for name, _ in policy.named_parameters()]
-        self._parameters: list[Any] = [parameter for _, parameter in policy.named_parameters()]
-        groups = decay_groups(list(policy.named_parameters()), optimizer.weight_decay)
+        self._every: dict[str, Any] = dict(policy.named_parameters())
+        self._trained: dict[str, Any] = dict(trained_parameters(policy))
+        self._parameters: list[Any] = list(self._trained.values())
+        groups = decay_groups(list(self._trained.items()), optimizer.weight_decay)
         with redirect_stdout(StringIO()):  # stage 1 in bfloat16 prints its memory
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=policy, optimizer=adamw(groups, optimizer), config=settings(optimizer, learner, ranks)
@@ -100,8 +102,8 @@ class DeepSpeedEngine:
     def gather(self, values_NM: Tensor) -> Tensor:
         return gather_rows(values_NM, self.device, self.ranks)
 
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in zip(self._names, self._parameters):
+    def named_weights(self, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in (self._every if frozen else self._trained).items():
             if not self._sharded:
                 yield name, parameter.detach()
                 continue
@@ -111,7 +113,7 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        for name, parameter in zip(self._names, self._parameters):
+        for name, parameter in self._trained.items():
             if not self._sharded:
                 parameter.copy_(state[name])
                 continue
@@ -136,7 +138,7 @@ class DeepSpeedEngine:
             self._optimizer.empty_partition_cache()
 
     def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=False)
+        self._engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=self._has_frozen)
         if self.rank == 0:
             record = {"updates": self.updates, "ranks": self.ranks, "zero_stage": self._stage}
             (folder / RECORD).write_text(json.dumps(record))
@@ -193,13 +195,19 @@ class DeepSpeedEngine:
 
     def _load(self, folder: Path, tag: str) -> None:
         with own_settings(self._optimizer):
-            loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
+            loaded, _ = self._engine.load_checkpoint(
+                str(folder), tag=tag, load_module_strict=not self._has_frozen, load_lr_scheduler_states=False
+            )
         if loaded is None:
             raise CheckpointError(f"{folder / tag} does not hold a checkpoint that DeepSpeed can read")
         # A universal checkpoint gives all parts of a stage-3 optimiser one shared step counter: each needs its own.
         for state in getattr(self._optimizer, "optimizer", self._optimizer).state.values():
             if "step" in state:
                 state["step"] = torch.as_tensor(state["step"]).clone()
+
+    @property
+    def _has_frozen(self) -> bool:
+        return len(self._trained) < len(self._every)
 
     @property
     def _sharded(self) -> bool:

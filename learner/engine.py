@@ -55,14 +55,14 @@ class Engine(Protocol):
     def gather(self, values_NM: Tensor) -> Tensor:
         """Rows of all ranks, on the CPU. Collective."""
 
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Full weights by name, one at a time; every rank must exhaust it. Collective."""
+    def named_weights(self, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """Full trained weights by name, with `frozen` all of them, one at a time; every rank must exhaust it. Collective."""
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Overwrite the weights (the optimiser's copies are unchanged). Collective."""
+        """Overwrite the trained weights (the optimiser's copies are unchanged). Collective."""
 
     def shards(self) -> list[Tensor]:
-        """The tensors that hold this rank's part of the weights; `.data` may be swapped between forward passes."""
+        """The tensors that hold this rank's part of the trained weights; `.data` may be swapped between forward passes."""
 
     def exact_shards(self) -> Iterator[Tensor]:
         """The float32 weights that the optimiser updates, of which `shards` are rounded copies. Collective."""

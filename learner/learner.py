@@ -102,10 +102,12 @@ class Learner:
         """Write engine, reference, counters and the policy as a Hugging Face folder into `folder`. Collective."""
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder / "engine")
-        weights = self._gathered()
+        weights = self._gathered(frozen=True)
         reference = self._reference.state() if self._reference else {}
         if self._rank == 0:
             self._policy.save_pretrained(folder / "policy", state=weights)
+            if self._policy.adapter is not None:
+                self._policy.save_adapter(folder / "adapter", weights)
             if reference:
                 save_file(reference, str(folder / "reference.safetensors"))
             (folder / "learner.json").write_text(json.dumps({"version": self.version}))
@@ -125,9 +127,9 @@ class Learner:
             self._reference.load_state(load_file(str(stored)))
         self.version = json.loads(path.read_text())["version"]
 
-    def _gathered(self) -> dict[str, Tensor]:
-        """Full weights on the CPU of rank 0, empty elsewhere. Collective."""
-        return {name: tensor.cpu() for name, tensor in self._engine.named_weights() if self._rank == 0}
+    def _gathered(self, frozen: bool = False) -> dict[str, Tensor]:
+        """The trained weights, or also the frozen ones, on the CPU of rank 0, empty elsewhere. Collective."""
+        return {name: tensor.cpu() for name, tensor in self._engine.named_weights(frozen) if self._rank == 0}
 
     def _check_versions(self, batch: StepBatch) -> None:
         needed = self._objective.ratio != "current"

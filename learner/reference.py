@@ -3,6 +3,9 @@
 There is no second module: the reference's tensors replace the policy's while it is evaluated. A rank holds only its own
 part of the weights, so under ZeRO 3 the reference is sharded like the policy.
 
+With an adapter the trained weights are the adapter's factors alone: the reference starts as the frozen base, whose
+adapter changes nothing, shares that base, and follows factor by factor.
+
 The reference is kept in float32 and follows the optimiser's float32 weights. With 16-bit weights it is in host memory,
 touched only when the reference moves, and its rounding replaces the policy's weights. If the state were
 rounded, or interpolated between rounded weights, it would mostly jump to the policy, because the two differ by at most

@@ -13,6 +13,7 @@ from couplet.learner.checkpoint import CheckpointError
 from couplet.learner.engine import DTYPES, adamw, check_norm, decay_groups, own_settings
 from couplet.learner.process_group import gather_rows, join, sum_over_ranks
 from couplet.learner.schedule import learning_rate
+from couplet.model.adapters import trained_parameters
 
 
 class TorchEngine:
@@ -34,13 +35,14 @@ class TorchEngine:
         dtype = DTYPES[learner.dtype]
         self._has_masters = dtype != torch.float32
         exact = (
-            [(name, parameter.detach().float().clone()) for name, parameter in policy.named_parameters()]
+            [(name, parameter.detach().float().clone()) for name, parameter in trained_parameters(policy).items()]
             if self._has_masters
             else []
         )
         self.module = policy.to(dtype).train()
-        masters = exact or list(self.module.named_parameters())
-        self._parameters = [parameter for _, parameter in self.module.named_parameters()]
+        trained = trained_parameters(self.module)
+        masters = exact or list(trained.items())
+        self._names, self._parameters = list(trained), list(trained.values())
         self._masters = [master for _, master in masters]
         self._optimizer_config, self._total_updates = optimizer, total_updates
         self._optimizer = adamw(decay_groups(masters, optimizer.weight_decay), optimizer)
@@ -73,13 +75,13 @@ class TorchEngine:
     def gather(self, values_NM: Tensor) -> Tensor:
         return gather_rows(values_NM, self.device, self.ranks)
 
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self.module.named_parameters():
+    def named_weights(self, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.module.named_parameters() if frozen else zip(self._names, self._parameters):
             yield name, parameter.detach()
 
     @torch.no_grad()
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in zip(self._names, self._parameters):
             parameter.copy_(state[name])
 
     def shards(self) -> list[Tensor]:

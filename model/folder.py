@@ -26,6 +26,7 @@ from couplet.model.tokens import (
     TOKENIZER_FILES,
     TokenIds,
     add_to_tokenizer,
+    named_mask,
     read_token_names,
     read_token_roles,
     resolve_token_ids,
@@ -77,15 +78,21 @@ def model_config(fields: Mapping[str, Any], where: str = "config.json") -> Trans
 
 
 def folder_token_ids(
-    folder: Path, end_tokens: Sequence[str] = DEFAULT_END_TOKENS, where: str | None = None
+    folder: Path,
+    end_tokens: Sequence[str] = DEFAULT_END_TOKENS,
+    where: str | None = None,
+    mask_token: str | None = None,
 ) -> TokenIds:
-    """The special token ids of the policy in `folder`, without its weights.
+    """The special token ids of the policy in `folder`, without its weights; arguments as of `from_pretrained`.
 
     Raises:
         ModelFolderError: see `read_config` and `model.tokens.resolve_token_ids`; `where` names the setting.
     """
-    names = read_token_names(folder)
-    return resolve_token_ids(read_config(folder), names, end_tokens, where or str(folder), read_token_roles(folder))
+    fields, names = read_config(folder), read_token_names(folder)
+    named = named_mask(mask_token, names, fields)
+    if mask_token is not None:
+        fields |= {"mask_token_id": named[mask_token]}
+    return resolve_token_ids(fields, names | named, end_tokens, where or str(folder), read_token_roles(folder))
 
 
 def weight_files(folder: Path) -> dict[str, Path]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from couplet.configs.schema import ShapeConfig
+from couplet.configs.schema import AdapterConfig, ShapeConfig
+from couplet.model.adapters import add_adapter, merged, trained_parameters, write_adapter
 from couplet.model.families import MODEL_FAMILIES
 from couplet.model.folder import model_config, read_config, read_weights, write_folder
 from couplet.model.tokens import (
@@ -22,6 +22,7 @@ from couplet.model.tokens import (
     MASK_NAME,
     TokenIds,
     check_names,
+    named_mask,
     new_tokens,
     read_token_names,
     read_token_roles,
@@ -47,6 +48,8 @@ class DiffusionPolicy(nn.Module):
         token_ids: mask, pad, bos, eos, filler and end ids.
         tokenizer_folder: where `save_pretrained` copies tokenizer files from; None without tokenizer files.
         added_tokens: tokens this policy has beyond the tokenizer files of `tokenizer_folder`.
+        adapter: the LoRA adapter around its layers (see `model.adapters`); None without one.
+        source: the folder its weights were read from, if any.
     """
 
     def __init__(self, config: TransformerConfig, token_ids: TokenIds, attention: str = "sdpa") -> None:
@@ -59,6 +62,8 @@ class DiffusionPolicy(nn.Module):
         self.token_ids = token_ids
         self.tokenizer_folder: Path | None = None
         self.added_tokens: dict[str, int] = {}
+        self.adapter: AdapterConfig | None = None
+        self.source: Path | None = None
         self.model = Transformer(config)
         self.lm_head = Head(config.hidden_size, config.vocab_size)
         self._tie()
@@ -97,7 +102,7 @@ class DiffusionPolicy(nn.Module):
         fields = read_config(folder)
         words = folder if tokenizer_folder is None else Path(tokenizer_folder)
         names, roles, own = read_token_names(words), read_token_roles(words), read_token_names(folder)
-        named = _named_mask(mask_token, names, fields)
+        named = named_mask(mask_token, names, fields)
         names, fields = names | named, fields | dict.fromkeys(["mask_token_id"] if named else [], named.get(mask_token))
         fresh = {} if words == folder else {name: index for name, index in names.items() if name not in own}
         fresh |= new_tokens(fields, names, roles) if add_tokens else {}
@@ -111,6 +116,7 @@ class DiffusionPolicy(nn.Module):
         policy._load(folder, _dtype(dtype), torch.device(device))
         policy.tokenizer_folder = words if names else None
         policy.added_tokens = named | fresh
+        policy.source = folder
         if fresh:
             policy._grow(vocab_size, fresh)
         if MASK_NAME in fresh:
@@ -164,11 +170,21 @@ class DiffusionPolicy(nn.Module):
 
         Args:
             path: the folder; an existing one is replaced.
-            state: weights by name instead of this module's own (an engine that shards parameters gathers them).
+            state: weights by name instead of this module's own (an engine that shards parameters gathers them). An
+                adapter is merged.
             max_shard_bytes: larger models are written in shards with an index.
         """
-        tensors = dict(self.named_parameters()) if state is None else {name: state[name] for name in self.weight_names}
+        weights = dict(self.named_parameters()) if state is None else {name: state[name] for name in self.weight_names}
+        tensors = weights if self.adapter is None else merged(weights, self.adapter)
         write_folder(Path(path), self.config, tensors, self.tokenizer_folder, max_shard_bytes, self.added_tokens)
+
+    def add_adapter(self, config: AdapterConfig, seed: int) -> None:
+        """Freeze the weights and train a LoRA adapter instead; see `model.adapters.add_adapter`."""
+        add_adapter(self, config, seed)
+
+    def save_adapter(self, path: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the adapter as a PEFT folder; `state` as in `save_pretrained`."""
+        write_adapter(Path(path), self, trained_parameters(self) if state is None else state)
 
     @property
     def weight_names(self) -> tuple[str, ...]:
@@ -303,14 +319,6 @@ class DiffusionPolicy(nn.Module):
         self._tie()
         self.config.vocab_size = vocab_size
         self.model.vocab_size = vocab_size
-
-
-def _named_mask(mask_token: str | None, names: Mapping[str, int], fields: Mapping[str, Any]) -> dict[str, int]:
-    """The mask token that the user names, with its id: the first free one if the tokenizer lacks it."""
-    if mask_token is None:
-        return {}
-    free = max(names.values()) + 1 if names else fields["vocab_size"]
-    return {mask_token: names.get(mask_token, free)}
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:

@@ -148,6 +148,14 @@ def resolve_token_ids(
     return ids
 
 
+def named_mask(mask_token: str | None, names: Mapping[str, int], fields: Mapping[str, Any]) -> dict[str, int]:
+    """The mask token that the user names, with its id: the first free one if the tokenizer lacks it."""
+    if mask_token is None:
+        return {}
+    free = max(names.values()) + 1 if names else fields["vocab_size"]
+    return {mask_token: names.get(mask_token, free)}
+
+
 def find_mask(config: Mapping[str, Any], names: Mapping[str, int], roles: Mapping[str, str]) -> int | None:
     """The id of the mask token, or None."""
     family = MODEL_FAMILIES[config.get("family", "Dream")]

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from couplet.model.adapters import trained_parameters
+
 _CHECKSUM_THREADS = 4
 
 
@@ -109,7 +111,7 @@ def unpack_into(module: nn.Module, manifest: Manifest, buckets: Sequence[np.ndar
     Raises:
         WeightsError: what does not fit, by name, or is damaged. The module is untouched.
     """
-    parameters = dict(module.named_parameters())
+    parameters = trained_parameters(module)
     _check_fit(parameters, manifest)
     _check_buckets(manifest, buckets, verify)
     offset = 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from couplet.configs.schema import RunConfig
 from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet, encode_prompts
+from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import load_tokenizer
 from couplet.replay.schedule import Schedule
 
@@ -38,7 +39,7 @@ def _mask_id(config: RunConfig, start: Path) -> int:
     """The id of the mask token, whatever its name, as the policy in folder `start` will have it."""
     from couplet.model.folder import folder_token_ids
 
-    return folder_token_ids(start, config.model.end_tokens).mask
+    return folder_token_ids(start, config.model.end_tokens, mask_token=config.model.mask_token).mask
 
 
 def build_rollout_worker(config: RunConfig, start: str) -> RolloutWorker:
@@ -87,14 +88,18 @@ def build_learner(config: RunConfig, start: str, rank: int = 0, ranks: int = 1) 
 
 
 def load_policy(kind, config: RunConfig, start: str, device: str):  # type: ignore[no-untyped-def]
-    """The policy of folder `start`, loaded as the model section says."""
-    return kind.from_pretrained(
+    """The policy of folder `start` loaded as the model section says, with the learner's adapter if there is one."""
+    policy = kind.from_pretrained(
         start,
         dtype=config.model.dtype,
         device=device,
         attention=config.model.attention,
         end_tokens=config.model.end_tokens,
+        mask_token=config.model.mask_token,
     )
+    if config.learner.adapter.rank:
+        policy.add_adapter(config.learner.adapter, derive_seed(config.seed, "adapter"))
+    return policy
 
 
 def build_reward_worker(config: RunConfig) -> RewardWorker:

@@ -36,6 +36,8 @@ class StageRunner:
         self.seed = derive_seed(config.seed, "stage", index)
         device = device_for(config.learner.gpus, "learner.gpus")
         self.policy = DiffusionPolicy.from_pretrained(start, device=device, add_tokens=True)
+        if config.learner.adapter.rank:
+            self.policy.add_adapter(config.learner.adapter, self.seed)
         self.tokenizer = load_tokenizer(start)
         engine = build_engine(self.policy, self.stage.optimizer, config.learner, self.stage.steps, rank, ranks)
         self.learner = SupervisedLearner(engine, self.policy, self.stage, self.seed)

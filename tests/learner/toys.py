@@ -70,14 +70,10 @@ def toy_learner(policy, *, rank=0, ranks=1, engine="torch", optimizer=None, lear
     """A learner with settings under which a few updates move the toy policy visibly."""
     optimizer = {"lr": 1e-2, "warmup_ratio": 0.0, "grad_norm": 1.0} | (optimizer or {})
     objective = {"ratio": "current"} | (objective or {})
-    built = build_engine(
-        policy,
-        OptimizerConfig(**optimizer),
-        LearnerConfig(engine=engine, ranks=ranks, **(learner or {})),
-        total_updates=20,
-        rank=rank,
-        ranks=ranks,
-    )
+    config = LearnerConfig(engine=engine, ranks=ranks, **(learner or {}))
+    if config.adapter.rank:
+        policy.add_adapter(config.adapter, seed=0)
+    built = build_engine(policy, OptimizerConfig(**optimizer), config, total_updates=20, rank=rank, ranks=ranks)
     return Learner(built, policy, ObjectiveConfig(**objective), EstimatorConfig(**estimator), rank, ranks)
 
 
