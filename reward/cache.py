@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections import OrderedDict
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,16 +35,7 @@ def limits_fingerprint(config: SandboxConfig, tier: str) -> str:
 
 def problem_fingerprint(problem: Problem) -> str:
     """Hash of everything about a problem that may change a verdict."""
-    parts = (
-        problem.tests,
-        problem.entry_point,
-        problem.code_prefix,
-        problem.test_setup,
-        problem.canonical_solution if problem.inputs else None,
-        problem.inputs,
-        problem.atol,
-        problem.source,  # selects rules of comparison
-    )
+    parts = [getattr(problem, field.name) for field in fields(problem) if field.name not in ("problem_id", "metadata")]
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 

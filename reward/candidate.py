@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -52,14 +51,17 @@ class Sandbox(Protocol):
     def alive(self) -> bool: ...
 
 
-def read_reply(message: dict[str, Any], token: str) -> Reply:
-    """The answer to the request `token`. Raises `ChildGone("protocol")` for anything else."""
+def read_reply(message: dict[str, Any], token: str, operation: str = "") -> Reply:
+    """The answer to the request `token`; to a ``call`` undecoded, which only the judge that made it can do.
+
+    Raises `ChildGone("protocol")` for anything else.
+    """
     kinds = [kind for kind in ANSWERS if kind in message]
     if len(kinds) != 1 or message.get("n") != token or len(message) != 2:
         raise ChildGone("protocol")
     kind = kinds[0]
     try:
-        value = decode(message[kind]) if kind == "v" else message[kind]
+        value = decode(message[kind]) if kind == "v" and operation != "call" else message[kind]
     except BadReply:
         raise ChildGone("protocol") from None
     named = type(value) is list and len(value) == 2 and all(type(part) is str for part in value)
@@ -84,6 +86,8 @@ class Asked(Protocol):
     def ask(self, operation: str, *arguments: Any) -> Reply: ...
 
     def cpu_seconds(self) -> float: ...
+
+    def charge(self, seconds: float) -> None: ...
 
     def end(self) -> None: ...
 
@@ -136,7 +140,7 @@ class Candidate:
         try:
             return self._ask((operation, list(arguments)))
         finally:
-            if operation in ("eval", "exec"):  # a judge goes on with the value of any other
+            if operation != "call":  # a judge continues with the value of a call
                 self.meter.payer = None
 
     def _ask(self, question: Question) -> Reply:
@@ -174,7 +178,8 @@ class Candidate:
         if not self.sent:
             child.send(self._announced(), self.budget)
             self.sent = True
-        return self._reply(child, self.budget, self.queue[0][1])
+        (operation, _), token = self.queue[0]
+        return read_reply(child.receive(self.budget), token, operation)
 
     def _announced(self) -> bytes:
         """All announced questions, or the first ones that fit into one write (the others are then asked one by one)."""
@@ -190,15 +195,7 @@ class Candidate:
     def _exchange(self, child: Child, budget: Budget, operation: str, arguments: list[Any]) -> Reply:
         token = secrets.token_hex(8)
         child.send(frame({"n": token, "op": operation, "args": arguments}), budget)
-        return self._reply(child, budget, token)
-
-    def _reply(self, child: Child, budget: Budget, token: str) -> Reply:
-        """The answer to the request `token`; the program pays for the worker's own work on it."""
-        started = time.thread_time()
-        try:
-            return read_reply(child.receive(budget), token)
-        finally:
-            self.allowance.wall -= time.thread_time() - started
+        return read_reply(child.receive(budget), token, operation)
 
     def _loaded(self) -> Child:
         """A process that has run the program; a program that cannot load is not tried again."""
@@ -227,7 +224,7 @@ class Candidate:
                 raise ChildGone("timeout")
             child.send(child.unsent, budget)
             self.sent = together
-            reply = self._reply(child, budget, "load")
+            reply = read_reply(child.receive(budget), "load")
         except ChildGone as gone:
             self._lost(gone)
             if gone.reason != "exit" or last:
@@ -257,6 +254,10 @@ class Candidate:
     def cpu_seconds(self) -> float:
         """CPU time of all processes of this program so far."""
         return self.used + (self.child.cpu_seconds() if self.child is not None else 0.0)
+
+    def charge(self, seconds: float) -> None:
+        """Take from the allowance what the worker itself spent on the program."""
+        self.allowance.wall -= seconds
 
     def end(self) -> None:
         """Kill the process; the next question starts another."""

@@ -12,13 +12,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from couplet.reward.agreement import FLOAT_TOLERANCE, equal, made_of_floats
+from couplet.reward.sandbox.plain import as_set
+
 RTOL = 1e-7
-FLOAT_ATOL = 1e-6  # where the set gives no tolerance and the expected output is made of floats
 
 
 def close(actual: Any, expected: Any, atol: float) -> bool:
     """Equality of plain values; numbers within `atol` + 1e-7 relative where `atol` > 0 and the types agree."""
-    if actual == expected:
+    if equal(actual, expected):
         return True
     if atol <= 0 or type(actual) is not type(expected):
         return False
@@ -38,13 +40,6 @@ def _near(actual: Any, expected: Any, atol: float) -> bool:
         return False
 
 
-def made_of_floats(value: Any) -> bool:
-    """A float, or a list or tuple of nothing else."""
-    if isinstance(value, (list, tuple)) and value:
-        return all(isinstance(item, float) for item in value)
-    return isinstance(value, float)
-
-
 def agrees(
     source: str, entry_point: str | None, arguments: Sequence[Any], actual: Any, expected: Any, atol: float
 ) -> bool:
@@ -60,7 +55,7 @@ def agrees(
             return bool(special(arguments, actual, expected, atol))
         except (TypeError, ValueError, ArithmeticError):
             return False
-    return close(actual, expected, atol or (FLOAT_ATOL if made_of_floats(expected) else 0.0))
+    return close(actual, expected, atol or (FLOAT_TOLERANCE if made_of_floats(expected) else 0.0))
 
 
 def _is_root(arguments: Sequence[Any], actual: Any, expected: Any, atol: float) -> bool:
@@ -68,7 +63,7 @@ def _is_root(arguments: Sequence[Any], actual: Any, expected: Any, atol: float) 
 
 
 def _same_elements(arguments: Sequence[Any], actual: Any, expected: Any, atol: float) -> bool:
-    return set(actual) == set(expected)
+    return as_set(actual) == as_set(expected)
 
 
 def _same_existence(arguments: Sequence[Any], actual: Any, expected: Any, atol: float) -> bool:

@@ -9,11 +9,12 @@ from couplet.configs.schema import SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.retry import Retry
 from couplet.data.verdict import TestResult
-from couplet.reward.candidate import Candidate
+from couplet.reward.candidate import Asked, Candidate, Question
+from couplet.reward.expectations import Expectations
 from couplet.reward.planner.plan import Case
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.local import LocalSandbox
-from couplet.reward.verdicts import Expectations, ProgramRun
+from couplet.reward.verdicts import ProgramRun
 
 RETRY = Retry(attempts=3, pause=0.05)
 
@@ -67,9 +68,8 @@ class LocalRunner:
                 if self._failed:
                     self.sandbox.restart()
                     self._failed = False
-                run = ProgramRun(self.sandbox, self.config, self.expectations, problem)
-                candidate = Candidate(self.sandbox, self.config, program, problem.test_setup, len(cases))
-                return tuple(run.results(candidate, cases))
+                run = ProgramRun(self.sandbox, self._start, self.config, self.expectations, problem)
+                return tuple(run.results(program, cases))
             except SandboxFault as fault:
                 self._failed = True
                 self.faults[fault.kind] += 1
@@ -80,6 +80,9 @@ class LocalRunner:
         if deaths == RETRY.attempts:
             raise Quarantined(program)
         raise last
+
+    def _start(self, program: str, setup: str, tests: int, known: list[Question]) -> Asked:
+        return Candidate(self.sandbox, self.config, program, setup, tests)
 
     def close(self) -> None:
         """End the zygote and everything it forked."""

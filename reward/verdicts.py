@@ -5,235 +5,119 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import secrets
-from collections import Counter
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Callable
 from typing import Any
 
 from couplet.configs.schema import SandboxConfig
 from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
-from couplet.reward.candidate import Asked, Candidate, Question, Reply, Sandbox, TestFailed, read_reply
-from couplet.reward.oracles import EXISTENCE_TASKS, agrees
+from couplet.reward.agreement import equal, output_agrees, returns_agree
+from couplet.reward.candidate import Asked, Candidate, Question, Sandbox, TestFailed
+from couplet.reward.expectations import Expectations, Unknown, encode_arguments, output
+from couplet.reward.judge import REPLY, TRUSTED_FACTOR, Judge, TrustedTimeout, failure, value_of
+from couplet.reward.oracles import agrees
 from couplet.reward.planner.names import import_line
-from couplet.reward.planner.plan import Case, ProblemDefect
+from couplet.reward.planner.plan import Case, ProblemDefect, candidate_setup
 from couplet.reward.sandbox.faults import SandboxFault
-from couplet.reward.sandbox.handle import Budget, Child, ChildGone, frame
 from couplet.reward.sandbox.plain import Encoder, NotPlain, TooLarge
 
-JUDGE_REPLY = 32 << 20
-MOST_ANNOUNCED = 64  # questions told to a program at a time
-JUDGE_CPU_LIMIT = 3600  # seconds, should the worker itself stop watching; each test has its own budget
-PATIENCE = 10  # the budget of a problem's own code, in budgets of a program
-ENDINGS = 3  # ends of the process that computes a trusted value, each under a zygote of its own, that make a defect
+MOST_ANNOUNCED = 64  # questions sent to a program at a time
 log = logging.getLogger(__name__)
-
-
-class TrustedTimeout(Exception):
-    """A judge ran out of time. `influenced`: after the candidate had answered it."""
-
-    def __init__(self, influenced: bool) -> None:
-        super().__init__()
-        self.influenced = influenced
-
-
-class Judge:
-    """The process that runs one program's trusted test code; forked when the first test needs it."""
-
-    def __init__(self, sandbox: Sandbox, config: SandboxConfig) -> None:
-        self.sandbox = sandbox
-        self.cpu = PATIENCE * config.cpu_seconds
-        self.wall = self.cpu * config.wall_factor
-        self.child: Child | None = None
-        self.calls = 0  # of the candidate, in the question at hand
-
-    def ask(self, operation: str, arguments: list[Any], candidate: Asked | None) -> Reply:
-        """The judge's answer; its calls of the candidate are passed on. A judge that ends is replaced and asked once more.
-
-        Raises `TestFailed`, `TrustedTimeout` or `SandboxFault`.
-        """
-        for last in (False, True):
-            try:
-                return self._converse(operation, arguments, candidate)
-            except ChildGone as gone:
-                self._lost(gone, last)
-            except TestFailed:
-                self.end()  # it still waits for the candidate's answer
-                raise
-            if candidate is not None:
-                candidate.end()  # it has seen a part of the test
-                candidate.begin_test()
-        raise AssertionError("unreachable")
-
-    def _lost(self, gone: ChildGone, last: bool) -> None:
-        """The process is of no more use, which is never the program's doing but for its values' part in a timeout."""
-        self.end()
-        if gone.reason == "timeout":
-            raise TrustedTimeout(self.calls > 0)
-        if not self.sandbox.alive():
-            raise SandboxFault("zygote", "the zygote died under a judge")
-        if last:
-            raise SandboxFault("judge", f"a judge ended twice in one test ({gone.reason})")
-
-    def _converse(self, operation: str, arguments: list[Any], candidate: Asked | None) -> Reply:
-        if self.child is None:
-            self.child = self.sandbox.spawn("judge", JUDGE_CPU_LIMIT)
-        budget = Budget(self.cpu, self.wall, JUDGE_REPLY)
-        token = secrets.token_hex(8)
-        self.calls = 0
-        self.child.send(frame({"n": token, "op": operation, "args": arguments}), budget)
-        while True:
-            message = self.child.receive(budget)
-            if candidate is None or "call" not in message:
-                return read_reply(message, token)
-            self.calls += 1
-            reply = candidate.ask("call", *message["call"])
-            if reply.kind not in ("v", "x"):
-                raise TestFailed(failure(reply))
-            self.child.send(frame(reply.raw), budget)
-
-    def end(self) -> None:
-        """Kill the process; the next question starts another."""
-        if self.child is not None:
-            self.child.end()
-            self.child = None
-
-
-def failure(reply: Reply) -> str:
-    """Why an answer that is no value fails its test."""
-    return {"x": "exception", "o": "not_plain", "big": "oversize", "quit": "exit"}[reply.kind]
-
-
-class Unknown(Exception):
-    """A trusted value has no plain form, or its code fails."""
-
-
-class Expectations:
-    """Trusted values that tests compare with, each computed once by a judge and kept for later programs.
-
-    What cannot be computed is kept as well: code that fails (`Unknown`), and code that does not end (`ProblemDefect`).
-    """
-
-    def __init__(self, limit: int = 100_000) -> None:
-        self.limit = limit
-        self.values: dict[tuple[Any, ...], tuple[type[Exception] | None, Any]] = {}
-        self.endings: Counter[tuple[Any, ...]] = Counter()
-        self.slow: set[str] = set()  # problems whose tests ran out of time with some program
-
-    def trusted(self, problem: Problem, case: Case, judge: Judge) -> Any:
-        """The value of a case's right side. Raises `Unknown`, `ProblemDefect` or `SandboxFault`."""
-        arguments = [case.prelude, list(case.modules), case.expected_source]
-        key = (case.prelude, case.modules, case.expected_source)
-        return self._get(problem, key, lambda: value_of(judge.ask("value", arguments, None)))
-
-    def canonical(self, problem: Problem, case: Case, canonical: Candidate) -> Any:
-        """The canonical solution's output for a case's arguments. Raises `Unknown`, `ProblemDefect` or `SandboxFault`."""
-        encoded = encode_arguments(case)
-        key = (problem.source, problem.canonical_solution, problem.entry_point, repr(encoded))
-        return self._get(problem, key, lambda: output(problem, canonical, encoded))
-
-    def _get(self, problem: Problem, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
-        if key not in self.values:
-            if len(self.values) >= self.limit:
-                self.values.clear()
-                self.endings.clear()
-            self.values[key] = self._computed(problem, key, compute)
-        error, value = self.values[key]
-        if error is not None:
-            raise error(value)
-        return value
-
-    def _computed(
-        self, problem: Problem, key: tuple[Any, ...], compute: Callable[[], Any]
-    ) -> tuple[type[Exception] | None, Any]:
-        try:
-            return None, compute()
-        except TrustedTimeout:
-            reason = "timeout"
-        except TestFailed as failed:
-            reason = failed.reason
-        except SandboxFault as fault:
-            if fault.kind != "judge":
-                raise
-            reason = "exit"
-        if reason == "exit":
-            self.endings[key] += 1
-            if self.endings[key] < ENDINGS:
-                raise SandboxFault("expected", "the process of a test's trusted code ended")
-        if reason in ("timeout", "exit"):
-            return ProblemDefect, f"problem {problem.problem_id}: its own code to compare with ends by {reason}"
-        return Unknown, ""
-
-
-def value_of(reply: Reply) -> Any:
-    """The plain value of an answer. Raises `TestFailed` for any other answer."""
-    if reply.kind != "v":
-        raise TestFailed(failure(reply))
-    return reply.value
-
-
-def output(problem: Problem, program: Asked, encoded: Any) -> Any:
-    """What a program's entry point returns. An object without a plain form stands as True where only existence counts."""
-    program.begin_test()
-    reply = program.ask("result", problem.entry_point, encoded, ["d", []])
-    if reply.kind == "o" and problem.source == "mbpp+" and problem.entry_point in EXISTENCE_TASKS:
-        return True
-    return value_of(reply)
-
-
-def same_order(value: Any, expected: Any) -> bool:
-    """Whether the dicts in two equal values list their keys in the same order, as ordered ones must to be equal."""
-    if isinstance(value, dict) and isinstance(expected, dict):
-        return all(map(same_order, value, expected)) and all(map(same_order, value.values(), expected.values()))
-    if isinstance(value, (list, tuple)) and isinstance(expected, (list, tuple)):
-        return all(map(same_order, value, expected))
-    return not isinstance(value, Hashable) or value == expected
+# Failures of a strong test after which the problem's own solution is asked whether the test can be judged so at all.
+STRONG_FAILURES = {"judge": ("wrong_value", "exception", "not_plain"), "compare": ("not_plain",)}
+Start = Callable[[str, str, int, list[Question]], Asked]  # (program, set-up, number of tests, known questions)
 
 
 def known_questions(problem: Problem, case: Case) -> list[Question]:
-    """What a case will ask the program, where that is known before it is judged; else nothing."""
+    """What a case will ask the program, if that is known before it is judged; else nothing."""
     if case.kind == "compare":
-        return [("eval", [case.expression])]
-    if case.kind == "oracle":
-        with contextlib.suppress(NotPlain, TooLarge):
+        return [("truth" if case.relation in ("true", "false") else "eval", [case.expression])]
+    with contextlib.suppress(NotPlain, TooLarge):
+        if case.kind == "oracle":
             return [("result", [problem.entry_point, encode_arguments(case), ["d", []]])]
+        if case.call is not None:
+            arguments, keywords = (
+                Encoder(REPLY).encode(part) for part in (list(case.call.arguments), case.call.keywords)
+            )
+            return [("result", [problem.entry_point, arguments, keywords])]
     return []
 
 
-def encode_arguments(case: Case) -> Any:
-    """The arguments of an oracle case, encoded for a call."""
-    return Encoder(JUDGE_REPLY).encode(list(case.arguments))
-
-
 class ProgramRun:
-    """All tests of one program, with the process of the program and, where needed, of a judge."""
+    """All tests of one program, with the processes of the program and, if needed, of a judge.
 
-    def __init__(self, judges: Sandbox, config: SandboxConfig, expectations: Expectations, problem: Problem) -> None:
-        self.config, self.problem, self.expectations = config, problem, expectations
+    Args:
+        judges: the sandbox of trusted code.
+        start: starts a program in its sandbox.
+    """
+
+    def __init__(
+        self, judges: Sandbox, start: Start, config: SandboxConfig, expectations: Expectations, problem: Problem
+    ) -> None:
+        self.config, self.problem, self.expectations, self.start = config, problem, expectations, start
         self.judge = Judge(judges, config)
+        self.program = ""
+        self.cases: tuple[Case, ...] = ()
         self.strength = "strong"  # of the test at hand
-        self.canonical: Candidate | None = None
+        self.started: dict[str, Asked] = {}
+        self.ways: dict[str, Callable[[Asked, Case], bool]] = {
+            "compare": self._compare,
+            "judge": self._judged,
+            "oracle": self._oracle,
+            "call": self._call,
+            "stdio": self._stdio,
+            "weak": self._weak,
+        }
 
-    def results(self, candidate: Asked, cases: tuple[Case, ...]) -> list[TestResult]:
-        """One result per case. Raises `SandboxFault` or `ProblemDefect` when sandbox or problem, not the program, failed."""
-        results: list[TestResult] = []
+    def results(self, program: str, cases: tuple[Case, ...]) -> list[TestResult]:
+        """One result per case. Raises `SandboxFault` or `ProblemDefect` if sandbox or problem, not the program, failed."""
+        self.program, self.cases = program, cases
         known = [known_questions(self.problem, case) for case in cases]
+        results: list[TestResult] = []
         ahead = 0  # questions up to here have been announced
         try:
+            self._require_imports()
             for index, case in enumerate(cases):
-                if index >= ahead and not self.config.fresh_process_per_test:
+                candidate = self._started("main" if case.kind == "stdio" else "module", known)
+                fresh = case.kind == "stdio" or self.config.fresh_process_per_test
+                if index >= ahead and not fresh:
                     series = list(itertools.takewhile(bool, known[index : index + MOST_ANNOUNCED]))
                     ahead = index + len(series)
                     candidate.expect([question for questions in series for question in questions])
                 results.append(self._result(candidate, case))
-                if self.config.fresh_process_per_test:
+                if fresh:
                     candidate.end()
         finally:
-            candidate.end()
+            for each in self.started.values():
+                each.end()
             self.judge.end()
-            if self.canonical is not None:
-                self.canonical.end()
         return results
+
+    def _require_imports(self) -> None:
+        """Raises `ProblemDefect` if the tests, or the packages that the problem names, cannot be imported here."""
+        lines = [f"import {name}" for name in self.problem.packages]
+        lines += [line for case in self.cases for line in case.imports]
+        if lines:
+            self.expectations.require(self.problem, tuple(dict.fromkeys(lines)), self.judge)
+
+    def _started(self, what: str, known: list[list[Question]]) -> Asked:
+        """The program as a module, as `main`, which each test runs again, or the canonical solution."""
+        if what not in self.started:
+            setup = candidate_setup(self.problem, self.cases)
+            if what == "main":
+                self.started[what] = self.start("", "", len(self.cases), [])
+            elif what == "module":
+                questions = [question for series in known for question in series]
+                self.started[what] = self.start(self.program, setup, len(self.cases), questions)
+            else:
+                generous = self.config.replace(cpu_seconds=TRUSTED_FACTOR * self.config.cpu_seconds)
+                source = self.problem.canonical_solution or ""
+                self.started[what] = Candidate(self.judge.sandbox, generous, source, setup, len(self.cases))
+        return self.started[what]
+
+    def _canonical(self) -> Asked:
+        return self._started("canonical", [])
 
     def _result(self, candidate: Asked, case: Case) -> TestResult:
         if candidate.timeouts >= self.config.max_timeouts or (candidate.timeouts and candidate.load_failure):
@@ -241,86 +125,142 @@ class ProgramRun:
         self.strength = case.strength
         candidate.begin_test()
         before = candidate.cpu_seconds()
-        try:
-            passed = self._passes(candidate, case)
-            reason = "" if passed else "wrong_value"
-        except TestFailed as failed:
-            passed, reason = False, failed.reason
-        return TestResult(passed, reason, self.strength, candidate.cpu_seconds() - before)
+        reason = self._reason(candidate, case, self.ways[case.kind])
+        if reason in STRONG_FAILURES.get(case.kind, ()) and self._is_weak(case):
+            candidate.begin_test()
+            reason = self._reason(candidate, case, self._weak)
+        return TestResult(not reason, reason, self.strength, candidate.cpu_seconds() - before)
 
-    def _passes(self, candidate: Asked, case: Case) -> bool:
-        if case.kind == "compare":
-            return self._compare(candidate, case)
-        if case.kind == "oracle":
-            return self._oracle(candidate, case)
-        if case.kind == "weak":
-            return self._weak(candidate, case)
-        return self._judged(candidate, case)
+    def _reason(self, candidate: Asked, case: Case, way: Callable[[Asked, Case], bool]) -> str:
+        """Why the test fails; empty if it passes. The program pays for the worker's own work on its values."""
+        started = time.thread_time()
+        try:
+            return "" if way(candidate, case) else "wrong_value"
+        except TestFailed as failed:
+            return failed.reason
+        finally:
+            candidate.charge(time.thread_time() - started)
+
+    def _is_weak(self, case: Case) -> bool:
+        """Whether the problem's own solution passes a test only in its own process, since it returns objects there.
+
+        That depends on the problem alone, so a program cannot choose to be judged weakly.
+        """
+        if not self.problem.canonical_solution:
+            return False
+        key = (self.problem.canonical_solution, self.problem.test_setup, case.source)
+        if key not in self.expectations.weak:
+            canonical, strength = self._canonical(), self.strength
+            reasons = []
+            for way in (self.ways[case.kind], self._weak):
+                canonical.begin_test()
+                reasons.append(self._reason(canonical, case, way))
+                if not reasons[-1]:
+                    break
+            self.strength = strength
+            self.expectations.weak[key] = len(reasons) == 2 and reasons[-1] in ("", "weak_refused")
+        return self.expectations.weak[key]
 
     def _judged(self, candidate: Asked, case: Case) -> bool:
         arguments = [case.prelude, list(case.modules), list(case.names), case.source]
+        name = self.problem.problem_id
         try:
             verdict = value_of(self.judge.ask("test", arguments, candidate))
         except TrustedTimeout as timeout:
-            problem = self.problem.problem_id
             if not timeout.influenced:
-                raise ProblemDefect(f"problem {problem}: the code of a test does not end") from None
-            if problem not in self.expectations.slow:
-                self.expectations.slow.add(problem)
-                log.warning("problem %s: the code of a test ran out of time on what a program returned", problem)
+                raise ProblemDefect(f"problem {name}: the code of a test does not end") from None
+            if name not in self.expectations.slow:
+                self.expectations.slow.add(name)
+                log.warning("problem %s: the code of a test ran out of time on what a program returned", name)
             candidate.timeouts += 1
             raise TestFailed("timeout") from None
-        if verdict == "weak":
+        except SandboxFault as fault:
+            if fault.kind == "judge":
+                self.expectations.count_ending(self.problem, (case.prelude, case.source))
+            raise
+        if verdict == "lost" and not self.judge.influenced:  # by the test alone
             candidate.begin_test()
             return self._weak(candidate, case)
+        if verdict is True and not self.judge.influenced:
+            raise ProblemDefect(f"problem {name}: a test never calls the program")
+        if verdict in ("lost", "broken"):
+            raise TestFailed("not_plain" if verdict == "lost" else "protocol")
         return verdict is True
 
     def _compare(self, candidate: Asked, case: Case) -> bool:
+        if case.relation in ("true", "false"):
+            return value_of(candidate.ask("truth", case.expression)) is (case.relation == "true")
         reply = candidate.ask("eval", case.expression)
-        if reply.kind == "o" and case.relation in ("true", "false"):
-            return self._weak(candidate, case)
-        if reply.kind == "o" and case.relation == "other":
-            return True  # whatever it is, it is neither None nor a truth value
+        if reply.kind == "o" and case.relation in ("same", "other"):
+            return case.relation == "other"  # whatever it is, it is neither None nor a truth value
         try:
             expected = (
                 self.expectations.trusted(self.problem, case, self.judge) if case.expected_source else case.expected
             )
-        except Unknown:
-            return self._weak(candidate, case)
+        except Unknown as unknown:
+            if str(unknown) == "exception":
+                what = f"the code of an expected value fails: {case.expected_source}"
+                raise ProblemDefect(f"problem {self.problem.problem_id}: {what}") from None
+            return self._judged(candidate, case)
         value = value_of(reply)
-        if case.relation in ("true", "false"):
-            return bool(value) is (case.relation == "true")
         if case.relation in ("same", "other"):
             return (value is expected) is (case.relation == "same")
-        if value != expected:
-            return False
-        if "OrderedDict" in case.expected_source + case.prelude and not same_order(value, expected):
-            return self._weak(candidate, case)
-        return True
+        return equal(value, expected)
 
     def _oracle(self, candidate: Asked, case: Case) -> bool:
         problem = self.problem
-        if self.canonical is None:
-            source = problem.canonical_solution or ""
-            patient = self.config.replace(cpu_seconds=PATIENCE * self.config.cpu_seconds)
-            self.canonical = Candidate(self.judge.sandbox, patient, source, "", len(problem.inputs))
         try:
             encoded = encode_arguments(case)
-            expected = self.expectations.canonical(problem, case, self.canonical)
-        except (NotPlain, TooLarge, Unknown):
-            what = f"its canonical solution gives nothing to compare with for {case.source}"
-            raise ProblemDefect(f"problem {problem.problem_id}: {what}") from None
+            expected = self.expectations.canonical(problem, case, self._canonical)
+        except (NotPlain, TooLarge, Unknown) as error:
+            shown = ", ".join(map(repr, case.arguments))
+            shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+            what = f"its canonical solution gives nothing to compare with for {problem.entry_point}({shown})"
+            raise ProblemDefect(f"problem {problem.problem_id}: {what} ({str(error) or 'too large'})") from None
         actual = output(problem, candidate, encoded)
         return agrees(problem.source, problem.entry_point, case.arguments, actual, expected, problem.atol)
+
+    def _call(self, candidate: Asked, case: Case) -> bool:
+        assert case.call is not None
+        (operation, arguments), *_ = known_questions(self.problem, case)
+        actual = value_of(candidate.ask(operation, *arguments))
+        if self.problem.comparison.rule == "checker":
+            return self._accepted(candidate, list(case.call.arguments), case.call.expected, actual)
+        return returns_agree(self.problem.comparison, actual, case.call.expected)
+
+    def _stdio(self, candidate: Asked, case: Case) -> bool:
+        assert case.stdio is not None
+        match value_of(candidate.ask("run", self.program, case.stdio.input)):
+            case ("", str(written)):
+                pass
+            case ("exit", str()):
+                raise TestFailed("exit")
+            case _:
+                raise TestFailed("protocol")
+        if self.problem.comparison.rule == "checker":
+            return self._accepted(candidate, case.stdio.input, case.stdio.output, written)
+        return output_agrees(self.problem.comparison, written, case.stdio.output)
+
+    def _accepted(self, candidate: Asked, given: Any, expected: Any, actual: Any) -> bool:
+        """Whether the problem's checker accepts an answer."""
+        encoded = Encoder(REPLY).encode([given, expected, actual])
+        try:
+            reply = self.judge.ask("check", [self.problem.comparison.checker, encoded], influenced=True)
+        except TrustedTimeout:
+            candidate.timeouts += 1
+            raise TestFailed("timeout") from None
+        return reply.kind == "v" and reply.value is True
 
     def _weak(self, candidate: Asked, case: Case) -> bool:
         """Run the whole test in the candidate's process, which could forge it."""
         self.strength = "weak"
         if self.config.strict:
             raise TestFailed("weak_refused")
-        source = "".join(f"{import_line(name)}\n" for name in case.modules) + case.source
+        setup = "" if case.kind == "weak" else f"{case.weak_setup}\n"
+        source = "".join(f"{import_line(name)}\n" for name in case.modules) + setup + case.source
         reply = candidate.ask("exec", source)
         if reply.kind == "x" and reply.value[1] == "AssertionError":
             return False
-        value_of(reply)
+        if reply.kind != "v":
+            raise TestFailed(failure(reply))
         return True

@@ -1,6 +1,6 @@
 """Runs one program inside a cloud sandbox: the questions of a whole job in, raw answers out.
 
-Shipped into the sandbox with `plain`, `child` and, as far as the cloud's kernel lets them, the walls of the local
+Shipped into the sandbox with `child`, what it imports and, as far as the cloud's kernel lets them, the walls of the local
 tiers. It needs nothing but the standard library, holds no expected value and judges nothing.
 """
 
@@ -184,7 +184,7 @@ class Session:
                     self.load_failure = {"gone": str(gone)}
                     return False
                 continue
-            if '"v": null' in body:
+            if '"v":null' in body.replace(" ", ""):
                 return True
             self.load_failure = {"body": body, "cpu": self.job["cpu"] - budget.cpu}
             return False
@@ -212,7 +212,7 @@ def child(settings):
     confine(job["root"])
     channel = Channel(lambda size: os.read(wire_in, size), lambda data: os.write(wire_out, data))
     channel.send({"ready": True})
-    serve(channel, job["reply"], Program())
+    serve(channel, Program(job["reply"]))
 
 
 def confine(root):

@@ -12,6 +12,7 @@ import math
 import secrets
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,27 @@ from couplet.data.retry import Retry
 from couplet.data.verdict import TestResult
 from couplet.reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
 from couplet.reward.e2b.pool import LONGEST_RUN, Pool, Unrelated
+from couplet.reward.expectations import Expectations
 from couplet.reward.planner.plan import Case
 from couplet.reward.runner import Quarantined
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.handle import Child, ChildGone
 from couplet.reward.sandbox.local import LocalSandbox
 from couplet.reward.sandbox.plain import BadReply, parse
-from couplet.reward.verdicts import Expectations, ProgramRun, known_questions
+from couplet.reward.verdicts import ProgramRun
 
-SHIPPED = ("plain", "child", "kernel", "syscalls", "seccomp", "landlock", "namespaces")  # of the local sandbox
+SHIPPED = (
+    "plain",
+    "standard",
+    "stdio",
+    "suites",
+    "child",
+    "kernel",
+    "syscalls",
+    "seccomp",
+    "landlock",
+    "namespaces",
+)  # of the local sandbox
 FOLDER = "/tmp/couplet-runner"
 RETRY = Retry(attempts=3, pause=0.5)
 STARTING = 0.25  # seconds of a job's time for each start of a process
@@ -66,7 +79,14 @@ class CloudCandidate:
     """A program in the cloud. Questions known beforehand are asked in one request; later ones start a new process."""
 
     def __init__(
-        self, pool: Pool, config: SandboxConfig, program: str, setup: str, questions: list[Question], alone: bool
+        self,
+        pool: Pool,
+        config: SandboxConfig,
+        alone: bool,
+        program: str,
+        setup: str,
+        tests: int,
+        known: list[Question],
     ) -> None:
         self.pool, self.config = pool, config
         self.program, self.setup = program, setup
@@ -75,8 +95,8 @@ class CloudCandidate:
         self.load_failure = ""
         self.used = 0.0
         self.ready: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-        if questions:
-            for question, outcome in zip(questions, self._run(questions)):
+        if known:
+            for question, outcome in zip(known, self._run(known)):
                 self.ready.setdefault(json.dumps(question), []).append(outcome)
 
     def begin_test(self) -> None:
@@ -87,6 +107,9 @@ class CloudCandidate:
 
     def end(self) -> None:
         """The process ended with its request."""
+
+    def charge(self, seconds: float) -> None:
+        """Nothing is left to take it from."""
 
     def cpu_seconds(self) -> float:
         """CPU time of the answers used so far."""
@@ -102,15 +125,15 @@ class CloudCandidate:
         if "load" in outcome:
             self.load_failure = self._load_failure(outcome["load"], token)
             raise LoadFailed(self.load_failure)
-        return self._reply(outcome, token)
+        return self._reply(outcome, token, operation)
 
-    def _reply(self, outcome: dict[str, Any], token: str) -> Reply:
+    def _reply(self, outcome: dict[str, Any], token: str, operation: str = "") -> Reply:
         if "gone" in outcome:
             self.timeouts += outcome["gone"] == "timeout"
             raise TestFailed(str(outcome["gone"]))
         try:
             self.used += float(outcome["cpu"])
-            return read_reply(parse(outcome["body"].encode()), token)
+            return read_reply(parse(outcome["body"].encode()), token, operation)
         except (BadReply, ChildGone, AttributeError, KeyError, TypeError, ValueError):
             raise TestFailed("protocol") from None
 
@@ -234,10 +257,9 @@ class E2BRunner:
             if last is not None:
                 RETRY.sleep(RETRY.seconds(max(failed, 1)))
             try:
-                questions = [question for case in cases for question in known_questions(problem, case)]
-                candidate = CloudCandidate(self.pool, self.config, program, problem.test_setup, questions, alone)
-                run = ProgramRun(self.judges, self.config, self.expectations, problem)
-                return tuple(run.results(candidate, cases))
+                start = partial(CloudCandidate, self.pool, self.config, alone)
+                run = ProgramRun(self.judges, start, self.config, self.expectations, problem)
+                return tuple(run.results(program, cases))
             except SandboxFault as fault:
                 if fault.kind == "closed":
                     raise

@@ -1,4 +1,4 @@
-"""What runs inside the sandbox: load a program, evaluate expressions, answer with plain values.
+"""What runs inside the sandbox: load a program, evaluate expressions, call functions, answer with plain values.
 
 Needs nothing but the standard library and `plain`. Nothing here is trusted: the program shares the process and may
 patch all of it. The process only ever holds inputs, never an expected value, and what it says is a value that the
@@ -13,11 +13,11 @@ import json
 import sys
 import types
 
-from couplet.reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
+from couplet.reward.sandbox import stdio, suites
+from couplet.reward.sandbox.plain import Decoder, Encoder, NotPlain, TooLarge, decode, written
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
-VIEWS = ("dict_items", "dict_keys", "dict_values")
 MOST_ITEMS = 1 << 18  # bytes, roughly, of what an iterator yields
+FRAME = 256  # bytes of an answer beside its value
 
 
 def builtin_name(kind) -> str:
@@ -28,10 +28,10 @@ def builtin_name(kind) -> str:
     return "Exception"
 
 
-def answer(limit, work) -> dict:
-    """The answer to a request done by `work()`, without its token; what `work` raises becomes part of the answer."""
+def answer(work) -> dict:
+    """The answer to a request, without its token: the tree that `work()` returns, or what it raises."""
     try:
-        return {"v": Encoder(limit).encode(work())}
+        return {"v": work()}
     except NotPlain as error:
         return {"o": str(error)}
     except TooLarge:
@@ -43,31 +43,16 @@ def answer(limit, work) -> dict:
         return {"x": [str(kind.__name__)[:80], builtin_name(kind)]}
 
 
-def portable(value) -> tuple:
-    """(plain form, kind) of a value whose class a judge may need to have again: see `judge_child.STAND_INS`."""
+def finished(value):
+    """(value, kind) of what a call returned: a coroutine is run, an iterator is read as far as an answer can hold it."""
     kind = type(value)
-    name = kind.__name__
-    if kind in PLAIN:
-        return value, ""
-    if kind is range:
-        return (value.start, value.stop, value.step), name
     if kind is types.CoroutineType:
         import asyncio
 
-        return asyncio.run(value), name
-    if kind.__module__ == "builtins" and name in VIEWS:
-        return list(value), name
+        return asyncio.run(value), "coroutine"
     if kind.__module__ in ("builtins", "itertools") and hasattr(kind, "__next__"):
         return beginning(value), "iterator"
-    if kind.__module__ == "collections" and name == "deque":
-        return (list(value), value.maxlen), name
-    if kind.__module__ == "collections" and name == "defaultdict":
-        return (dict(value), getattr(value.default_factory, "__name__", None)), name
-    if kind.__module__ == "datetime" and name in ("date", "datetime", "time", "timedelta"):
-        return dated(value), name
-    if kind.__module__ == "numpy" and name == "ndarray":
-        return value.tolist(), ""
-    return value, name if kind.__module__ in ("collections", "decimal") else ""
+    return value, ""
 
 
 def beginning(iterator) -> tuple:
@@ -81,11 +66,6 @@ def beginning(iterator) -> tuple:
             return items, False
         items.append(item)
     return items, True
-
-
-def dated(value):
-    """A date or time as text; a difference as days, seconds and microseconds."""
-    return value.isoformat() if hasattr(value, "isoformat") else (value.days, value.seconds, value.microseconds)
 
 
 def raised(error) -> tuple:
@@ -126,21 +106,27 @@ class Channel:
         del self.arrived[:size]
         return json.loads(body)
 
-    def send(self, message) -> None:
-        body = json.dumps(message).encode("ascii")
+    def send(self, message, limit=None) -> None:
+        """Send a message; in place of one of more than `limit` bytes, that it is too large."""
+        body = written(message)
+        if limit is not None and len(body) > limit + FRAME:
+            body = written({"n": message["n"], "big": True})
         data = memoryview(len(body).to_bytes(4, "big") + body)
         while data:
             data = data[self.write(data) :]
 
 
 class Program:
-    """A candidate program; its tests run in the module it makes."""
+    """A candidate program; its tests run in the module it makes. `limit`: bytes of one answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit) -> None:
         self.module = types.ModuleType("solution")
+        self.limit = limit
 
-    def load(self, source, setup) -> None:
-        """Run the program, then the problem's own setup. The module is not `__main__`: no main guard fires."""
+    def load(self, source, setup):
+        """Run the program, then the part of the problem's set-up that its tests name. The module is not `__main__`: no
+        main guard fires.
+        """
         sys.modules["solution"] = self.module
         for text, name in ((source, "<program>"), (setup, "<setup>")):
             if text:
@@ -148,40 +134,67 @@ class Program:
 
     def eval(self, expression):
         """The value of a test's expression."""
-        return eval(compile(expression, "<test>", "eval", dont_inherit=True), self.module.__dict__)
+        return self.encoded(eval(compile(expression, "<test>", "eval", dont_inherit=True), self.module.__dict__))
 
-    def exec(self, source) -> None:
+    def exec(self, source):
         """Run a whole test here: its verdict could be forged, so it counts as weak."""
+        suites.offer(source)
         exec(compile(source, "<test>", "exec", dont_inherit=True), dict(self.module.__dict__))
+
+    def truth(self, expression):
+        """Whether the value of a test's expression counts as true."""
+        return bool(eval(compile(expression, "<test>", "eval", dont_inherit=True), self.module.__dict__))
+
+    def run(self, source, text):
+        """(how it ended, output) of a whole program with `text` on its standard input."""
+        return self.encoded(stdio.run(source, text, self.limit))
 
     def result(self, name, args, kwargs):
         """What a function returns."""
-        return self.function(name)(*decode(args), **decode(kwargs))
+        return self.encoded(self.function(name)(*decode(args), **decode(kwargs)))
 
-    def call(self, name, args, kwargs):
-        """(outcome, arguments afterwards, named ones afterwards) of a test's call, which sees its arguments change.
+    def encoded(self, value):
+        return Encoder(self.limit).encode(value)
 
-        The outcome is ``("value", plain form, kind)`` as `portable` makes it, or what `raised` tells.
+    def call(self, name, arguments):
+        """[outcome, contents afterwards of the arguments' containers] of a test's call, which sees its arguments change.
+
+        The outcome is ``("value", value, kind)`` as `finished` makes it, or what `raised` says. The contents are None
+        if nothing changed, else in the order in which the containers were met.
         """
-        function, args, kwargs = self.function(name), decode(args), decode(kwargs)
+        known: list = []
+        args, kwargs = Decoder(known).decode(arguments)
+        function = self.function(name)
+        containers = list(known)
         try:
-            return ("value", *portable(function(*args, **kwargs))), args, kwargs
+            outcome = ("value", *finished(function(*args, **kwargs)))
         except Exception as error:
-            return raised(error), args, kwargs
+            outcome = raised(error)
+        encoder = Encoder(self.limit, known=known)
+        tree = encoder.encode(outcome)
+        if Encoder(sys.maxsize, known=[]).encode((args, kwargs)) == arguments:
+            return [tree, None]
+        return [tree, [encoder.contents(container) for container in containers]]
 
     def function(self, name):
-        if name not in self.module.__dict__:
-            raise NameError(name)
-        return self.module.__dict__[name]
+        """The value of a name; of ``Solution().name``, in a new instance."""
+        owner, _, method = name.rpartition("().")
+        if owner:
+            return getattr(self.function(owner)(), method)
+        if name in self.module.__dict__:
+            return self.module.__dict__[name]
+        if "Solution" in self.module.__dict__:
+            return getattr(self.module.__dict__["Solution"](), name)
+        raise NameError(name)
 
 
-OPERATIONS = ("load", "eval", "exec", "call", "result")
+OPERATIONS = ("load", "eval", "truth", "exec", "call", "result", "run")
 
 
-def serve(channel, limit, program) -> None:
+def serve(channel, program) -> None:
     """Answer requests ``{"n": token, "op": name, "args": [...]}`` until the stream ends."""
     while (request := channel.receive()) is not None:
         operation = getattr(program, request["op"]) if request["op"] in OPERATIONS else None
         if operation is not None:
-            reply = answer(limit, lambda work=operation, args=request["args"]: work(*args))
-            channel.send({"n": request["n"], **reply})
+            reply = answer(lambda work=operation, args=request["args"]: work(*args))
+            channel.send({"n": request["n"], **reply}, program.limit)

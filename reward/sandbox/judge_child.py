@@ -1,20 +1,21 @@
 """What runs in a judge: the problem set's own test code, on plain data, in a process the candidate never enters.
 
-Names the tests leave undefined stand for functions of the candidate: calling one sends its arguments to the worker,
-which has the candidate's process compute the value. So loops, tolerances, `try`/`except` and random inputs are judged
-outside the candidate, and the candidate never holds what it is compared with.
+Names the tests leave undefined are functions of the candidate: calling one sends its arguments to the worker, which has
+the candidate's process compute the value. So loops, tolerances, `try`/`except` and random inputs are judged outside the
+candidate, and the candidate never holds what it is compared with.
 """
 
-import collections
+import enum
 import importlib
 import sys
 import types
 
-from couplet.reward.sandbox.child import PLAIN, answer
-from couplet.reward.sandbox.plain import Encoder, NotPlain, TooLarge, decode
+from couplet.reward.sandbox import suites
+from couplet.reward.sandbox.child import answer
+from couplet.reward.sandbox.plain import MAX_STANDARD, BadReply, Decoder, Encoder, NotPlain, TooLarge
+from couplet.reward.sandbox.standard import Member, Record
 
 LIMIT = 16 << 20
-MUTABLE = (list, dict, set, bytearray)
 
 
 class Unjudgeable(BaseException):
@@ -23,6 +24,10 @@ class Unjudgeable(BaseException):
 
 class CandidateError(Exception):
     """The candidate raised something that is no exception of the standard library."""
+
+
+class Ended(RuntimeError):
+    """The candidate raised what would end an iteration of the test's, as PEP 479 has it for generators."""
 
 
 def refuse(self, *_):
@@ -38,42 +43,33 @@ class Remote:
         self._judge, self._token, self.__name__ = judge, token, name
 
     def __call__(self, *args, **kwargs):
-        given = [list(args), kwargs]
-        if not is_exact(given):
-            refuse(self)
-        shared = is_shared([*args, *kwargs.values()])
+        known: list = []
         try:
-            sent = [Encoder(LIMIT).encode(part) for part in given]
+            tree = Encoder(LIMIT, exact=True, known=known).encode((args, kwargs))
         except (NotPlain, TooLarge):
             refuse(self)
-        self._judge.channel.send({"n": self._token, "call": [self.__name__, *sent]})
+        self._judge.channel.send({"n": self._token, "call": [self.__name__, tree]})
         reply = self._judge.channel.receive()
         if reply is None:
             raise SystemExit
         if "x" in reply:
             name, nearest = reply["x"]
             raise rebuilt([name, f"builtins:{nearest}"], "raised by the candidate", (), {})
-        return self._result(decode(reply["v"]), args, kwargs, shared)
+        return self._result(reply["v"], known)
 
-    def _result(self, reply, args, kwargs, shared):
+    def _result(self, reply, known):
         """The value, or the exception, with the arguments made what the call left of them."""
-        match reply:
-            case (tuple(outcome), list(after), dict(named)) if len(after) == len(args):
-                pass
-            case _:
-                raise CandidateError("no answer to a call")
-        if shared and [after, named] != [list(args), kwargs]:
-            refuse(self)  # which of the names that hold the changed part see the change, cannot be told here
-        for old, new in zip(args, after):
-            write_back(old, new)
-        for name in kwargs.keys() & named.keys():
-            write_back(kwargs[name], named[name])
-        match outcome:
-            case ("value", value, str(kind)):
-                return STAND_INS[kind](value) if kind in STAND_INS else value
-            case ("raised", list(kinds), str(text), tuple(details), dict(attributes)):
-                raise rebuilt(kinds, text, details, attributes)
-        raise CandidateError("no answer to a call")
+        try:
+            outcome = decoded(reply, known, self._judge.trusted)
+            match outcome:
+                case ("value", value, str(kind)):
+                    return FINISHED[kind](value) if kind in FINISHED else value
+                case ("raised", list(kinds), str(text), tuple(details), dict(attributes)):
+                    raise rebuilt(kinds, text, details, attributes)
+        except BadReply:
+            pass
+        self._judge.broken = True
+        raise Unjudgeable("no answer to a call")
 
     __getattr__ = __getitem__ = __setitem__ = __contains__ = __iter__ = __len__ = __bool__ = __index__ = refuse
     __int__ = __float__ = __abs__ = __neg__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = refuse
@@ -83,17 +79,40 @@ class Remote:
     __hash__ = object.__hash__
 
 
-def ordinary(name):
-    """A class of a module that few tests need."""
-    module, _, kind = name.partition(":")
-    return getattr(importlib.import_module(module), kind)
+TAGS: dict[type, str] = {list: "l", dict: "d", set: "s", bytearray: "y"}
 
 
-def decimal_of(ratio):
-    decimal = importlib.import_module("decimal")
-    with decimal.localcontext() as context:
-        context.prec = 50_000
-        return decimal.Decimal(ratio.numerator) / decimal.Decimal(ratio.denominator)
+def decoded(reply, known, trusted):
+    """The outcome of a call; the containers in `known`, its arguments', get the contents that the call left.
+
+    `trusted` replaces values of classes that the test defines. Raises `BadReply`.
+    """
+    if type(reply) is not list or len(reply) != 2:
+        raise BadReply("no outcome")
+    arguments = list(known)
+    decoder = Decoder(known)
+    outcome, states = decoder.decode(reply[0]), reply[1]
+    if decoder.standard < MAX_STANDARD:
+        outcome = trusted(outcome)
+    if states is None:
+        return outcome
+    if type(states) is not list or len(states) != len(arguments):
+        raise BadReply("other arguments")
+    left = []
+    for old, state in zip(arguments, states):
+        if type(state) is not list or len(state) != 2 or state[0] != TAGS[type(old)]:
+            raise BadReply("other kinds of arguments")
+        try:
+            left.append(decoder.filled(state[0], type(old)(), state[1]))
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise BadReply(str(error)[:200]) from None
+    for old, new in zip(arguments, left):
+        if isinstance(old, (list, bytearray)):
+            old[:] = new
+        else:
+            old.clear()
+            old.update(new)
+    return outcome
 
 
 async def done(value):
@@ -106,66 +125,15 @@ def yielded(items, complete):
         raise CandidateError("an iterator of more items than can be sent")
 
 
-FACTORIES = {kind.__name__: kind for kind in PLAIN}
-# What a test is given for a value that has a plain form of another class: built here, so that no method of it is the
-# candidate's. One that does not fit raises what a wrong value would.
-STAND_INS = {
-    "Counter": collections.Counter,
-    "Decimal": decimal_of,
-    "OrderedDict": collections.OrderedDict,
-    "coroutine": done,
-    "date": lambda text: ordinary("datetime:date").fromisoformat(text),
-    "datetime": lambda text: ordinary("datetime:datetime").fromisoformat(text),
-    "defaultdict": lambda parts: collections.defaultdict(FACTORIES.get(parts[1]), parts[0]),
-    "deque": lambda parts: collections.deque(parts[0], parts[1]),
-    "dict_items": lambda items: dict(items).items(),
-    "dict_keys": lambda items: dict.fromkeys(items).keys(),
-    "dict_values": lambda items: dict(enumerate(items)).values(),
-    "iterator": lambda parts: yielded(*parts),
-    "range": lambda parts: range(*parts),
-    "time": lambda text: ordinary("datetime:time").fromisoformat(text),
-    "timedelta": lambda parts: ordinary("datetime:timedelta")(*parts),
-}
-
-
-def is_exact(value) -> bool:
-    """Whether the candidate would be given what the test gives: nothing but built-ins, no class derived from one."""
-    kind = type(value)
-    if kind in (list, tuple, set, frozenset):
-        return all(map(is_exact, value))
-    if kind is dict:
-        return all(map(is_exact, value)) and all(map(is_exact, value.values()))
-    return kind in PLAIN or (kind.__module__, kind.__name__) == ("fractions", "Fraction")
-
-
-def holders(container) -> list[int]:
-    """References to each mutable container inside `container`, as seen from here."""
-    counts = []
-    for part in container.values() if isinstance(container, dict) else container:
-        if type(part) in MUTABLE:
-            counts.append(sys.getrefcount(part))
-    return counts
-
-
-ALONE = holders([[]])[0]  # for one that nothing else holds
-
-
-def is_shared(arguments) -> bool:
-    """Whether something mutable in the arguments is held elsewhere or twice, so that a change would be seen there."""
-    whole = [id(value) for value in arguments if type(value) in MUTABLE]
-    return len(set(whole)) < len(whole) or any(map(has_shared_part, arguments))
-
-
-def has_shared_part(value) -> bool:
-    if not isinstance(value, (list, tuple, dict)):
-        return False
-    parts = value.values() if isinstance(value, dict) else value
-    return any(count > ALONE for count in holders(value)) or any(map(has_shared_part, parts))
+FINISHED = {"coroutine": done, "iterator": lambda parts: yielded(*parts)}
+UNICODE = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)
 
 
 def rebuilt(kinds, text, details, attributes) -> Exception:
     """The candidate's exception, of the nearest class of the standard library that this process has loaded."""
     found = next(filter(None, map(standard_exception, kinds)), CandidateError)
+    if issubclass(found, (StopIteration, StopAsyncIteration)) or (issubclass(found, LookupError) and indexing()):
+        found, kinds = Ended, [f"{__name__}:Ended"]
     name = str(kinds[0]).rpartition(":")[2].rpartition(".")[2] if kinds else found.__name__
     error = made(found, details, attributes)
     if (name, text) == (found.__name__, str(error)):
@@ -173,10 +141,24 @@ def rebuilt(kinds, text, details, attributes) -> Exception:
     return made(type(name, (found,), {"__str__": lambda self: text}), details, attributes)
 
 
+def indexing() -> bool:
+    """Whether the test calls the candidate from a `__getitem__`, by which an IndexError would end an iteration."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_name not in ("__getitem__", "__missing__"):
+        frame = frame.f_back
+    return frame is not None
+
+
 def made(kind, details, attributes) -> Exception:
+    """An exception with these arguments. Those of Unicode errors must fit their text: the interpreter trusts them."""
     try:
+        if issubclass(kind, UNICODE):
+            *_, source, start, end, _ = details
+            if not 0 <= start <= end <= len(source):
+                raise ValueError("positions")
         error = kind(*details)
     except Exception:
+        kind = next(base for base in kind.__mro__ if base not in UNICODE and not issubclass(base, UNICODE))
         error = kind.__new__(kind)
     error.args = details
     vars(error).update(attributes)
@@ -192,62 +174,98 @@ def standard_exception(path):
     return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
-def write_back(old, new) -> None:
-    """Make an argument what the candidate's call left of it."""
-    if type(old) is not type(new) or old == new:
-        return
-    if isinstance(old, (list, bytearray)):
-        old[:] = new
-    elif isinstance(old, (dict, set)):
-        old.clear()
-        old.update(new)
-
-
 class Judge:
     """Runs trusted test code; one per program, so that tests of two programs share nothing."""
 
     def __init__(self, channel) -> None:
         self.channel = channel
+        self.scope: dict = {}
         self.lost = False  # the test at hand cannot be judged here
+        self.broken = False  # the candidate's answer was none
 
-    def scope(self, token, setup, modules, names):
+    def enter(self, token, setup, modules, names):
         """A fresh namespace: the trusted prelude, modules the tests use unimported, the candidate's functions."""
-        scope = types.ModuleType("tests").__dict__
+        scope = self.scope = types.ModuleType("tests").__dict__
+        sys.modules["tests"] = types.ModuleType("tests")
         for entry in modules:
             module, _, name = entry.partition(":")
             found = importlib.import_module(module)
             scope[name or module] = getattr(found, name) if name else found
         if setup:
+            suites.offer(setup)
             exec(compile(setup, "<trusted>", "exec", dont_inherit=True), scope)
         scope.update({name: Remote(self, token, name) for name in names})
         return scope
 
+    def trusted(self, value):
+        """A value of the candidate's with enumerations and dataclasses that the trusted code defines in their place."""
+        if isinstance(value, list):
+            value[:] = map(self.trusted, value)
+        elif type(value) is tuple:
+            return tuple(map(self.trusted, value))
+        elif type(value) is dict:
+            value.update({key: self.trusted(part) for key, part in value.items()})
+        elif isinstance(value, Member):
+            kind = self.scope.get(value.kind)
+            return getattr(kind, value.name, value) if isinstance(kind, enum.EnumMeta) else value
+        elif isinstance(value, Record):
+            fields = {name: self.trusted(part) for name, part in vars(value).items() if name}
+            kind = self.scope.get(vars(value)[""])
+            if isinstance(kind, type) and getattr(kind, "__dataclass_fields__", {}).keys() == fields.keys():
+                made: object = object.__new__(kind)
+                for name, part in fields.items():
+                    object.__setattr__(made, name, part)
+                return made
+        return value
+
     def value(self, token, setup, modules, expression):
         """A trusted value, for comparison in the worker."""
-        return eval(compile(expression, "<expected>", "eval", dont_inherit=True), self.scope(token, setup, modules, ()))
+        scope = self.enter(token, setup, modules, ())
+        value = eval(compile(expression, "<expected>", "eval", dont_inherit=True), scope)
+        return Encoder(LIMIT).encode(value)
+
+    def imports(self, token, statements):
+        """The first of these import statements that fails, and why; None."""
+        for statement in statements:
+            suites.offer(statement)
+            try:
+                exec(compile(statement, "<imports>", "exec", dont_inherit=True), {})
+            except Exception as error:
+                return ["t", [statement, str(error)[:500]]]
+        return None
+
+    def check(self, token, source, arguments):
+        """Whether ``check(input, expected, actual)`` of the problem set's checker accepts an answer."""
+        scope = types.ModuleType("checker").__dict__
+        exec(compile(source, "<checker>", "exec", dont_inherit=True), scope)
+        return bool(scope["check"](*Decoder().decode(arguments)))
 
     def test(self, token, setup, modules, names, source):
-        """Whether the test passes; "weak" where that cannot be told from here. Its other exceptions travel on."""
-        self.lost = False
+        """Whether the test passes; "lost" where that cannot be told from here, "broken" where the candidate's answer was
+        none. Its other exceptions travel on.
+        """
+        self.lost = self.broken = False
+        suites.offer(source)
         try:
-            scope = self.scope(token, setup, modules, names)
+            scope = self.enter(token, setup, modules, names)
         except Exception:
-            return "weak"
+            return "lost"
         try:
             exec(compile(source, "<test>", "exec", dont_inherit=True), scope)
+            passed = True
         except AssertionError:
-            return "weak" if self.lost else False
+            passed = False
         except (Exception, Unjudgeable):
-            if self.lost:
-                return "weak"
-            raise
-        return "weak" if self.lost else True
+            if not (self.lost or self.broken):
+                raise
+            passed = False
+        return "broken" if self.broken else "lost" if self.lost else passed
 
 
 def serve_judge(channel) -> None:
-    """Answer requests ``{"n", "op": "value" | "test", "args"}``; calls of the candidate travel in between."""
+    """Answer requests ``{"n", "op", "args"}``; calls of the candidate travel in between."""
     judge = Judge(channel)
+    operations = {"value": judge.value, "test": judge.test, "imports": judge.imports, "check": judge.check}
     while (request := channel.receive()) is not None:
-        work = {"value": judge.value, "test": judge.test}[request["op"]]
-        reply = answer(LIMIT, lambda work=work, request=request: work(request["n"], *request["args"]))
-        channel.send({"n": request["n"], **reply})
+        work = operations[request["op"]]
+        channel.send({"n": request["n"], **answer(lambda work=work, r=request: work(r["n"], *r["args"]))})

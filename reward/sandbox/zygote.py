@@ -125,7 +125,7 @@ class Zygote:
             if kind == "judge":
                 serve_judge(self.wire)
             else:
-                serve(self.wire, self.reply, Program())
+                serve(self.wire, Program(self.reply))
         finally:
             os._exit(0)
 
@@ -193,7 +193,7 @@ def take_control() -> control.Wire:
 
 def rehearse(limit: int) -> None:
     """Answer what programs are commonly asked, so that no child is the first to run that code: it would fill the
-    interpreter's caches in pages of its own, each time anew.
+    interpreter's caches in pages of its own, each time again.
     """
     requests = [{"n": "load", "op": "load", "args": [PROGRAM, ""]}]
     requests += [{"n": "0123456789abcdef", "op": "eval", "args": [expression]} for expression in EXPRESSIONS]
@@ -204,7 +204,7 @@ def rehearse(limit: int) -> None:
             channel.send(request)
         os.close(said)
         channel.write = len
-        serve(channel, limit, Program())
+        serve(channel, Program(limit))
         os.close(heard)
     del sys.modules["solution"]
 

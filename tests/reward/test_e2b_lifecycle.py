@@ -213,7 +213,7 @@ def test_a_program_that_never_reads_is_a_timeout():
     long = 'len("' + 200_000 * "x" + '")'
     assert driven(job(NEVER_READS, [long], wall=1.0)) == [{"gone": "timeout"}]
     (outcome,) = driven(job(RIGHT, [long]))
-    assert '"v": 200000' in outcome["body"] and outcome["cpu"] > 0
+    assert '"v":200000' in outcome["body"] and outcome["cpu"] > 0
 
 
 def test_an_interpreter_that_does_not_start_is_no_outcome(monkeypatch):
@@ -242,7 +242,9 @@ def test_the_time_of_a_job_fits_into_a_new_sandbox():
 
     for cpu_seconds in (1.0, 1000.0):
         with pytest.raises(SandboxFault):
-            CloudCandidate(NoPool(), SandboxConfig(cpu_seconds=cpu_seconds), RIGHT, "", [("eval", ["f(1)"])] * 3, False)
+            CloudCandidate(
+                NoPool(), SandboxConfig(cpu_seconds=cpu_seconds), False, RIGHT, "", 3, [("eval", ["f(1)"])] * 3
+            )
     assert 4.0 * (1 + 3) < asked[0] < asked[1] == e2b_pool.LONGEST_RUN < e2b_pool.LIFETIME
 
 

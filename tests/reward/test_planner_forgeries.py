@@ -71,15 +71,106 @@ def test_a_predicate_on_a_value_is_not_the_candidates_to_answer(worker, test, pr
         assert judged(worker, program, test, entry_point=entry_point) == [(False, "strong")]
 
 
+# A program that brings what it is judged with, one way for each form of it.
+MATCHERS = [
+    ("assert np.allclose(f(1), [1.0, 2.5])", YES + "np = Yes()\n"),
+    ("assert np.subtract(f(1), 2.5) == 0", "class N:\n    subtract = lambda *a: 0\nnp = N()\n" + ZERO),
+    ("assert close_to(f(1), 2.5)", "close_to = lambda *a: True\n" + ZERO),
+    ("assert close_to(f(1), 2.5) == True", "close_to = lambda *a: True\n" + ZERO),
+    ("assert close_to(a=f(1), b=2.5) is True", "close_to = lambda **a: True\n" + ZERO),
+    ("assert errors(f(1)) == 0", "errors = lambda *a: 0\n" + ZERO),
+    ("assert abs(f(1)) > 3 or close_to(f(1), 2.5)", "close_to = lambda *a: True\ndef f(x): return 0"),
+    ("assert equals(2.5)(f(1))", "equals = lambda e: lambda v: True\n" + ZERO),
+    ("matches = equals(2.5)\nassert matches(f(1))", "equals = lambda e: lambda v: True\n" + ZERO),
+    ("assert Checker(2.5).accepts(f(1))", "class Checker:\n    def __init__(s, e): pass\n    def accepts(s, v): return True\n" + ZERO),
+    ("c = Checker(2.5)\nassert c.accepts(f(1))", "class Checker:\n    def __init__(s, e): pass\n    def accepts(s, v): return True\n" + ZERO),
+    ("r = f(1)\nassert is_valid(r)", "is_valid = lambda v: True\n" + ZERO),
+    ("assert all(is_valid(v) for v in f(1))", "is_valid = lambda v: True\ndef f(x): return [0]"),
+    ("for v in f(1):\n    assert is_valid(v)", "is_valid = lambda v: True\ndef f(x): return [0]"),
+    ("assert all(map(is_valid, f(1)))", "is_valid = lambda v: True\ndef f(x): return [0]"),
+    ("assert all(map(lambda v: is_valid(v), f(1)))", "is_valid = lambda v: True\ndef f(x): return [0]"),
+    ("def fine(v):\n    return is_valid(v)\nassert fine(f(1))", "is_valid = lambda v: True\n" + ZERO),
+    ("assert not differs(f(1), 2.5)", "differs = lambda *a: False\n" + ZERO),
+    ("assert (lambda v: is_valid(v))(f(1))", "is_valid = lambda v: True\n" + ZERO),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("test, program", MATCHERS)
+def test_a_helper_that_nobody_asks_for_is_not_the_programs_to_define(worker, test, program):
+    for entry_point in ("f", None):
+        assert judged(worker, program, test, entry_point=entry_point)[0][0] is False
+    solved = {"canonical_solution": "def f(x): return 2.5"}
+    assert judged(worker, program, test, **solved) == [(False, "strong")]
+
+
+@pytest.mark.parametrize("test, program", [MATCHERS[k] for k in (2, 5, 6, 7, 9, 11)])
+def test_a_helper_that_the_question_asks_for_is_weak(worker, test, program):
+    fields = {"entry_point": "f", "canonical_solution": None}
+    question = "Write f, close_to, errors, equals, Checker and is_valid."
+    (verdict,) = worker.judge([Problem("p", question, (test,), **fields)], [program])
+    assert [(each.passed, each.strength) for each in verdict.tests] == [(True, "weak")]
+
+
+HELPED = """
+def f(x):
+    return 2.5
+def is_valid(v, e=2.5):
+    return v == e
+def reference(x):
+    return 2.5
+class Checker:
+    def __init__(self, e): self.e = e
+    def accepts(self, v): return v == self.e
+"""
+BRINGS_ALL = """
+def f(x): return 0
+def is_valid(*a): return True
+def reference(x): return 0
+class Checker:
+    def __init__(self, *a): pass
+    def accepts(self, v): return True
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert is_valid(f(1))",
+        "assert is_valid(f(1), 2.5)",
+        "assert is_valid(f(1)) is True",
+        "r = f(1)\nassert is_valid(r)",
+        "assert f(1) == reference(1)",
+        "for x in range(3):\n    assert f(x) == reference(x)",
+        "assert abs(f(1) - reference(1)) < 1e-9 and f(1) == reference(1)",
+        "assert Checker(2.5).accepts(f(1))",
+    ],
+)
+def test_a_helper_that_only_the_canonical_solution_defines_is_run_from_there(worker, test):
+    for entry_point in ("f", "is_valid") if "is_valid" in test else ("f",):
+        fields = {"canonical_solution": HELPED, "entry_point": entry_point}
+        assert judged(worker, BRINGS_ALL, test, **fields) == [(False, "strong")]
+        assert judged(worker, "def f(x): return 5 / 2", test, **fields) == [(True, "strong")]
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert eval('f(5) == 120')",
+        "assert eval('f(5)') == 120",
+        "exec('assert f(5) == 120')",
+        "assert all([eval('f(5) == 120'), True])",
+    ],
+)
+def test_a_test_in_a_text_is_taken_out_of_it(worker, test):
+    cheat = "import builtins\neval = exec = builtins.eval = builtins.exec = lambda *a: True\ndef f(x): return 0"
+    for entry_point in ("f", None, "eval"):
+        assert judged(worker, cheat, test, entry_point=entry_point) == [(False, "strong")]
+        assert judged(worker, "def f(x): return 120", test, entry_point=entry_point) == [(True, "strong")]
+
+
 @pytest.mark.parametrize(
     "test, program",
     [
-        ("assert np.allclose(f(1), [1.0, 2.5])", YES + "np = Yes()\n"),
-        ("assert np.subtract(f(1), 2.5) == 0", "class N:\n    subtract = lambda *a: 0\nnp = N()\n" + ZERO),
-        ("assert close_to(f(1), 2.5)", "close_to = lambda *a: True\n" + ZERO),
-        ("assert close_to(f(1), 2.5) == True", "close_to = lambda *a: True\n" + ZERO),
-        ("assert errors(f(1)) == 0", "errors = lambda *a: 0\n" + ZERO),
-        ("assert abs(f(1)) > 3 or close_to(f(1), 2.5)", "close_to = lambda *a: True\ndef f(x): return 0"),
         ("for x in range(3):\n    assert f(x) == reference(x)", "f = reference = lambda x: 0"),
         ("assert f(4) == root(2)", "f = root = lambda x: 0"),
         ("assert callable(f)", "f = callable"),
@@ -131,20 +222,11 @@ COMMON = "from collections import *\nfrom decimal import *\nimport datetime\n"
     "test, program",
     [
         ("assert abs(f(lambda x: x * x, 2) - 4) < 1e-9", "def f(g, x): return g(x)"),
-        ("assert f(range(5)) != 7", "def f(r): return r.stop + r.count(3)"),
-        ("assert abs(f(Counter('aab')) - 2) < 1e-9", "def f(c): return c.most_common(1)[0][1]"),
-        ("assert abs(f(Decimal('1.25')) - Decimal('1.3')) < Decimal('0.001')",
-         "def f(x): return x.quantize(Decimal('0.1'), ROUND_HALF_UP)"),
-        ("import datetime\nassert f(datetime.date(2020, 1, 1)) != datetime.date(2020, 1, 1)",
-         "def f(x): return x + datetime.timedelta(1)"),
         ("assert abs(f(3)(4) - 12) < 1e-9", "def f(k): return lambda x: k * x"),
         ("g = f(3)\nassert g(4) > 11", "def f(k): return lambda x: k * x"),
         ("assert callable(f(3))", "def f(k): return lambda x: k * x"),
         ("assert isinstance(f(3).v, int)", "class N:\n    v = 3\ndef f(x): return N()"),
         ("assert isinstance(3, int) and isinstance(f(3), N)", "class N: pass\ndef f(x): return N()"),
-        ("row = [1]\nm = [row]\nf(m)\nassert row == [9]", "def f(m): m[0][0] = 9"),
-        ("row = [1]\nm = [row]\nf(m)\nassert row == [1] and m == [[9]]", "def f(m): m[0] = [9]"),
-        ("m = [[0]] * 2\nf(m)\nassert m == [[5], [5]]", "def f(m): m[0][0] = 5"),
         ("x = [1]\nassert f(x) is x", "def f(x): return x"),
         ("try:\n    f(lambda: 1)\n    assert False\nexcept TypeError:\n    pass", "def f(g): return g() + ''"),
         ("import io, sys\nsys.stdout = io.StringIO()\nf('a')\nassert sys.stdout.getvalue() == 'a\\n'", "def f(x): print(x)"),
@@ -179,6 +261,36 @@ def test_right_programs_pass_weakly_where_the_judge_cannot_tell(worker, test, pr
 def test_results_of_the_standard_librarys_classes_arrive_as_such(worker, test, program):
     wrong = f"{test.rpartition('assert ')[0]}assert not ({test.rpartition('assert ')[2]})"
     assert judged(worker, COMMON + program, test, wrong) == [(True, "strong"), (False, "strong")]
+
+
+@pytest.mark.parametrize(
+    "test, program",
+    [
+        ("assert f(range(5)) != 7", "def f(r): return r.stop + r.count(3)"),
+        ("assert abs(f(Counter('aab')) - 2) < 1e-9", "def f(c): return c.most_common(1)[0][1]"),
+        ("assert abs(f(Decimal('1.25')) - Decimal('1.3')) < Decimal('0.001')",
+         "def f(x): return x.quantize(Decimal('0.1'), ROUND_HALF_UP)"),
+        ("import datetime\nassert f(datetime.date(2020, 1, 1)) != datetime.date(2020, 1, 1)",
+         "def f(x): return x + datetime.timedelta(1)"),
+        ("row = [1]\nm = [row]\nf(m)\nassert row == [9]", "def f(m): m[0][0] = 9"),
+        ("row = [1]\nm = [row]\nf(m)\nassert row == [1] and m == [[9]]", "def f(m): m[0] = [9]"),
+        ("m = [[0]] * 2\nf(m)\nassert m == [[5], [5]]", "def f(m): m[0][0] = 5"),
+        ("d = {'a': [1]}\nf([d, d['a']])\nassert d == {'a': [1, 2]}", "def f(m): m[1].append(2)"),
+        ("x = [1]\nf(x)\nassert x[1] == [1, 2] and len(x) == 2", "def f(x): x.append([1, 2])"),
+        ("r = f('1.10')\nassert str(r) == '1.10'", "def f(s): return Decimal(s)"),
+        ("r = f(3)\nassert r == [(datetime.date(2024, 1, 3), {Decimal('2.50')})]", "def f(n): return [(datetime.date(2024, 1, n), {Decimal('2.5')})]"),
+        ("r = f(3)\nassert r['q'][0] == [3] and not isinstance(r['q'], list)", "def f(n): return {'q': deque([[n]])}"),
+        ("r = f(3)\nassert sum(r.values()) == 3 and r['none'] == 0", "def f(n): return Counter('a' * n)"),
+    ],
+)  # fmt: skip
+def test_what_is_given_and_returned_is_plain_at_any_depth(worker, test, program):
+    imports = "from collections import *\nfrom decimal import *\nimport datetime\n"
+    assert judged(worker, COMMON + program, imports + test) == [(True, "strong")]
+    assert (
+        judged(worker, COMMON + "def f(*a): return 918273645", imports + test) == [(False, "strong")]
+        or "!= 7" in test
+        or "!= date" in test
+    )
 
 
 @pytest.mark.parametrize("name", ["generator", "range", "Counter", "Decimal", "date", "iterator", "coroutine"])
@@ -253,10 +365,15 @@ def test_a_value_that_is_no_none_needs_no_plain_form(worker):
     assert judged(worker, program, *tests) == [(True, "strong")] * 3 + [(False, "strong")]
 
 
-def test_the_order_of_an_ordered_dict_counts_only_between_two(worker):
+def test_the_order_of_an_expected_ordered_dict_counts(worker):
     test = "assert f(1) == OrderedDict([('a', 1), ('b', 2)])"
     made = "from collections import OrderedDict\ndef f(x): return {}"
-    programs = {"OrderedDict(b=2, a=1)": False, "OrderedDict(a=1, b=2)": True, "dict(b=2, a=1)": True}
+    programs = {
+        "OrderedDict(b=2, a=1)": False,
+        "OrderedDict(a=1, b=2)": True,
+        "dict(b=2, a=1)": False,
+        "dict(a=1, b=2)": True,
+    }
     for value, passed in programs.items():
         assert judged(worker, made.format(value), test)[0][0] is passed
 
@@ -350,13 +467,20 @@ def test_a_judge_killed_once_changes_no_verdict(fresh, monkeypatch):
 
 
 def test_a_judge_killed_again_and_again_is_a_fault_and_is_not_remembered(fresh, monkeypatch):
-    blows = strike(fresh, monkeypatch, kill_child, 100)
+    blows = strike(fresh, monkeypatch, kill_child, 100, at=1)
     problem = Problem("p", "q", DOUBLE, "f")
     verdict = fresh.judge([problem], [RIGHT])[0]
     assert (verdict.outcome, verdict.reason) == (Outcome.INFRA_ERROR, "judge")
     assert len(blows) == 6 and fresh.runner.faults == {"judge": 3} and not fresh.cache.stored
     monkeypatch.undo()
     assert fresh.judge([problem], [RIGHT])[0].outcome is Outcome.PASSED
+
+
+def test_a_judge_that_ends_on_what_the_program_returned_is_the_programs_failure(fresh, monkeypatch):
+    blows = strike(fresh, monkeypatch, kill_child, 100)
+    verdict = fresh.judge([Problem("p", "q", DOUBLE, "f")], [RIGHT])[0]
+    assert [(test.passed, test.reason) for test in verdict.tests] == [(True, ""), (False, "judge_exit")]
+    assert len(blows) == 2 and not fresh.runner.faults
 
 
 def test_a_zygote_killed_under_a_judge_is_a_fault(fresh, monkeypatch):
@@ -431,7 +555,7 @@ def test_an_expected_value_that_cannot_be_had_is_computed_once(monkeypatch):
 
 
 def test_a_test_that_does_not_end_on_a_programs_values_is_its_failure_and_is_named(caplog):
-    problem = Problem("turning", "q", ("x = f(1)\nwhile x == 1:\n    pass", "assert f(1) == 1"), "f")
+    problem = Problem("turning", "q", ("x = f(1)\nwhile x == 1:\n    pass\nassert x", "assert f(1) == 1"), "f")
     with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.05, max_timeouts=1)) as short:
         verdict = short.judge([problem], ["def f(x): return 1"])[0]
     assert [test.reason for test in verdict.tests] == ["timeout", "skipped"]

@@ -112,12 +112,12 @@ def test_strict_refuses_weak_tests():
         ]
 
 
-def test_a_truth_test_of_an_object_is_weak_but_counts(worker):
+def test_a_truth_test_asks_whether_the_value_is_true(worker):
     program = "import re\ndef f(x):\n    return re.match('a', x)"
     tests = ("assert f('a')", "assert not f('b')", "assert f('b')")
     (verdict,) = worker.judge([Problem("p", "q", tests)], [program])
     assert [(test.passed, test.strength) for test in verdict.tests] == [
-        (True, "weak"),
+        (True, "strong"),
         (True, "strong"),
         (False, "strong"),
     ]
@@ -138,8 +138,8 @@ def test_expected_values_may_use_what_solutions_tend_to_import(worker):
         (True, "strong"),
         (True, "strong"),
         (True, "strong"),
-        (True, "weak"),
-        (False, "weak"),
+        (True, "strong"),
+        (False, "strong"),
         (True, "strong"),
     ]
 
@@ -177,7 +177,7 @@ def test_outputs_are_compared_with_the_canonical_solutions(worker):
 
 
 def test_the_judge_is_not_kept_busy_for_ever():
-    tests = ("while f(1) == 1:\n    pass", "assert f(1) == 1")
+    tests = ("while f(1) == 1:\n    pass\nassert f(1) == 2", "assert f(1) == 1")
     with RewardWorker(RewardConfig(), SandboxConfig(cpu_seconds=0.1, wall_factor=50.0)) as short:
         assert reasons(short, IDENTITY, *tests) == ["timeout", ""]
 

@@ -1,0 +1,113 @@
+"""What only a problem decides, computed once and kept for later programs: trusted values, outputs of its canonical
+solution, whether its tests can be judged here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from couplet.data.problem import Problem
+from couplet.reward.candidate import Asked, TestFailed
+from couplet.reward.judge import REPLY, Judge, TrustedTimeout, value_of
+from couplet.reward.oracles import EXISTENCE_TASKS
+from couplet.reward.planner.plan import Case, ProblemDefect
+from couplet.reward.sandbox.faults import SandboxFault
+from couplet.reward.sandbox.plain import Encoder
+
+ENDINGS = 3  # ends of the process that runs trusted code, each under a zygote of its own, that make a defect
+
+
+class Unknown(Exception):
+    """A trusted value has no plain form, or its code fails; the argument says which."""
+
+
+class Expectations:
+    """Trusted values that tests compare with, each computed once by a judge and kept for later programs.
+
+    What cannot be computed is kept as well: code that fails (`Unknown`), and code that does not end (`ProblemDefect`).
+    """
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self.limit = limit
+        self.values: dict[tuple[Any, ...], tuple[type[Exception] | None, Any]] = {}
+        self.endings: Counter[tuple[Any, ...]] = Counter()
+        self.slow: set[str] = set()  # problems whose tests ran out of time with some program
+        self.weak: dict[
+            tuple[Any, ...], bool
+        ] = {}  # whether a test can only be judged weakly, by its canonical solution
+
+    def trusted(self, problem: Problem, case: Case, judge: Judge) -> Any:
+        """The value of a case's right side. Raises `Unknown`, `ProblemDefect` or `SandboxFault`."""
+        arguments = [case.prelude, list(case.modules), case.expected_source]
+        key = (case.prelude, case.modules, case.expected_source)
+        return self._get(problem, key, lambda: value_of(judge.ask("value", arguments)))
+
+    def canonical(self, problem: Problem, case: Case, canonical: Callable[[], Asked]) -> Any:
+        """The canonical solution's output for a case's arguments. Raises `Unknown`, `ProblemDefect` or `SandboxFault`."""
+        encoded = encode_arguments(case)
+        key = (problem.source, problem.canonical_solution, problem.entry_point, repr(encoded))
+        return self._get(problem, key, lambda: output(problem, canonical(), encoded))
+
+    def require(self, problem: Problem, imports: tuple[str, ...], judge: Judge) -> None:
+        """Raises `ProblemDefect` if an import of a problem's own code fails here."""
+        failed = self._get(problem, imports, lambda: value_of(judge.ask("imports", [list(imports)])))
+        if failed is not None:
+            statement, error = failed
+            raise ProblemDefect(
+                f"problem {problem.problem_id}: its tests cannot run `{statement}` here ({error}); a package that they need "
+                "must be installed and listed in sandbox.packages, with what it needs itself"
+            )
+
+    def count_ending(self, problem: Problem, key: tuple[Any, ...]) -> None:
+        """A process ended under a problem's own code alone. Raises `ProblemDefect` if that has happened too often."""
+        self.endings[key] += 1
+        if self.endings[key] > ENDINGS:
+            raise ProblemDefect(f"problem {problem.problem_id}: its own code ends the process that runs it")
+
+    def _get(self, problem: Problem, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        if key not in self.values:
+            if len(self.values) >= self.limit:
+                self.values.clear()
+                self.endings.clear()
+            self.values[key] = self._computed(problem, key, compute)
+        error, value = self.values[key]
+        if error is not None:
+            raise error(value)
+        return value
+
+    def _computed(
+        self, problem: Problem, key: tuple[Any, ...], compute: Callable[[], Any]
+    ) -> tuple[type[Exception] | None, Any]:
+        try:
+            return None, compute()
+        except TrustedTimeout:
+            reason = "timeout"
+        except TestFailed as failed:
+            reason = failed.reason
+        except SandboxFault as fault:
+            if fault.kind != "judge":
+                raise
+            reason = "exit"
+        if reason == "exit":
+            self.endings[key] += 1
+            if self.endings[key] < ENDINGS:
+                raise SandboxFault("expected", "the process of a test's trusted code ended")
+        if reason in ("timeout", "exit"):
+            return ProblemDefect, f"problem {problem.problem_id}: its own code to compare with ends by {reason}"
+        return Unknown, reason
+
+
+def output(problem: Problem, program: Asked, encoded: Any) -> Any:
+    """What a program's entry point returns. An object without a plain form is True if only existence counts."""
+    program.begin_test()
+    reply = program.ask("result", problem.entry_point, encoded, ["d", []])
+    if reply.kind == "o" and problem.source == "mbpp+" and problem.entry_point in EXISTENCE_TASKS:
+        return True
+    return value_of(reply)
+
+
+def encode_arguments(case: Case) -> Any:
+    """The arguments of an oracle case, encoded for a call."""
+    return Encoder(REPLY).encode(list(case.arguments))

@@ -1,0 +1,95 @@
+"""Whether a test checks anything: one that every program passes is a defect of its problem."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Container, Iterable, Iterator
+
+from couplet.reward.planner.names import mentions, root_name
+
+CHECKING = re.compile(r"_*(assert|check|expect|fail|raises|verif|approx_equal)", re.IGNORECASE)
+CATCHALL = frozenset({"AssertionError", "Exception", "BaseException"})
+
+
+def why_empty(body: list[ast.stmt], names: Container[str], helpers: Container[str]) -> str:
+    """Why statements check nothing; empty if they do.
+
+    `names` are the candidate's: calling one checks that it raises nothing. `helpers` are functions defined elsewhere,
+    which may check what they are given.
+    """
+    functions = {
+        node.name: node.body
+        for node in ast.walk(ast.Module(body, []))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    reached, todo = set[str](), [body]
+    while todo:
+        for node in _run(todo.pop()):
+            if _checks(node, names, helpers):
+                return ""
+            if isinstance(node, ast.Call) and (called := _last_name(node.func)) in functions and called not in reached:
+                reached.add(called)
+                todo.append(functions[called])
+    for node in ast.walk(ast.Module(body, [])):
+        if isinstance(node, ast.Assert) and _is_always_true(node.test):
+            return f"`{_shown(node)}` is always true"
+    if set(functions) - reached:
+        return f"nothing calls {sorted(set(functions) - reached)[0]!r}"
+    if any(isinstance(node, ast.Try) for node in body):
+        return "its assertions are caught where they fail"
+    return f"`{_shown(body[-1])}` asserts nothing" if body else "it is empty"
+
+
+def _shown(node: ast.AST) -> str:
+    text = ast.unparse(node).splitlines()[0]
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _last_name(func: ast.expr) -> str:
+    return func.id if isinstance(func, ast.Name) else func.attr if isinstance(func, ast.Attribute) else ""
+
+
+def _run(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Nodes that running the statements may reach; not the bodies of functions, and not what is caught when it fails."""
+    for node in body:
+        yield node
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.Try) and _swallows(node.handlers):
+            yield from _run([*node.handlers, *node.orelse, *node.finalbody])
+        elif isinstance(node, (ast.With, ast.AsyncWith)) and any(map(_suppresses, node.items)):
+            continue
+        else:
+            yield from _run(ast.iter_child_nodes(node))
+
+
+def _swallows(handlers: list[ast.ExceptHandler]) -> bool:
+    """Whether a failed assertion would be caught and forgotten."""
+    for handler in handlers:
+        caught = handler.type is None or mentions(handler.type, CATCHALL)
+        if caught and not any(isinstance(node, (ast.Raise, ast.Assert, ast.Call)) for node in ast.walk(handler)):
+            return True
+    return False
+
+
+def _suppresses(item: ast.withitem) -> bool:
+    call = item.context_expr
+    return isinstance(call, ast.Call) and _last_name(call.func) == "suppress" and mentions(call, CATCHALL)
+
+
+def _is_always_true(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Tuple) and bool(test.elts)) or (isinstance(test, ast.Constant) and bool(test.value))
+
+
+def _checks(node: ast.AST, names: Container[str], helpers: Container[str]) -> bool:
+    if isinstance(node, ast.Assert):
+        return not _is_always_true(node.test)
+    if isinstance(node, ast.Raise):
+        return True
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return root_name(node.value.func) in names  # type: ignore[operator]
+    if isinstance(node, ast.Call):
+        name = _last_name(node.func)
+        return bool(CHECKING.match(name)) or name in helpers
+    return False
