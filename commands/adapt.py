@@ -1,4 +1,4 @@
-"""`adapt`: the supervised stages one after the other, in one process or on learner ranks that are Ray actors."""
+"""`adapt`: the supervised stages in sequence, in one process or on learner ranks that are Ray actors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from couplet.configs.schema import AdaptConfig, SamplerConfig, StageConfig
 from couplet.data.files import writing
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.model.hub import find_policy
-from couplet.training.run_folder import MEND, RunFolder, keep_policy
+from couplet.training.run_folder import ADVICE, RunFolder, keep_policy
 
 if TYPE_CHECKING:
     from couplet.commands.display import Bar
     from couplet.learner.adapt import Row
 
-UPDATES_PER_CALL = 20  # updates between two looks at the progress
+UPDATES_PER_CALL = 20  # updates between two progress reports
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out every stage of the recipe."""
+    """Run every stage of the recipe."""
     display = Display()
     policy = run_adaptation(load(AdaptConfig, args.config, args.overrides), display, resume=args.resume)
     display.say(f"policy in {policy}")
@@ -51,10 +51,10 @@ class Stage(Protocol):
 
 
 def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = False) -> Path:
-    """Carry out every stage of `config`; the folder of the last stage's policy, `runs_dir/name/policy`.
+    """Run every stage of `config`. Returns the folder of the last stage's policy, `runs_dir/name/policy`.
 
     Each stage's policy is kept in `stages/NUMBER-NAME`, a finished stage is not repeated on `resume`, and an unfinished
-    one goes on from its newest checkpoint.
+    one resumes from its newest checkpoint.
     """
     config = config.replace(stages=tuple(stage.replace(corpus=_absolute(stage.corpus)) for stage in config.stages))
     if not resume:
@@ -81,10 +81,10 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
 
 
 def check_inputs(config: AdaptConfig) -> None:
-    """Look at what the user named before a folder is made: start, tokenizer, device, the first example of each corpus.
+    """Check the inputs before a folder is made: start, tokenizer, device, the first example of each corpus.
 
     Raises:
-        ConfigError, ValueError: the first thing that cannot work.
+        ConfigError, ValueError: the first that cannot work.
     """
     from couplet.data.corpora.stream import Stream
     from couplet.data.tokenizer import load_tokenizer
@@ -104,7 +104,7 @@ def check_inputs(config: AdaptConfig) -> None:
 
 
 def _absolute(corpus: str) -> str:
-    """The corpus by a name that holds in any working directory, also in that of a learner rank."""
+    """The corpus by a name that is valid in any working directory, such as that of a learner rank."""
     return "+".join(str(Path(part).absolute()) if Path(part).exists() else part for part in _parts(corpus))
 
 
@@ -139,7 +139,7 @@ def _until_checkpoint(config: AdaptConfig, updates: int) -> int:
 
 
 def _resume(runner: Stage, index: int, folder: RunFolder) -> tuple[int, bool]:
-    """(updates done, whether the stage had ended) of the newest checkpoint, which is read back; (0, False) without."""
+    """(updates done, whether the stage had ended) of the newest checkpoint, which is loaded; (0, False) without one."""
     found = latest_checkpoint(folder.checkpoints)
     if found is None or found[1]["stage"] != index:
         return 0, False
@@ -168,14 +168,14 @@ def _running(config: AdaptConfig, index: int, start: Path, folder: RunFolder) ->
 
 
 def _prepare_start(config: AdaptConfig, target: Path) -> None:
-    """The start policy with every token diffusion needs, or a random one of the configured shape; and its tokenizer."""
+    """The initial policy with all tokens that diffusion needs, or a random one of the configured shape; and its tokenizer."""
     from couplet.data.tokenizer import PAD, add_diffusion_tokens, load_tokenizer, tiny_tokenizer
     from couplet.model.policy import DiffusionPolicy
     from couplet.model.tokens import DEFAULT_END_TOKENS, resolve_token_ids
 
-    aside = target.with_name("start.part")
+    part = target.with_name("start.part")
     words = target.with_name("tokenizer")
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(part, ignore_errors=True)
     words.mkdir(exist_ok=True)
     if config.start is not None:
         start = find_policy(config.start, "start")
@@ -189,9 +189,9 @@ def _prepare_start(config: AdaptConfig, target: Path) -> None:
         fields = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.id(PAD)}
         ids = resolve_token_ids(fields, tokenizer.special, DEFAULT_END_TOKENS, str(words))
         policy = DiffusionPolicy.from_shape(config.shape, len(tokenizer), ids, config.seed, tokenizer_folder=words)
-    with writing(target, **MEND):
-        policy.save_pretrained(aside)
-        aside.replace(target)
+    with writing(target, **ADVICE):
+        policy.save_pretrained(part)
+        part.replace(target)
 
 
 def _decoding(stages: Sequence[StageConfig]) -> SamplerConfig | None:

@@ -1,4 +1,4 @@
-"""Where the work is done: in this process (`--local`), or by actors on a Ray cluster."""
+"""Where the work runs: in this process (`--local`), or by actors on a Ray cluster."""
 
 from __future__ import annotations
 

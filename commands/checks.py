@@ -1,4 +1,4 @@
-"""What of a training run can be seen to fail before anything is read or started."""
+"""Checks of a training run before anything is read or started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from couplet.reward.functions import chosen
 
 
 def check_start(config: RunConfig) -> None:
-    """`ConfigError` or `ValueError` unless exactly one start is named, can exist and has a mask token; trains nothing."""
+    """`ConfigError` or `ValueError` unless exactly one initial policy is named, can exist and has a mask token; trains nothing."""
     path, recipe = config.model.path, config.model.recipe
     if (path is None) == (recipe is None):
         raise ConfigError(
@@ -34,10 +34,10 @@ def check_policy_folder(folder: Path, model: ModelConfig, where: str) -> None:
 
 
 def check_settings(config: RunConfig) -> None:
-    """`check_start`, and whatever else of a training run can be seen to fail without reading problems or starting anything.
+    """`check_start`, and all other checks that neither read problems nor start anything.
 
     Raises:
-        ConfigError, ValueError: the first thing that cannot work.
+        ConfigError, ValueError: the first that cannot work.
     """
     check_start(config)
     sampler, rewards = config.sampler, config.reward.functions
@@ -53,7 +53,7 @@ def check_settings(config: RunConfig) -> None:
 
 
 def _longest(config: RunConfig) -> int | None:
-    """Positions of the start, where they can be known without fetching it."""
+    """Positions of the initial policy, if known without downloading it."""
     if config.model.recipe is not None:
         recipe = load(AdaptConfig, config.model.recipe)
         return recipe.shape.max_positions if recipe.start is None else None

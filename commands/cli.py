@@ -1,6 +1,6 @@
-"""The table of sub-commands, what several of them take as options, and the exit codes.
+"""The table of sub-commands, the options that several of them share, and the exit codes.
 
-A sub-command is the module of its name in this package: `options(parser)` adds its options, `run(args)` carries it out.
+A sub-command is the module of its name in this package: `options(parser)` adds its options, `run(args)` runs it.
 Only the module of the chosen sub-command is imported, and no module imports torch or ray before `run`.
 """
 
@@ -44,7 +44,7 @@ POLICY = "policy folder, run folder, or hub name"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code.
 
-    0; 2 for what the user must fix, said in one line; 130 for Ctrl-C; 141 if the reader of the output is gone. Any other
+    0 is success; 2 an error that the user must fix, described in one line; 130 Ctrl-C; 141 a closed output. Any other
     error is a defect: it is raised with its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["train"]
@@ -70,13 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _continuation(arguments: Sequence[str]) -> str:
-    """The command line that continues an interrupted one; only `train` and `adapt` have to be told so."""
+    """The command line that continues an interrupted one; only `train` and `adapt` need an option for it."""
     resume = ["--resume"] if arguments[0] in ("train", "adapt") and "--resume" not in arguments else []
     return f"{launcher()} {shlex.join([*arguments, *resume])}"
 
 
 def user_message(error: Exception) -> str | None:
-    """What the user must fix, one line for each mistake; None for a defect.
+    """The error message for a mistake of the user, one line each; None for a defect.
 
     Besides `UserError`: an `OSError` that names a file or reports a full disk, and a package that is not installed.
     """
@@ -94,13 +94,13 @@ def user_message(error: Exception) -> str | None:
 
 
 def _reader_is_gone() -> bool:
-    """Whether nobody reads standard output any more."""
+    """Whether the reader of standard output is gone."""
     try:
         output = sys.stdout.fileno()
-    except OSError:  # it is no file
+    except OSError:  # not a file
         return False
     watch = select.poll()
-    watch.register(output, 0)  # errors and a closed other end are always reported
+    watch.register(output, 0)  # errors and a closed pipe are always reported
     return bool(watch.poll(0))
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run is going: progress bars in a terminal, plain lines elsewhere; readable at 80 columns."""
+"""The display of a run: progress bars in a terminal, plain lines elsewhere; readable at 80 columns."""
 
 from __future__ import annotations
 
@@ -128,8 +128,9 @@ def _columns() -> tuple[Any, ...]:
 class Pace:
     """The figures worth watching while a run is going: of the newest step, and of the time the last steps took.
 
-    One worker of each role (a run in one process) has its phases one after the other: their shares of the time are shown.
-    With actors the idle shares are, and how many more workers would bring the slowest phase down to the next one.
+    One worker of each role (a run in one process) has its phases one after the other: their shares of the time are
+    shown. With actors the idle shares are, and how many more workers would bring the slowest phase down to the next
+    one.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""`train --dry-run`: what a run would cost, before anything is started."""
+"""`train --dry-run`: the cost of a run, before anything is started."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _sum(parts: Mapping[str, float]) -> str:
 
 
 def _time(config: RunConfig, size: ModelSize, tflops: float | None) -> list[str]:
-    """How long a step takes, who waits, and what the run takes in all."""
+    """The time of a step, who waits, and the total of the run."""
     gpus = config.rollout.actors * config.rollout.gpus + config.learner.ranks * config.learner.gpus
     device = "GPU" if gpus else "core"
     sustained = tflops or (GPU_TFLOPS if gpus else CPU_TFLOPS)
@@ -94,7 +94,7 @@ def _time(config: RunConfig, size: ModelSize, tflops: float | None) -> list[str]
 
 
 def _absent(config: RunConfig) -> list[str]:
-    """Problem files that `train` will ask for and that are not there yet."""
+    """Problem files that `train` needs and that do not exist yet."""
     wanted = {"problems.train": config.problems.train, "problems.evaluate": config.problems.evaluate}
     paths = {name: split_source(source)[0] for name, source in wanted.items()}
     missing = [name for name, path in paths.items() if ":" not in path and not Path(path).is_file()]
@@ -115,7 +115,7 @@ def _size(config: RunConfig) -> ModelSize:
 
 
 def _read(path: str, where: str) -> ModelSize:
-    """The size of a folder, or of a hub name by its config.json alone, which is fetched if it is not cached."""
+    """The size of a folder, or of a hub name by its config.json alone, which is downloaded if it is not cached."""
     from couplet.model.folder import model_config, read_config
 
     folder = Path(path)

@@ -32,7 +32,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the folder and say where."""
+    """Write the folder and print its path."""
     out = export_policy(args.run, args.out, dtype=args.dtype, max_shard_gb=args.shard_gb, auto_map=args.auto_map)
     print(f"{out}: written and read back without a difference")
 
@@ -50,12 +50,12 @@ def export_policy(
         out: must not exist.
         dtype: "auto" keeps the stored type; "float32", "bfloat16" or "float16".
         max_shard_gb: larger models are written in several files.
-        auto_map: hub name of a repository with Dream's code; transformers then loads the folder through that code, where
-            it is trusted.
+        auto_map: hub name of a repository with Dream's code; transformers then loads the folder through that code, if
+            trusted.
 
     Raises:
-        ConfigError: no policy there, `out` exists or cannot be written.
-        ValueError: a folder that is no diffusion policy, or a copy that differs from what was read.
+        ConfigError: no policy, or `out` exists or cannot be written.
+        ValueError: the folder is not a diffusion policy, or the copy differs from the original.
     """
     from couplet.model.families import MODEL_FAMILIES
     from couplet.model.policy import DiffusionPolicy
@@ -67,33 +67,33 @@ def export_policy(
     source = find_policy_of(run)
     policy = DiffusionPolicy.from_pretrained(source, dtype=dtype)
     sampler = config_for(source, None).sampler
-    aside = out.with_name(f".{out.name}.part")
+    part = out.with_name(f".{out.name}.part")
     with writing(out, remedy="name another folder"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         try:
-            policy.save_pretrained(aside, max_shard_bytes=int(max_shard_gb * 1e9))
-            check_copy(policy, aside)
-            _write_tokenizer(source, aside, auto_map)
+            policy.save_pretrained(part, max_shard_bytes=int(max_shard_gb * 1e9))
+            check_copy(policy, part)
+            _write_tokenizer(source, part, auto_map)
             if auto_map is not None:
                 classes = MODEL_FAMILIES[policy.config.family].remote_classes.items()
                 remote = {name: f"{auto_map}--{code}" for name, code in classes if name != "AutoTokenizer"}
-                _edit(aside / "config.json", {"auto_map": remote})
-            write_decoding(aside, sampler)
+                _edit(part / "config.json", {"auto_map": remote})
+            write_decoding(part, sampler)
             has_curve = (run / CURVE).is_file()
             if has_curve:
-                shutil.copyfile(run / CURVE, aside / CURVE)
+                shutil.copyfile(run / CURVE, part / CURVE)
             facts = run_facts(run, source)
             card = model_card(out.name, policy.config, policy.token_ids, sampler, facts, CURVE if has_curve else None)
-            (aside / "README.md").write_text(card, encoding="utf-8")
-            aside.rename(out)
+            (part / "README.md").write_text(card, encoding="utf-8")
+            part.rename(out)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(part, ignore_errors=True)
     return out
 
 
 def find_policy_of(run: Path) -> Path:
-    """The policy folder of a run, or `run` itself where it is one. `ConfigError` where there is none."""
+    """The policy folder of a run, or `run` itself if it is one. `ConfigError` if there is none."""
     if not run.is_dir():
         raise ConfigError(f"{run} does not exist; name a run folder, e.g. runs/latest, or a policy folder")
     for folder in (run / "policy", run):
@@ -101,12 +101,12 @@ def find_policy_of(run: Path) -> Path:
             return folder
     found = latest_checkpoint(run / "checkpoints")
     if found is None or not (found[0] / "policy" / "config.json").is_file():
-        raise ConfigError(f"{run} holds no policy: neither policy/, nor a whole checkpoint, nor config.json")
+        raise ConfigError(f"{run} holds no policy: neither policy/, nor a complete checkpoint, nor config.json")
     return found[0] / "policy"
 
 
 def run_facts(run: Path, source: Path) -> dict[str, Any]:
-    """What is known of the run: `config` (its recipe) and `summary`, each empty where it is missing."""
+    """What is known of the run: `config` (its recipe) and `summary`, each empty if missing."""
     root = run if source != run else run.parent
     config, summary = root / "config.yaml", root / "summary.json"
     return {
@@ -116,7 +116,7 @@ def run_facts(run: Path, source: Path) -> dict[str, Any]:
 
 
 def check_copy(policy: Any, folder: Path) -> None:
-    """Read the written tensors back, one at a time. `ValueError` where one differs by a single bit."""
+    """Read the written tensors back, one at a time. `ValueError` if one differs by a single bit."""
     import torch
 
     from couplet.model.folder import read_weights
@@ -129,7 +129,7 @@ def check_copy(policy: Any, folder: Path) -> None:
 
 
 def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
-    """A tokenizer whose class is code that does not come along is written as plain files, or points to that code.
+    """A tokenizer whose class is not in the folder is written as plain files, or refers to the class's repository.
 
     Only the files of Qwen2's tokenizer, `vocab.json` and `merges.txt`, can be read by that code.
     """

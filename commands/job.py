@@ -1,4 +1,4 @@
-"""A running job seen from a second process, through its replay queue: the drivers of `status` and `scale`."""
+"""Access to a running job from a second process, through its replay queue: the drivers of `status` and `scale`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from couplet.commands.display import identity
 from couplet.configs.schema import ConfigError, RayConfig
 
 CALL_SECONDS = 30.0
-SCALE_SECONDS = 120.0  # a new worker has to start a process and probe its sandbox
+SCALE_SECONDS = 120.0  # a new worker starts a process and tests its sandbox
 REPORT_SECONDS = 10.0  # between two lines to a user who waits
 IN_FLIGHT = ("issued", "generated", "scoring", "ready", "leased")
 
@@ -46,7 +46,7 @@ def show_status(run: str | None, address: str | None, *, as_json: bool = False) 
 
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:
-    """Where the run is, the identity of its groups, its rates and the time to its end."""
+    """The step of the run, the identity of its groups, its rates and the time to its end."""
     totals, rates, learner = status["totals"], status["rates"], status["learner"]
     left = (status["steps"] - status["step"]) * status["groups_per_step"]
     speed = rates["groups_per_second"]
@@ -63,11 +63,11 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
 
 
 def scale_workers(targets: Sequence[str], run: str | None, address: str | None) -> None:
-    """Change the number of reward or rollout actors of a running job and wait until it is so.
+    """Change the number of reward or rollout actors of a running job and wait until they are in service.
 
     Raises:
-        ConfigError: a target that is not `reward=N` or `rollout=N` with N of at least 1, no such run, or no capacity
-            for so many; then the numbers are as before.
+        ConfigError: a target that is not `reward=N` or `rollout=N` with N of at least 1, no such run, or too few
+            resources; then the numbers stay as before.
     """
     wanted = dict(_target(text) for text in targets)
     queue = _find(run, address)
@@ -93,7 +93,7 @@ def scale_workers(targets: Sequence[str], run: str | None, address: str | None) 
 
 
 def _reason(serving: Mapping[str, int]) -> str:
-    """How many workers are in service, and what the cluster has left for the others."""
+    """The number of workers in service, and the free resources for the others."""
     counts = ", ".join(f"{count} {role}" for role, count in serving.items())
     free = ray.available_resources()
     left = ", ".join(f"{free.get(name, 0):g} {name}" for name in ("CPU", "GPU") if name in ray.cluster_resources())
@@ -101,13 +101,13 @@ def _reason(serving: Mapping[str, int]) -> str:
 
 
 def _tier(worker: dict[str, Any], status: dict[str, Any]) -> str:
-    """The sandbox tier of a worker that has one, and whether it may judge."""
+    """The sandbox tier of a worker, if it has one, and whether it may judge."""
     tier: str = worker.get("tier", "")
     return f"{tier} (refused)" if tier and status["tiers"] and tier not in status["tiers"] else tier
 
 
 def _serving(queue: Any) -> dict[str, int]:
-    """Workers that are given work, by role."""
+    """Workers that get work, by role."""
     return {role: len(indices) for role, indices in _call(queue, "roster").serving.items()}
 
 

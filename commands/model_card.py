@@ -13,7 +13,7 @@ from couplet.configs.schema import SamplerConfig
 from couplet.evaluation.policy_settings import generation_fields
 from couplet.evaluation.suite import metric_name
 
-# The settings that say most about a run, section by section.
+# The most informative settings of a run, by section.
 TELLING = {
     "estimator": ("name", "pairs", "t_min", "t_max", "weighting"),
     "objective": ("inner_updates", "clip_low", "clip_high", "kl_weight", "advantage", "ratio"),
@@ -145,5 +145,5 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
 
 
 def _name_of(path: str) -> str:
-    """A hub name as it is; of a folder on the machine of training only its last two parts."""
+    """A hub name unchanged; only the last two parts of a local folder."""
     return "/".join(PurePath(path).parts[-2:]) if PurePath(path).is_absolute() else path

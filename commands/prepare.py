@@ -41,7 +41,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the set and print what was kept and left out."""
+    """Write the set and print which problems were kept and left out."""
     summary = prepare_set(
         args.set,
         args.source,
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def find_unsound(problems: Sequence[Problem]) -> dict[str, str]:
-    """Why tests cannot be trusted, by problem: found by running programs that compute nothing, with progress."""
+    """Problems whose tests cannot be trusted, with the reason: found by running programs that compute nothing."""
     from couplet.configs.schema import RewardConfig, SandboxConfig
     from couplet.evaluation.soundness import unsound_problems
     from couplet.reward.worker import RewardWorker
@@ -91,7 +91,7 @@ def _options_of_set(parser: argparse.ArgumentParser, name: str) -> None:
     )
 
     def only(option: str, text: str) -> str:
-        """The help of an option that some sets use; the others do not show it, and refuse it by name."""
+        """The help of an option that only some sets use; the others hide it and reject it by name."""
         return text if name in USED_BY[option] else argparse.SUPPRESS
 
     parser.add_argument("--source", required=not default, help=f"{places}{default}")

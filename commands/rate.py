@@ -158,9 +158,9 @@ def run_rating(
 ) -> dict[str, Any]:
     """Rate every problem, write those of `level` to `out` (Parquet), and print the model's pass@k.
 
-    Beside `out` stand `.ratings.jsonl` (pass rates of each problem; an interrupted rating goes on there), `.run.json` (what
-    they belong to, stored with the first) and `.summary.json`. An answer of a served model is judged by the program in it,
-    whatever stands around it; one of our own policy under the format rule it is trained with.
+    Beside `out` stand `.ratings.jsonl` (pass rates of each problem; an interrupted rating goes on there), `.run.json`
+    (what they belong to, stored with the first) and `.summary.json`. An answer of a served model is judged by the
+    program in it, whatever stands around it; one of our own policy under the format rule it is trained with.
 
     Args:
         problems: as `data.problem_sets.load_problems`.

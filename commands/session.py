@@ -50,16 +50,16 @@ def run_sample(
 
     Args:
         folder: a policy's Hugging Face folder with its tokenizer.
-        changes: fields of `SamplerConfig` to set; None values are left alone. The rest is `sampler_of(folder)`.
-        once: answer this and return. Where the output is no terminal, only the answer's text is printed.
+        changes: fields of `SamplerConfig` to set; None values change nothing. The rest is `sampler_of(folder)`.
+        once: answer this and return. If the output is not a terminal, only the answer's text is printed.
         seed: of the samples; each prompt of a session gets its own.
         gif, svg: where to write the trace of the last prompt as an animation.
         device: where the policy runs.
-        console: where to show; default the terminal.
+        console: output; by default the terminal.
         read: asks for a prompt.
 
     Raises:
-        ValueError: a folder that is no policy, or a prompt (`once`) the sampler refuses.
+        ValueError: the folder is not a policy, or the sampler rejects the prompt (`once`).
         ConfigError: a device or sampler options that cannot work, or a file that cannot be written.
     """
     console = console or Console()
@@ -87,9 +87,9 @@ def run_sample(
 
 
 def sampler_of(folder: Path, changes: Mapping[str, Any]) -> SamplerConfig:
-    """How to decode with the policy in `folder`, by its own settings (`evaluation.policy_settings`); then `changes`.
+    """How to decode with the policy in `folder`, by its own settings (`evaluation.policy_settings`), then `changes`.
 
-    Where only the canvas is changed, the steps follow it in proportion.
+    If only the canvas is changed, the steps change in proportion.
     """
     base = from_dict(SamplerConfig, settings_tree(folder).get("sampler") or {})
     chosen = {name: value for name, value in changes.items() if value is not None}
@@ -136,7 +136,7 @@ class LiveView:
         self.step_C = np.full(config.completion_length, -1)
 
     def frame(self, step: int, tokens_C: np.ndarray) -> Panel:
-        """The canvas after `step`; `tokens_C` holds MASK where nothing is revealed yet."""
+        """The canvas after `step`; `tokens_C` has MASK where nothing is revealed yet."""
         revealed_C = np.asarray(tokens_C) != self.ids.mask
         self.step_C[revealed_C & (self.step_C < 0)] = step
         body = Text()
@@ -157,7 +157,7 @@ class LiveView:
 
 
 def trace_of(policy: DiffusionPolicy, tokenizer: Tokenizer, question: str, completion: Completion, steps: int) -> Trace:
-    """The trace of a completion, cut behind its first end token."""
+    """The trace of a completion up to its first end token."""
     end = policy.token_ids.end
     length = answer_length(completion.tokens, end)
     tokens = completion.tokens[:length].tolist()

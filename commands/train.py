@@ -1,4 +1,4 @@
-"""`train`: the start, the cluster, evaluation before and after, the loop, and what is left behind."""
+"""`train`: the initial policy, the cluster, evaluation before and after, the loop, and the results."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
     """Train `config` from its start to its last step; returns what `summary.json` holds.
 
     Raises:
-        ConfigError, ValueError: something the user must mend, named.
+        ConfigError, ValueError: a mistake of the user, by name.
     """
     began = time.monotonic()
     display = Display()
@@ -111,10 +111,10 @@ def _starting(config: RunConfig, *, local: bool) -> str:
 
 
 def check_inputs(config: RunConfig, *, local: bool) -> None:
-    """Look at what the user named before any time is spent: model, problem sets, Ray's address.
+    """Check the inputs before any time is spent: model, problem sets, Ray's address.
 
     Raises:
-        ConfigError, ValueError: the first thing that cannot work.
+        ConfigError, ValueError: the first that cannot work.
     """
     check_settings(config)
     for source in (config.problems.train, config.problems.evaluate):
@@ -217,16 +217,16 @@ def _prompt_counts(prompts: PromptSet) -> dict[str, int]:
 
 
 def _shortened(prompts: Mapping[str, PromptSet]) -> str:
-    """Which problems a run goes without, or sees cut."""
-    told = []
+    """Which problems were dropped or truncated."""
+    changes = []
     for name, some in prompts.items():
         what = f"{some.dropped} dropped" if some.dropped else f"{some.truncated} cut on the left"
-        told.append(f"of {len(some) + some.dropped} {name.replace('_', '-')} prompts {what}")
-    return ", ".join(told)
+        changes.append(f"of {len(some) + some.dropped} {name.replace('_', '-')} prompts {what}")
+    return ", ".join(changes)
 
 
 def _overlap(folder: RunFolder) -> dict[str, Any]:
-    """Speed-up bound and speed-up reached over the whole training phase, its first step (warm-up) left out."""
+    """Speed-up bound and speed-up reached over the whole training phase, without its first step (warm-up)."""
     rows = folder.metrics()[1:]
     if not rows:
         return {"speedup_bound": None, "speedup_reached": None, "bounding_stage": None}
@@ -257,7 +257,7 @@ def _comparison(config: RunConfig, summary: dict[str, Any], both: Sequence[dict[
 def _report(
     display: Display, folder: RunFolder, config: RunConfig, summary: dict[str, Any], both: Sequence[dict[str, Any]]
 ) -> None:
-    """The figures of the run, what it left behind, and what to type next."""
+    """Print the results of the run, its files, and the next commands."""
     from couplet.evaluation.figures import reward_curve
 
     reward_curve(folder.metrics(), folder.root / "reward.png", title=f"{folder.root.name}: reward per learner step")

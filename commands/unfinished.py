@@ -1,4 +1,4 @@
-"""What is left of a run that does not reach its end: a checkpoint to continue from, or nothing."""
+"""Runs that do not reach their end leave a checkpoint to continue from, or no folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from couplet.commands import cli
 from couplet.learner.checkpoint import latest_checkpoint
 from couplet.training.run_folder import RunFolder
 
-RESULTS = ("metrics.jsonl", "evaluations", "stages")  # of a run folder that is worth keeping
+RESULTS = ("metrics.jsonl", "evaluations", "stages")  # files of a run folder that is worth keeping
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from couplet.learner.checkpoint import BEST, latest_checkpoint
 from couplet.training.folder_lock import FolderLock
 from couplet.training.trackers import Tracker
 
-MEND = {"remedy": "check the run folder", "again": "resume"}  # if it cannot be written
+ADVICE = {"remedy": "check the run folder", "again": "resume"}  # if it cannot be written
 MINIMUM_FREE_BYTES = 64 * 2**20
 # What decides which problem a group's number means, or what the weights began as: the same for a run and its resumption.
 IDENTITY = (
@@ -105,7 +105,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file, whole or not at all."""
-        files.write_text(self.root / name, text, **MEND)
+        files.write_text(self.root / name, text, **ADVICE)
         return self.root / name
 
     def write_json(self, name: str, tree: Any) -> Path:
@@ -123,7 +123,7 @@ class RunFolder:
         """
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         row = {"step": step, "time": time.time(), **metrics}
-        with files.writing(self.root / "metrics.jsonl", **MEND), (self.root / "metrics.jsonl").open("a") as lines:
+        with files.writing(self.root / "metrics.jsonl", **ADVICE), (self.root / "metrics.jsonl").open("a") as lines:
             lines.write(json.dumps(row) + "\n")
         self._to_tensorboard(row)
         if self.tracker is not None:
@@ -140,7 +140,7 @@ class RunFolder:
     def log_trajectories(self, step: int, groups: Sequence[ScoredGroup]) -> None:
         """Write the groups of one learner step as trajectories/step-N.parquet."""
         path = self.root / "trajectories" / f"step-{step:06d}.parquet"
-        with files.replacing(path, **MEND) as temporary:
+        with files.replacing(path, **ADVICE) as temporary:
             pq.write_table(trajectory_table(groups, step), temporary)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -236,7 +236,7 @@ def _link(link: Path, target: str) -> None:
 def keep_policy(source: Path, target: Path, sampler: SamplerConfig | None) -> None:
     """Copy the policy folder `source` to `target`, which is replaced, with its decoding defaults where there are any."""
     aside = target.with_name(f".{target.name}.part")
-    with files.writing(target, **MEND):
+    with files.writing(target, **ADVICE):
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(source, aside)
         if sampler is not None:
@@ -246,7 +246,7 @@ def keep_policy(source: Path, target: Path, sampler: SamplerConfig | None) -> No
 
 
 def code_version() -> dict[str, str]:
-    """The commit the code stands at, where it is a git checkout, and the versions of the main packages."""
+    """The commit the code is at, where it is a git checkout, and the versions of the main packages."""
     from importlib.metadata import PackageNotFoundError, version
 
     here = Path(__file__).parent.parent
