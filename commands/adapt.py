@@ -168,7 +168,7 @@ def _running(config: AdaptConfig, index: int, start: Path, folder: RunFolder) ->
 
 
 def _prepare_start(config: AdaptConfig, target: Path) -> None:
-    """The initial policy with all tokens that diffusion needs, or a random one of the configured shape; and its tokenizer."""
+    """The initial policy with the tokens that diffusion needs, or one with random weights; and its tokenizer."""
     from couplet.data.tokenizer import PAD, add_diffusion_tokens, load_tokenizer, tiny_tokenizer
     from couplet.model.policy import DiffusionPolicy
     from couplet.model.tokens import DEFAULT_END_TOKENS, resolve_token_ids

@@ -11,7 +11,7 @@ from couplet.reward.functions import chosen
 
 
 def check_start(config: RunConfig) -> None:
-    """`ConfigError` or `ValueError` unless exactly one initial policy is named, can exist and has a mask token; trains nothing."""
+    """`ConfigError` or `ValueError` unless exactly one initial policy is named, may exist and has a mask token."""
     path, recipe = config.model.path, config.model.recipe
     if (path is None) == (recipe is None):
         raise ConfigError(

@@ -18,7 +18,6 @@ NOT_YET: tuple[str, ...] = (  # still to be rewritten; ends empty
     "commands",
     "evaluation",
     "reward",
-    "training",
     "tests/actors",
     "tests/commands",
     "tests/evaluation",

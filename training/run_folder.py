@@ -1,4 +1,4 @@
-"""The folder of one run: everything a run makes lives in it, and every file appears whole or not at all."""
+"""The folder of one run: it contains everything that the run writes, and every file is written atomically."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from couplet.training.trackers import Tracker
 
 ADVICE = {"remedy": "check the run folder", "again": "resume"}  # if it cannot be written
 MINIMUM_FREE_BYTES = 64 * 2**20
-# What decides which problem a group's number means, or what the weights began as: the same for a run and its resumption.
+# Settings that a resumed run must share: they decide the problem of a group's number, and the initial weights.
 IDENTITY = (
     "seed", "problems", "model.path", "model.recipe", "model.dtype", "model.end_tokens", "start", "shape", "tokenizer",
 )  # fmt: skip
@@ -38,7 +38,7 @@ IDENTITY = (
 class RunFolder:
     """Writes config, metrics (JSON lines and TensorBoard), trajectories (Parquet), checkpoints and the summary.
 
-    One process at a time: it holds a lock on the folder until `close`, or until it ends in whatever way.
+    One process at a time: it holds a lock on the folder until `close`, or until it ends.
 
     Args:
         root: the run's folder; see `create` and `reopen`.
@@ -52,7 +52,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: Any) -> RunFolder:
-        """A new folder `runs_dir/name` (`name-2`, ... where taken) with the resolved config."""
+        """A new folder `runs_dir/name` (`name-2`, ... if taken) with the resolved config."""
         runs = _runs_folder(config.runs_dir)
         number = 1
         while True:
@@ -73,7 +73,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, config: Any) -> RunFolder:
-        """The newest folder of this name that holds a checkpoint; its config.yaml becomes that of the resumed run.
+        """The newest folder of this name with a checkpoint; its config.yaml becomes that of the resumed run.
 
         Raises:
             ConfigError: there is none to resume, it is in use, or `config` differs from its own in one of `IDENTITY`.
@@ -100,11 +100,11 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints live."""
+        """The folder of checkpoints."""
         return self.root / "checkpoints"
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a file, whole or not at all."""
+        """Write a file atomically."""
         files.write_text(self.root / name, text, **ADVICE)
         return self.root / name
 
@@ -144,7 +144,7 @@ class RunFolder:
             pq.write_table(trajectory_table(groups, step), temporary)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl that are of a learner step, a torn last line left out."""
+        """The lines of metrics.jsonl that are of a learner step, without a torn last line."""
         return [row for row in self._rows() if is_learner_step(row)]
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -160,13 +160,13 @@ class RunFolder:
         return rows
 
     def keep_policy(self, sampler: SamplerConfig) -> None:
-        """Give the newest checkpoint's policy its own place, `policy/`, where a later checkpoint does not replace it."""
+        """Copy the policy of the newest checkpoint to `policy/`, where a later checkpoint does not replace it."""
         found = latest_checkpoint(self.checkpoints)
         assert found is not None, "a run ends with a checkpoint"
         keep_policy(found[0] / "policy", self.root / "policy", sampler)
 
     def rewind(self, step: int) -> None:
-        """Forget what was written after learner step `step`, so that a resumed run writes each step once."""
+        """Remove what was written after learner step `step`, so that a resumed run writes each step once."""
         evaluated = {read_object(path)["step"] for path in (self.root / "evaluations").glob("*.json")}
         rows = [row for row in self._rows() if row["step"] <= step]
         kept = [row for row in rows if is_learner_step(row) or row["step"] in evaluated]
@@ -183,7 +183,7 @@ class RunFolder:
                 path.unlink()
 
     def close(self) -> None:
-        """Flush TensorBoard, end the tracker and let go of the folder."""
+        """Flush TensorBoard, end the tracker and release the folder."""
         if self.tracker is not None:
             self.tracker.close()
             self.tracker = None
@@ -226,7 +226,7 @@ class RunFolder:
 
 
 def _link(link: Path, target: str) -> None:
-    """Make or replace a symbolic link, at once."""
+    """Make or replace a symbolic link atomically."""
     temporary = link.with_name(f".{link.name}-{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
@@ -234,19 +234,19 @@ def _link(link: Path, target: str) -> None:
 
 
 def keep_policy(source: Path, target: Path, sampler: SamplerConfig | None) -> None:
-    """Copy the policy folder `source` to `target`, which is replaced, with its decoding defaults where there are any."""
-    aside = target.with_name(f".{target.name}.part")
+    """Copy the policy folder `source` over `target`, with decoding defaults if `sampler` is given."""
+    part = target.with_name(f".{target.name}.part")
     with files.writing(target, **ADVICE):
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(source, aside)
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part)
         if sampler is not None:
-            write_decoding(aside, sampler)
+            write_decoding(part, sampler)
         shutil.rmtree(target, ignore_errors=True)
-        aside.replace(target)
+        part.replace(target)
 
 
 def code_version() -> dict[str, str]:
-    """The commit the code is at, where it is a git checkout, and the versions of the main packages."""
+    """The commit of the code, if it is a git checkout, and the versions of the main packages."""
     from importlib.metadata import PackageNotFoundError, version
 
     here = Path(__file__).parent.parent
@@ -263,18 +263,18 @@ def code_version() -> dict[str, str]:
 
 
 def _runs_folder(setting: str) -> Path:
-    """The folder of `runs_dir`; `ConfigError` where it would vanish with the working directory of a Ray job."""
+    """The folder of `runs_dir`; `ConfigError` if it would be deleted with the working directory of a Ray job."""
     folder = Path(setting)
     if "working_dir_files" in folder.absolute().parts:
         raise ConfigError(
-            f"runs_dir = {setting!r}: lies in the scratch folder of a Ray job ({folder.absolute()}), which is deleted after "
-            "it; give an absolute folder, on shared storage where the cluster has several machines"
+            f"runs_dir = {setting!r}: is in the scratch folder of a Ray job ({folder.absolute()}), which is deleted after "
+            "it; give an absolute folder, on shared storage if the cluster has several machines"
         )
     return folder
 
 
 def _require_same_run(root: Path, was: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> None:
-    """`ConfigError` where a setting of `IDENTITY` differs between the trees; what `was` lacks is let pass."""
+    """`ConfigError` if a setting of `IDENTITY` differs between the trees; settings that `was` lacks are ignored."""
     for key, value in now.items():
         name = f"{where}{key}"
         if isinstance(value, Mapping) and isinstance(was.get(key), Mapping):
