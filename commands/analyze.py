@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def options(parser: argparse.ArgumentParser) -> None:
     """Options of `analyze`."""
     parser.epilog = (
-        "Keys and defaults: docs/configuration.md, with the limits of `score` (10 CPU seconds per test, 1 GB)."
+        "Keys and defaults: docs/configuration.md, with the limits of `score` (8 CPU seconds per test, 1 GB)."
     )
     cli.add_policy_and_problems(parser)
     before = "a second policy to compare the first with, e.g. the start of RL"

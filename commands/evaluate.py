@@ -33,7 +33,7 @@ from couplet.evaluation.request import EvalRequest, Progress
 def options(parser: argparse.ArgumentParser) -> None:
     """Options of `evaluate`."""
     parser.epilog = (
-        "Keys and defaults: docs/configuration.md, with the limits of `score` (10 CPU seconds per test, 1 GB)."
+        "Keys and defaults: docs/configuration.md, with the limits of `score` (8 CPU seconds per test, 1 GB)."
     )
     cli.add_policy_and_problems(parser)
     temperatures = "default: evaluation.greedy_temperature, 0.2"

@@ -88,6 +88,8 @@ def with_scoring_limits(config: RunConfig, overrides: Sequence[str]) -> RunConfi
         for name in ("cpu_seconds", "memory_mb")
         if not any(override.startswith(f"sandbox.{name}=") for override in overrides)
     }
+    if not any(override.startswith("sandbox.wall_factor=") for override in overrides):
+        wider["wall_factor"] = SCORING.wall_factor
     return config.replace(sandbox=config.sandbox.replace(**wider))
 
 

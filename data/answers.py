@@ -8,6 +8,7 @@ for is `reward.code_format`; both end in `whole_program` or `continuation`, the 
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -27,7 +28,8 @@ from couplet.data.syntax import (
 NO_FENCE = r"(?:(?!```)[\s\S])*"
 ANY_FENCE = re.compile(rf"```[^\n`]*\n({NO_FENCE})(?:```|\Z)")
 
-_PYTHON = frozenset(("", "python", "py", "python3", "py3", "python2", "ipython", "{.python}"))
+INDENTED = "indented"  # in place of the language of an indented block
+_PYTHON = frozenset((INDENTED, "", "python", "py", "python3", "py3", "python2", "ipython"))
 _REASONING = re.compile(r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _REASONING_END = re.compile(r"\A.*</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
 _WRAPPER = re.compile(r"</?(?:answer|solution|response|code)>", re.IGNORECASE)
@@ -39,6 +41,8 @@ _LEADING_TOKENS = re.compile(
     r"|<\|(?:begin_of_text|startoftext|endoftext)\|>|<s>|<｜[^｜\n]{1,40}｜>)+"
 )
 _SPECIAL_TOKEN = re.compile(r"<\|[\w ]{1,40}\|>|<｜[^｜\n]{1,40}｜>")
+_FENCE_LINE = re.compile(r"\A\s*(?:~{3,}|`{3,}|(?:python3?|py)[ \t]*\n)")
+_LANGUAGE_LINE = re.compile(r"\A\s*(?:python3?|py)[ \t]*\n")  # of a fence that the prompt has opened
 _INDENTED = re.compile(r"\A(?:[ \t]*\n)*[ \t]+\S")
 
 
@@ -65,10 +69,11 @@ def program_of_answer(text: str, problem: Problem, continues: bool = True) -> st
         if program := reader.accept(candidate):
             return program
     blocks = code_blocks(stripped)
-    for candidate in (*_before_unpaired_fence(stripped), *_from_blocks(blocks, reader.asked)):
+    inline = (found.group(1) for found in itertools.islice(ANY_FENCE.finditer(stripped), 16))  # `Here: ```python`
+    for candidate in (*_before_unpaired_fence(stripped), *_from_blocks(blocks, reader.asked), *inline):
         if program := reader.accept(candidate):
             return program
-    code = blocks[0].content if blocks else stripped
+    code = next((block.content for block in blocks if block.language != INDENTED), stripped)
     return continuation(code, problem) if reader.may_continue else whole_program(code, problem)
 
 
@@ -83,7 +88,7 @@ class _Reader:
     def accept(self, code: str) -> str | None:
         """The program of `code`, if it parses and defines what is asked for."""
         problem = self.problem
-        if code.lstrip().startswith(("~~~", "```")):  # `~~~python` is an expression
+        if _FENCE_LINE.match(code):  # `~~~python` and `python` are expressions
             return None
         if problem.suffix and self.may_continue:
             for middle in dict.fromkeys((code, code.removesuffix("\n"))):
@@ -110,18 +115,23 @@ def without_tokens(text: str) -> str:
     text = _LEADING_TOKENS.sub("", text)
     if end := _END_TOKEN.search(text):
         text = text[: end.start()]
-    return _WRAPPER.sub("", _SPECIAL_TOKEN.sub("", text))
+    return _LANGUAGE_LINE.sub("", _WRAPPER.sub("", _SPECIAL_TOKEN.sub("", text)))
 
 
 def code_blocks(text: str) -> list[Block]:
-    """The fenced blocks of `text` by CommonMark's rules, also in lists and quotes; none in more than a megabyte."""
+    """The fenced blocks of `text` by CommonMark's rules, also in lists and quotes, or else its indented ones.
+
+    A text of more than a megabyte has none.
+    """
     from markdown_it import MarkdownIt
 
     if len(text) > MAX_CODE:
         return []
     markdown = MarkdownIt("commonmark").disable(["inline", "reference", "html_block", "text_join"], ignoreInvalid=True)
-    fences = [token for token in markdown.parse(text) if token.type == "fence"]
-    return [Block((token.info.split() or [""])[0].lower(), token.content) for token in fences]
+    tokens = markdown.parse(text)
+    fences = [token for token in tokens if token.type == "fence"]
+    found = [Block((token.info.split() or [""])[0].lower().strip("{.}"), token.content) for token in fences]
+    return found or [Block(INDENTED, token.content) for token in tokens if token.type == "code_block"]
 
 
 def _before_unpaired_fence(text: str) -> Iterator[str]:

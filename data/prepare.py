@@ -14,7 +14,7 @@ from couplet.configs.schema import ConfigError
 from couplet.data.answers import whole_program
 from couplet.data.decontaminate import Overlap, find_overlaps
 from couplet.data.files import require_other, write_json
-from couplet.data.formats.cases import tests_of
+from couplet.data.formats.cases import read_tests
 from couplet.data.formats.columns import Row, RowError, chat, column, identifier, parsed, text
 from couplet.data.formats.parquet import ProblemFileError, write_parquet
 from couplet.data.levels import Level
@@ -284,7 +284,7 @@ def _mapped(row: Row, mapping: Mapping[str, str], id_needed: bool, source: str) 
 
     question, system = chat(row, mapping["prompt"])
     entry_point = optional("entry_point", None)
-    tests = tests_of(mapping["tests"], column(row, mapping["tests"]), entry_point)
+    tests = read_tests(mapping["tests"], column(row, mapping["tests"]), entry_point)
     return Problem(
         problem_id=identifier(row, mapping["id"], ""),
         question=question,

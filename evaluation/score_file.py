@@ -23,8 +23,9 @@ from couplet.reward.judgement import Judgement, judge_in_rounds
 from couplet.reward.planner.plan import plan
 from couplet.reward.worker import RewardWorker
 
-# Published solutions may be slow, so the limits are higher than in training.
-SCORING = SandboxConfig(cpu_seconds=10.0, memory_mb=1024)
+# Published solutions may be slow, so the limits are higher than in training. As in published judges, a program that
+# sleeps gets no more wall-clock time than CPU time, beyond what it waits for a core.
+SCORING = SandboxConfig(cpu_seconds=8.0, memory_mb=1024, wall_factor=1.0)
 CHUNK = 16  # samples of one problem sent to a worker at once, so that equal ones are joined
 POOL_ATTEMPTS = 5  # new pools in a row that finish no chunk before scoring stops
 

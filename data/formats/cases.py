@@ -1,6 +1,6 @@
 """Tests in every form in which sets publish them: Python texts, cases as JSON, compressed cases.
 
-`tests_of` turns one value into the fields of a `Problem` that hold it. What it reads:
+`read_tests` turns one value into the fields of a `Problem` that hold it. What it reads:
 
 - Python source, or a list of it: assertions, ``def check(candidate)``, pytest functions, unittest classes;
 - ``{"inputs": [...], "outputs": [...]}``, with ``fn_name`` for calls (APPS, TACO, verl's prime_code); also ``input`` and
@@ -33,7 +33,7 @@ FORMS = "text or a list of texts of Python, or cases with inputs and outputs"
 Fields = dict[str, Any]  # of `Problem`
 
 
-def tests_of(name: str, value: Any, function: str | None = None) -> Fields:
+def read_tests(name: str, value: Any, function: str | None = None) -> Fields:
     """The fields of a `Problem` that hold the tests in `value`, the content of column `name`.
 
     Args:
@@ -132,10 +132,12 @@ def _mapping(name: str, value: Mapping[str, Any], function: str | None) -> Field
     function = value.get("fn_name") or value.get("func_name") or function
     for inputs, outputs in (("inputs", "outputs"), ("input", "output")):
         if inputs in value and outputs in value:
-            return _cases(name, value[inputs], value[outputs], function)
+            one = isinstance(value[inputs], str) and isinstance(value[outputs], str)
+            given, expected = ([value[inputs]], [value[outputs]]) if one else (value[inputs], value[outputs])
+            return _cases(name, given, expected, function)
     for holder in _HOLDERS:
         if value.get(holder):
-            return tests_of(f"{name}.{holder}", value[holder], function)
+            return read_tests(f"{name}.{holder}", value[holder], function)
     raise unexpected(name, dict(value), FORMS)
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from couplet.data.formats.cases import Fields, stdio_fields, tests_of, unpacked
+from couplet.data.formats.cases import Fields, read_tests, stdio_fields, unpacked
 from couplet.data.formats.columns import (
     Row,
     RowError,
@@ -36,13 +36,13 @@ PYTHON3 = 3  # CodeContests' number of the language
 
 def inputs_and_outputs(row: Row) -> Problem:
     """A task with the columns `inputs` and `outputs`, and `fn_name` for calls."""
-    return _problem(row, "", tests_of("inputs, outputs", {name: row[name] for name in row}))
+    return _problem(row, "", read_tests("inputs, outputs", {name: row[name] for name in row}))
 
 
 def apps(row: Row) -> Problem:
     """APPS (Hendrycks et al. 2021) and TACO (Li et al. 2023): question, input_output, starter_code, solutions."""
     need(row, "APPS", "question", "input_output")
-    return _problem(row, "apps", tests_of("input_output", row["input_output"]))
+    return _problem(row, "apps", read_tests("input_output", row["input_output"]))
 
 
 def code_contests(row: Row) -> Problem:
@@ -58,7 +58,7 @@ def code_contests(row: Row) -> Problem:
         found = row.get(name) or {}
         for part, values in tests.items():
             values += found.get(part) or []
-    problem = _problem(row, "codecontests", tests_of("public_tests, private_tests, generated_tests", tests))
+    problem = _problem(row, "codecontests", read_tests("public_tests, private_tests, generated_tests", tests))
     limit = row.get("time_limit") or {}
     seconds = (limit.get("seconds") or 0) + (limit.get("nanos") or 0) / 1e9 if isinstance(limit, Mapping) else 0
     return _with_metadata(problem, {"time_limit": seconds} if seconds else {})
@@ -68,7 +68,7 @@ def cure(row: Row) -> Problem:
     """CodeContests as CURE restates it (Wang et al. 2025): question, test_input, test_output."""
     need(row, "CURE", "question", "test_input", "test_output")
     return _problem(
-        row, "codecontests", tests_of("test_input", {"inputs": row["test_input"], "outputs": row["test_output"]})
+        row, "codecontests", read_tests("test_input", {"inputs": row["test_input"], "outputs": row["test_output"]})
     )
 
 
@@ -80,7 +80,7 @@ def codeforces(row: Row) -> Problem:
     if row.get("input_mode") == "file":
         raise UnjudgeableRow("'input_mode' is 'file': only programs for stdin and stdout are judged")
     cases = [*(row.get("examples") or []), *row["official_tests"]]
-    fields = tests_of("official_tests", cases)
+    fields = read_tests("official_tests", cases)
     if checker := text(row, "generated_checker", ""):
         fields = stdio_fields(fields["stdio"], checker_of_program(checker))
     titles = {"input_format": "Input", "output_format": "Output", "note": "Note"}
@@ -102,7 +102,7 @@ def livecodebench(row: Row) -> Problem:
         if not isinstance(found, list):
             raise unexpected(name, found, "a list of cases with input, output and testtype")
         cases += found
-    return _problem(row, "livecodebench", tests_of("public_test_cases", cases, column(row, "metadata.func_name")))
+    return _problem(row, "livecodebench", read_tests("public_test_cases", cases, column(row, "metadata.func_name")))
 
 
 def verified(row: Row) -> Problem:
@@ -111,13 +111,13 @@ def verified(row: Row) -> Problem:
     language = column(row, "verification_info.language") or "python"
     if str(language).lower() not in ("python", "python3"):
         raise UnjudgeableRow(f"'verification_info.language' is {language!r}; only Python is judged")
-    return _problem(row, "synthetic-1", tests_of("verification_info", row["verification_info"]))
+    return _problem(row, "synthetic-1", read_tests("verification_info", row["verification_info"]))
 
 
 def deepcoder(row: Row) -> Problem:
     """DeepCoder (Agentica): problem, tests, solutions."""
     need(row, "DeepCoder", "problem", "tests")
-    return _problem(row, "deepcoder", tests_of("tests", row["tests"], column(row, "metadata.func_name")))
+    return _problem(row, "deepcoder", read_tests("tests", row["tests"], column(row, "metadata.func_name")))
 
 
 def _problem(row: Row, source: str, fields: Fields) -> Problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from couplet.data.formats.cases import tests_of
+from couplet.data.formats.cases import read_tests
 from couplet.data.formats.columns import Row, chat, column, identifier, need, text
 from couplet.data.formats.competition import PREAMBLE
 from couplet.data.problem import Problem
@@ -14,7 +14,7 @@ def verl(row: Row) -> Problem:
     question, system = chat(row, "prompt")
     source = text(row, "data_source", "verl")
     function = column(row, "extra_info.fn_name") or column(row, "extra_info.func_name")
-    fields = tests_of("reward_model.ground_truth", column(row, "reward_model.ground_truth"), function)
+    fields = read_tests("reward_model.ground_truth", column(row, "reward_model.ground_truth"), function)
     named = next((name for name in ("id", "task_id", "index") if column(row, f"extra_info.{name}") is not None), None)
     number = identifier(row, f"extra_info.{named}") if named else ""
     return Problem(

@@ -9,7 +9,8 @@ import zlib
 import pytest
 
 from couplet.configs.errors import UserError
-from couplet.data.formats.columns import UnjudgeableRow
+from couplet.data.formats.cases import read_tests
+from couplet.data.formats.columns import RowError, UnjudgeableRow
 from couplet.data.formats.parquet import ProblemFileError, read_parquet, write_parquet
 from couplet.data.formats.table import PROBLEM_FORMATS, format_of
 from couplet.data.problem import CallCase, Comparison, StdioCase, Suite
@@ -432,6 +433,69 @@ def test_a_checker_that_is_a_program_becomes_a_function(tmp_path):
     namespace = {}
     exec(problem.comparison.checker, namespace)
     assert namespace["check"]("1", "1 2", "2 1") is True and namespace["check"]("1", "1 2", "2 2") is False
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        IO,
+        json.dumps(IO),
+        str(IO),
+        {"test_cases": [{"input": "1\n", "output": "2\n"}, {"input": "2\n", "output": "3\n"}]},
+        [{"input": ["1"], "output": ["2"]}, {"input": "2\n", "output": 3}],
+        packed([{"input": "1\n", "output": "2\n"}, {"input": "2\n", "output": "3\n"}]),
+    ],
+)
+def test_runs_of_the_program_in_every_form(tests):
+    found = read_tests("t", tests)["stdio"]
+    assert [(case.input.strip(), case.output.strip()) for case in found] == [("1", "2"), ("2", "3")]
+    assert read_tests("t", {"input": "1\n", "output": "2\n"})["stdio"] == CASES[:1]
+
+
+@pytest.mark.parametrize(
+    ("tests", "expected"),
+    [
+        (["assert f(1) == 2", " "], ("assert f(1) == 2",)),
+        ('["assert f(1) == 2", "assert f(2) == 3"]', ("assert f(1) == 2", "assert f(2) == 3")),
+        ("assert f(1) == 2\nassert f(2) == 3  # three", ("assert f(1) == 2", "assert f(2) == 3")),
+        (
+            "import math\nassert f(1) == 2\nassert f(2) == 3",
+            ("import math\nassert f(1) == 2", "import math\nassert f(2) == 3"),
+        ),
+        ("x = f(1)\nassert x == 2\nassert f(x) == 3", ("x = f(1)\nassert x == 2\nassert f(x) == 3",)),
+        ({"functional": "assert f(1) == 2"}, ("assert f(1) == 2",)),
+        ({"assert_case": ["assert f(1) == 2"]}, ("assert f(1) == 2",)),
+        (CHECK, (CHECK,)),
+        ("def test_a():\n    assert f()\n\ntest_a()", ("def test_a():\n    assert f()\n\ntest_a()",)),
+    ],
+)
+def test_python_tests_in_every_form(tests, expected):
+    assert read_tests("t", tests) == {"tests": expected}
+
+
+@pytest.mark.parametrize(
+    ("source", "framework"),
+    [
+        (PYTEST, "pytest"),
+        ("class TestF:\n    def test_a(self):\n        assert f() == 1\n", "pytest"),
+        ("async def test_a():\n    assert f() == 1\n", "pytest"),
+        (TESTCASE, "unittest"),
+        (
+            "from unittest import TestCase\nclass A(TestCase):\n    def test_a(self):\n        self.assertTrue(f())\n",
+            "unittest",
+        ),
+    ],
+)
+def test_suites_are_recognised_by_their_source(source, framework):
+    assert read_tests("t", [source]) == {"suite": Suite(framework, source)}
+
+
+@pytest.mark.parametrize(
+    "tests", ["1", "{'a': 1}", '{"a": 1}', "'text'", "x = 1", "[1, 2]", [3], {"inputs": [1]}, None, 3.5]
+)
+def test_what_is_not_a_test_is_refused(tests):
+    with pytest.raises(RowError, match="'t"):
+        read_tests("t", tests)
 
 
 def test_decimal_outputs_are_compared_by_value(tmp_path):
