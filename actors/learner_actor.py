@@ -12,7 +12,7 @@ from couplet.actors.messages import WorkerInfo
 from couplet.configs.schema import RunConfig
 from couplet.data.trajectory import ScoredGroup
 from couplet.learner.rendezvous import free_port, join_environment
-from couplet.training.factory import build_learner
+from couplet.training.factory import LearnerSlice, build_learner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ class LearnerActor:
     def build(self, address: str, port: int) -> WorkerInfo:
         """Join the other ranks and build engine and learner; process and node of this rank."""
         join_environment(address, port, self.rank, self.config.learner)
-        self.learner = build_learner(self.config, self.start, self.rank, self.config.learner.ranks)
+        self.learner = build_learner(LearnerSlice.of(self.config), self.start, self.rank)
         self.metrics = Exporter(self.config.name, role="learner", index=self.rank)
         return WorkerInfo.of(ray.get_runtime_context())
 

@@ -14,14 +14,14 @@ from couplet.actors.messages import PublishedWeights, SwapReply, WorkerInfo
 from couplet.actors.remote import WeightsDamaged, WeightsLate, WeightsLost
 from couplet.configs.schema import RunConfig, SamplerConfig
 from couplet.data.trajectory import PromptGroup, RolloutRequest
-from couplet.training.factory import build_rollout_worker
+from couplet.training.factory import RolloutSlice, build_rollout_worker
 
 
 class RolloutActor:
     """Generates prompt groups. Weights are swapped between calls, never inside one."""
 
     def __init__(self, config: RunConfig, start: str, index: int) -> None:
-        self.worker = build_rollout_worker(config, start)
+        self.worker = build_rollout_worker(RolloutSlice.of(config), start)
         self.verify = config.weights.verify
         self.timeout = config.weights.timeout
         self.started = time.monotonic()

@@ -131,11 +131,10 @@ def _policy(label: str, folder: Path, config: RunConfig, evaluator: Evaluator) -
 
     from couplet.data.tokenizer import load_tokenizer
     from couplet.evaluation.analysis import Subject
-    from couplet.model.policy import DiffusionPolicy
-    from couplet.training.factory import load_policy
+    from couplet.training.factory import PolicySlice, load_policy
 
     device = "cuda" if config.rollout.gpus > 0 and torch.cuda.is_available() else "cpu"
-    policy = load_policy(DiffusionPolicy, config, str(folder), device).eval()
+    policy = load_policy(PolicySlice.of(config), str(folder), device).eval()
     return Subject(
         label,
         partial(evaluator.evaluate, folder),

@@ -101,7 +101,7 @@ def prompts_of(
 
     if not any(override.startswith("problems.max_prompt_tokens=") for override in overrides):
         config = config.replace(problems=config.problems.replace(max_prompt_tokens=NO_LIMIT))
-    return load_prompts(config, str(folder), source, limit)
+    return load_prompts(str(folder), source, config.problems, config.model, limit)
 
 
 def results_folder(folder: Path) -> Path:

@@ -77,7 +77,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         ends.enter_context(leaving_no_empty_folder(folder))
         display.say(f"run folder {folder.root}")
         start = str(Path(resolve_start(config, display)).absolute())
-        held_out = load_prompts(config, start, config.problems.evaluate, config.evaluation.limit)
+        held_out = load_prompts(start, config.problems.evaluate, config.problems, config.model, config.evaluation.limit)
         display.headline(_starting(config, local=local))
         cluster = open_cluster(config, start, folder.checkpoints, local=local)
         ends.callback(cluster.close)

@@ -5,8 +5,10 @@ Names are flat, `[a-z0-9_]`. A name with a part in braces stands for a family: `
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -242,6 +244,19 @@ def markdown() -> str:
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page; with --check only compare, 1 if it is out of date."""
+    parser = argparse.ArgumentParser(prog="python -m couplet.data.metric_table", description="Write docs/metrics.md.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
+    if not parser.parse_args(argv).check:
+        PAGE.write_text(markdown(), encoding="utf-8")
+        print(f"wrote {PAGE}")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != markdown():
+        print(f"{PAGE}: out of date; run make docs")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    PAGE.write_text(markdown(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    sys.exit(main())

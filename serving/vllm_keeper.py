@@ -18,7 +18,8 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE_SECONDS = 10.0
@@ -28,9 +29,7 @@ LOOK_SECONDS = 0.2
 def keep(folder: str, command: list[str]) -> int:
     """Run `command` until it ends or standard input closes; returns its exit code."""
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(
-        PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
-    )  # orphans of the command become children of this process, not of init
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of the command come to this process, not to init
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -66,25 +65,11 @@ def _signal_group(group: int, number: int) -> None:
 
 def _kill_descendants() -> None:
     """Kill and reap adopted processes until none is left; killing one may orphan its children."""
-    while children := _children():
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for pid in children:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-
-
-def _children() -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid():
-            found.append(int(path.parent.name))
-    return found
+    while children := psutil.Process().children(recursive=True):
+        for process in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(children)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from couplet.data.verdict import Verdict
 from couplet.evaluation.request import EvalRequest
 from couplet.reward.fault_limit import FaultShareLimit
 from couplet.reward.judgement import Judgement
-from couplet.training.factory import build_reward_worker, build_rollout_worker, chunked
+from couplet.reward.worker import RewardWorker
+from couplet.training.factory import RolloutSlice, build_rollout_worker, chunked
 
 if TYPE_CHECKING:
-    from couplet.reward.worker import RewardWorker
     from couplet.rollout.worker import RolloutWorker
 
 
@@ -49,14 +49,14 @@ class LocalEvaluator:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.reward = build_reward_worker(config)
+        self.reward = RewardWorker(config.reward, config.sandbox)
         self.faults = FaultShareLimit(config.reward.max_fault_share)
         self.policy: Path | None = None
 
     def evaluate(self, policy: Path, request: EvalRequest) -> list[ScoredGroup]:
         """Sample and judge, one chunk of problems at a time."""
         if policy != self.policy:
-            self.rollout = build_rollout_worker(self.config, str(policy))
+            self.rollout = build_rollout_worker(RolloutSlice.of(self.config), str(policy))
             self.policy = policy
 
         def judged(problem: Problem, group: PromptGroup) -> ScoredGroup:

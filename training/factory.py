@@ -1,4 +1,4 @@
-"""Builds each plain part from the configuration, in one process or inside an actor.
+"""Builds each plain part from its slice of the configuration, in one process or inside an actor.
 
 Heavy imports are inside the functions, so that a reward actor's process never loads torch.
 """
@@ -6,10 +6,22 @@ Heavy imports are inside the functions, so that a reward actor's process never l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from couplet.configs.schema import RunConfig
+from couplet.configs.schema import (
+    AdapterConfig,
+    EstimatorConfig,
+    LearnerConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    ProblemsConfig,
+    RolloutConfig,
+    RunConfig,
+    SamplerConfig,
+)
 from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet, encode_prompts
 from couplet.data.seeds import derive_seed
@@ -18,95 +30,149 @@ from couplet.replay.schedule import Schedule
 
 if TYPE_CHECKING:
     from couplet.learner.learner import Learner
-    from couplet.reward.worker import RewardWorker
+    from couplet.model.policy import DiffusionPolicy
     from couplet.rollout.worker import RolloutWorker
+
+
+@dataclass(frozen=True)
+class PolicySlice:
+    """What a policy is loaded by: the model section, and the learner's adapter with the seed of its first weights."""
+
+    model: ModelConfig
+    adapter: AdapterConfig
+    adapter_seed: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> PolicySlice:
+        """Of a run."""
+        return cls(config.model, config.learner.adapter, derive_seed(config.seed, "adapter"))
+
+
+@dataclass(frozen=True)
+class RolloutSlice:
+    """What a rollout worker is built from."""
+
+    policy: PolicySlice
+    rollout: RolloutConfig
+    sampler: SamplerConfig
+    estimator: EstimatorConfig
+    inner_updates: int
+    estimate_behaviour: bool
+    ar_ness_k: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> RolloutSlice:
+        """Of a run; behaviour log-probabilities are estimated if samples may be stale."""
+        return cls(
+            PolicySlice.of(config),
+            config.rollout,
+            config.sampler,
+            config.estimator,
+            inner_updates=config.objective.inner_updates,
+            estimate_behaviour=config.replay.max_staleness > 0,
+            ar_ness_k=config.evaluation.ar_ness_k,
+        )
+
+
+@dataclass(frozen=True)
+class LearnerSlice:
+    """What a learner rank is built from."""
+
+    policy: PolicySlice
+    learner: LearnerConfig
+    objective: ObjectiveConfig
+    estimator: EstimatorConfig
+    optimizer: OptimizerConfig
+    updates: int  # optimiser updates of the whole run
+    temperature: float  # of the sampler
+
+    @classmethod
+    def of(cls, config: RunConfig) -> LearnerSlice:
+        """Of a run."""
+        return cls(
+            PolicySlice.of(config),
+            config.learner,
+            config.objective,
+            config.estimator,
+            config.optimizer,
+            updates=config.steps * config.objective.inner_updates,
+            temperature=config.sampler.temperature,
+        )
 
 
 def build_schedule(config: RunConfig, start: str) -> Schedule:
     """The training problems as requests, with prompts of the policy in folder `start`."""
-    prompts = load_prompts(config, start, config.problems.train, config.problems.limit)
+    problems = config.problems
+    prompts = load_prompts(start, problems.train, problems, config.model, problems.limit)
     return Schedule(prompts, config.replay.completions, config.seed)
 
 
-def load_prompts(config: RunConfig, start: str, source: str, limit: int | None = None) -> PromptSet:
+def load_prompts(
+    start: str, source: str, config: ProblemsConfig, model: ModelConfig, limit: int | None = None
+) -> PromptSet:
     """The problems of `source` as prompts of the policy in folder `start`."""
-    tokenizer = load_tokenizer(start)
-    problems = load_problems(source, seed=config.problems.seed, limit=limit)
-    return encode_prompts(problems, tokenizer.chat_prompt, config.problems, _mask_id(config, Path(start)))
-
-
-def _mask_id(config: RunConfig, start: Path) -> int:
-    """The id of the mask token, whatever its name, as the policy in folder `start` will have it."""
     from couplet.model.folder import folder_token_ids
 
-    return folder_token_ids(start, config.model.end_tokens, mask_token=config.model.mask_token).mask
+    tokenizer = load_tokenizer(start)
+    problems = load_problems(source, seed=config.seed, limit=limit)
+    mask = folder_token_ids(Path(start), model.end_tokens, mask_token=model.mask_token).mask
+    return encode_prompts(problems, tokenizer.chat_prompt, config, mask)
 
 
-def build_rollout_worker(config: RunConfig, start: str) -> RolloutWorker:
+def build_rollout_worker(config: RolloutSlice, start: str) -> RolloutWorker:
     """A rollout worker with the weights of folder `start`."""
     import torch
 
     from couplet.model.device import device_for
-    from couplet.model.policy import DiffusionPolicy
     from couplet.rollout.worker import RolloutWorker
 
     device = device_for(config.rollout.gpus, "rollout.gpus")
     if device == "cpu":
         torch.set_num_threads(config.rollout.threads)
-    policy = load_policy(DiffusionPolicy, config, start, device)
-    tokenizer = load_tokenizer(start)
     return RolloutWorker(
-        policy,
-        tokenizer.decode,
+        load_policy(config.policy, start, device),
+        load_tokenizer(start).decode,
         config.sampler,
         config.estimator,
-        inner_updates=config.objective.inner_updates,
-        estimate_behaviour=config.replay.max_staleness > 0,
+        inner_updates=config.inner_updates,
+        estimate_behaviour=config.estimate_behaviour,
         microbatch_rows=config.rollout.microbatch_rows,
-        ar_ness_k=config.evaluation.ar_ness_k,
+        ar_ness_k=config.ar_ness_k,
     )
 
 
-def build_learner(config: RunConfig, start: str, rank: int = 0, ranks: int = 1) -> Learner:
+def build_learner(config: LearnerSlice, start: str, rank: int = 0) -> Learner:
     """Rank `rank` of the learner with the weights of folder `start`."""
     import torch
 
     from couplet.learner.engines import build_engine
     from couplet.learner.learner import Learner
     from couplet.model.device import device_for
-    from couplet.model.policy import DiffusionPolicy
 
-    device = device_for(config.learner.gpus, "learner.gpus")
+    device, ranks = device_for(config.learner.gpus, "learner.gpus"), config.learner.ranks
     if device == "cpu":
         torch.set_num_threads(config.learner.threads)
-    policy = load_policy(DiffusionPolicy, config, start, device)
-    updates = config.steps * config.objective.inner_updates
-    engine = build_engine(policy, config.optimizer, config.learner, updates, rank, ranks)
-    return Learner(
-        engine, policy, config.objective, config.estimator, rank, ranks, temperature=config.sampler.temperature
-    )
+    policy = load_policy(config.policy, start, device)
+    engine = build_engine(policy, config.optimizer, config.learner, config.updates, rank, ranks)
+    return Learner(engine, policy, config.objective, config.estimator, rank, ranks, temperature=config.temperature)
 
 
-def load_policy(kind, config: RunConfig, start: str, device: str):  # type: ignore[no-untyped-def]
+def load_policy(config: PolicySlice, start: str, device: str) -> DiffusionPolicy:
     """The policy of folder `start` loaded as the model section says, with the learner's adapter if there is one."""
-    policy = kind.from_pretrained(
+    from couplet.model.policy import DiffusionPolicy
+
+    model = config.model
+    policy = DiffusionPolicy.from_pretrained(
         start,
-        dtype=config.model.dtype,
+        dtype=model.dtype,
         device=device,
-        attention=config.model.attention,
-        end_tokens=config.model.end_tokens,
-        mask_token=config.model.mask_token,
+        attention=model.attention,
+        end_tokens=model.end_tokens,
+        mask_token=model.mask_token,
     )
-    if config.learner.adapter.rank:
-        policy.add_adapter(config.learner.adapter, derive_seed(config.seed, "adapter"))
+    if config.adapter.rank:
+        policy.add_adapter(config.adapter, config.adapter_seed)
     return policy
-
-
-def build_reward_worker(config: RunConfig) -> RewardWorker:
-    """A reward worker with its sandbox."""
-    from couplet.reward.worker import RewardWorker
-
-    return RewardWorker(config.reward, config.sandbox)
 
 
 def for_rollouts(config: RunConfig) -> RunConfig:

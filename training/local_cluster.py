@@ -13,11 +13,13 @@ from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.replay.ledger import Ledger
 from couplet.replay.record import Attempt, Record, State
 from couplet.reward.fault_limit import FaultShareLimit
+from couplet.reward.worker import RewardWorker
 from couplet.training.cluster import Batch
 from couplet.training.evaluator import judge_again, sample_and_judge
 from couplet.training.factory import (
+    LearnerSlice,
+    RolloutSlice,
     build_learner,
-    build_reward_worker,
     build_rollout_worker,
     build_schedule,
     for_one_process,
@@ -42,9 +44,9 @@ class LocalCluster:
         self.step = 0
         self.schedule = build_schedule(config, start)
         self.ledger = Ledger(config.replay, steps=config.steps)
-        self.learner = build_learner(config, start)
-        self.rollout = build_rollout_worker(for_rollouts(config), start)
-        self.reward = build_reward_worker(config)
+        self.learner = build_learner(LearnerSlice.of(config), start)
+        self.rollout = build_rollout_worker(RolloutSlice.of(for_rollouts(config)), start)
+        self.reward = RewardWorker(config.reward, config.sandbox)
         self.faults = FaultShareLimit(config.reward.max_fault_share)
         self.times = PhaseTimes()
         self.telemetry = Telemetry(time.monotonic())

@@ -140,7 +140,7 @@ def test_a_step_that_needs_longer_than_its_limit_is_not_repeated_for_ever(script
 
 def test_weights_that_stay_lost_end_an_evaluation(scripted, start):
     cluster = scripted("forgetful", "ForgetfulRollout")
-    prompts = load_prompts(cluster.config, str(start), "katas:heldout-lists", 4)
+    prompts = load_prompts(str(start), "katas:heldout-lists", cluster.config.problems, cluster.config.model, 4)
     with pytest.raises(TimeoutError, match=r"5 times in a row; the last: .*OwnerDiedError.*weights.timeout"):
         cluster.evaluate(EvalRequest(prompts, cluster.config.sampler, 2, 0))
 

@@ -57,7 +57,9 @@ def evaluating(open_cluster, start, monkeypatch):
         monkeypatch.setattr("couplet.actors.worker_pool.RewardActor", fakes[1])
         monkeypatch.setattr("couplet.actors.learner_group.LearnerActor", ScriptedLearner)
         cluster = open_cluster(name, **changes)
-        return cluster, load_prompts(cluster.config, str(start), "katas:heldout-lists", problems)
+        config = cluster.config
+        prompts = load_prompts(str(start), "katas:heldout-lists", config.problems, config.model, problems)
+        return cluster, prompts
 
     return open_one
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import ray
 
-from couplet.training.factory import build_rollout_worker
+from couplet.training.factory import RolloutSlice, build_rollout_worker
 from tests.actors.runs import TIME_LIMIT, History, P, assert_trained_once, living, status, wait_for
 
 pytestmark = pytest.mark.ray
@@ -34,7 +34,7 @@ def test_a_completion_is_made_by_the_weights_of_its_version_and_no_other(shared_
         return len({group.version for _, group in groups}) >= 2
 
     wait_for(two_versions)
-    worker = build_rollout_worker(cluster.config, str(shared_run.start))
+    worker = build_rollout_worker(RolloutSlice.of(cluster.config), str(shared_run.start))
     for number, group in groups:
         worker.load_weights(*weights[group.version])
         (again,) = worker.generate([cluster.schedule.request(number, group.attempt)])

@@ -21,6 +21,7 @@ MODULES = (
     "benchmarks.sampler",
     "benchmarks.sandbox",
     "couplet.configs.reference",
+    "couplet.data.metric_table",
     "tests.golden",
 )
 STUDIES = ("couplet.studies.ablations", "couplet.studies.path", "couplet.studies.variance")
