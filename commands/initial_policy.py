@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from couplet.commands.checks import check_start
 from couplet.commands.display import Display
 from couplet.configs.load import load, to_dict
 from couplet.configs.schema import AdaptConfig, RunConfig
+from couplet.data.fingerprint import fingerprint
 from couplet.learner.checkpoint import latest_checkpoint
 from couplet.model.hub import find_policy
 
@@ -90,9 +90,7 @@ def _fingerprint(recipe: AdaptConfig) -> str:
     from couplet.model import families, logprob, policy, randomness, transformer
 
     tree = {k: v for k, v in to_dict(recipe).items() if k not in ("name", "runs_dir", "ray", "checkpoint")}
-    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
     trained_by = (adapt, engine, torch_engine, schedule, supervised, families, logprob, policy, randomness, transformer)
     trained_on = (corpus, kata_compositions, kata_corpus, katas, routines, stream, tokenizer)
-    for module in (*trained_by, *trained_on):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    return digest.hexdigest()[:12]
+    code = (Path(str(module.__file__)).read_bytes() for module in (*trained_by, *trained_on))
+    return fingerprint((json.dumps(tree, sort_keys=True), *code), size=6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from couplet.commands.subject import (
 from couplet.configs.load import read_recipe, resolve, to_dict
 from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 from couplet.data.files import write_json
+from couplet.data.fingerprint import fingerprint
 from couplet.data.formats.parquet import write_parquet
 from couplet.data.formats.wording import ANSWER_PREFIX
 from couplet.data.levels import LEVELS, Level
@@ -216,14 +216,12 @@ def with_model(served: Served) -> Served:
 
 def policy_facts(folder: Path, prompts: PromptSet, config: RunConfig, sampling: Sampling) -> dict[str, Any]:
     """What the ratings of a policy depend on besides problems, sampling and judging."""
-    digest = hashlib.blake2b(digest_size=16)
-    for tokens in prompts.prompts:
-        digest.update(len(tokens).to_bytes(8, "little") + tokens.tobytes())
+    framed = (len(tokens).to_bytes(8, "little") + tokens.tobytes() for tokens in prompts.prompts)
     return {
         "policy": str(folder),
         "weights": weights_fingerprint(folder),
         "model": {"dtype": config.model.dtype, "end_tokens": config.model.end_tokens},
-        "prompt_print": digest.hexdigest(),
+        "prompt_print": fingerprint(framed),
         "sampler": to_dict(rating_sampler(config, sampling)),
     }
 

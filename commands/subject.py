@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from couplet.commands.checks import check_policy_folder
 from couplet.configs.load import to_dict
+from couplet.data.fingerprint import fingerprint
 from couplet.evaluation.policy_settings import config_for
 from couplet.model.hub import find_policy
 
@@ -123,15 +123,17 @@ def set_name(problems: str) -> str:
 
 def weights_fingerprint(folder: Path) -> str:
     """A fingerprint of the weights from evenly spaced samples of their files; the same for a copy of the folder."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size};".encode())
-        with path.open("rb") as file:
-            for part in range(SAMPLED_PARTS):
-                file.seek(max(0, size - SAMPLED_BYTES) * part // (SAMPLED_PARTS - 1))
-                digest.update(file.read(SAMPLED_BYTES))
-    return digest.hexdigest()
+
+    def parts() -> Iterator[str | bytes]:
+        for path in sorted(folder.glob("*.safetensors")):
+            size = path.stat().st_size
+            yield f"{path.name}:{size};"
+            with path.open("rb") as file:
+                for part in range(SAMPLED_PARTS):
+                    file.seek(max(0, size - SAMPLED_BYTES) * part // (SAMPLED_PARTS - 1))
+                    yield file.read(SAMPLED_BYTES)
+
+    return fingerprint(parts())
 
 
 def judging_facts(config: RunConfig) -> dict[str, Any]:
@@ -142,7 +144,4 @@ def judging_facts(config: RunConfig) -> dict[str, Any]:
 
 def problems_fingerprint(problems: Sequence[Problem]) -> str:
     """A fingerprint of what is asked and how it is judged."""
-    digest = hashlib.blake2b(digest_size=16)
-    for problem in problems:
-        digest.update(repr((problem.problem_id, problem.question, problem.tests, problem.inputs)).encode())
-    return digest.hexdigest()
+    return fingerprint(repr((one.problem_id, one.question, one.tests, one.inputs)) for one in problems)

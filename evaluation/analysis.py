@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from couplet.configs.errors import UserError
 from couplet.configs.markdown import markdown_table
 from couplet.configs.schema import SamplerConfig, require
 from couplet.data.files import write_json, write_text, writing
@@ -28,7 +27,7 @@ from couplet.evaluation.decoding import (
 )
 from couplet.evaluation.decoding_figures import domain_figure, entropy_sink_figure, step_figure, temperature_figure
 from couplet.evaluation.figures import write_both
-from couplet.evaluation.records import Records, same_run
+from couplet.evaluation.records import Records, require_unique, same_run
 from couplet.evaluation.request import Evaluate
 from couplet.model.policy import DiffusionPolicy
 
@@ -127,18 +126,12 @@ class _Collected:
     ) -> list[Decoded]:
         """The recorded completions, and those of the other problems decoded now: so a killed analysis resumes."""
         records = Records(self.out / "decoded" / f"{name}-T{sampler.temperature:g}-S{sampler.steps}.jsonl")
-        left = [i for i, problem in enumerate(prompts.problems) if problem.problem_id not in records.rows]
+        left, part = records.left(prompts)
         if left:
-            part = PromptSet(tuple(prompts.problems[i] for i in left), tuple(prompts.prompts[i] for i in left))
             for decoded in decode(part, lambda found: records.append(asdict(found))):
                 records.append(asdict(decoded))
         records.close()
-        missing = [problem.problem_id for problem in prompts.problems if problem.problem_id not in records.rows]
-        if missing:
-            raise UserError(
-                f"{records.path}: no result for {len(missing)} problems, first {missing[0]}; run the same command again"
-            )
-        return [Decoded.of_row(records.rows[problem.problem_id]) for problem in prompts.problems]
+        return [Decoded.of_row(row) for row in records.of(prompts)]
 
     def add(self, facts: Mapping[str, Any], decoded: Sequence[Decoded]) -> None:
         ks = [k for k in self.plan.pass_ks if k <= self.plan.samples]
@@ -189,26 +182,14 @@ def run_analysis(
     if not labels or len(set(labels)) != len(labels):
         raise ValueError(f"subjects {labels}: need at least one, each with its own label")
     for prompts in (code, words):
-        names = [problem.problem_id for problem in prompts.problems] if prompts is not None else []
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"problem {twice!r} is duplicated in the set: results are stored by problem id")
+        if prompts is not None:
+            require_unique(prompts)
     claim_folder(out, sampler, plan, facts or {})
-    canvas = sampler.completion_length
     found = _Collected(plan, out)
     sink: list[dict[str, Any]] = []
     for subject in subjects:
         _say(console, f"{subject.label}: temperature sweep, step halving, entropy sink")
-        for temperature in plan.temperatures:
-            decoded = found.code(subject, code, at(sampler, temperature))
-            found.add(_facts("temperature", subject, "code", temperature, sampler.steps), decoded)
-        for steps in plan.steps or (canvas, canvas // 2, canvas // 4):
-            decoded = found.code(subject, code, at(sampler, plan.step_temperature, steps))
-            found.add(_facts("steps", subject, "code", plan.step_temperature, steps), decoded)
-        sink += _sink_rows(subject, "code", code, canvas)
-        if words is not None:
-            _domains(subject, code, words, sampler, plan, found)
-            sink += _sink_rows(subject, "word problems", words, canvas)
+        sink += _measure(subject, code, words, sampler, plan, found)
     result = {
         **(facts or {}),
         "sandbox_tier": tier,
@@ -221,14 +202,32 @@ def run_analysis(
     return result
 
 
-def _domains(
-    subject: Subject, code: PromptSet, words: PromptSet, sampler: SamplerConfig, plan: AnalysisPlan, found: _Collected
-) -> None:
-    setting = at(sampler, plan.domain_temperature)
-    decoded = found.code(subject, code, setting)
-    found.add(_facts("domain", subject, "code", plan.domain_temperature, sampler.steps), decoded)
-    decoded = found.words(subject, words, setting)
-    found.add(_facts("domain", subject, "word problems", plan.domain_temperature, sampler.steps), decoded)
+def _measure(
+    subject: Subject,
+    code: PromptSet,
+    words: PromptSet | None,
+    sampler: SamplerConfig,
+    plan: AnalysisPlan,
+    found: _Collected,
+) -> list[dict[str, Any]]:
+    """Every setting of one subject, collected in `found`; returns the rows of its entropy sink."""
+    canvas = sampler.completion_length
+    for temperature in plan.temperatures:
+        decoded = found.code(subject, code, at(sampler, temperature))
+        found.add(_facts("temperature", subject, "code", temperature, sampler.steps), decoded)
+    for steps in plan.steps or (canvas, canvas // 2, canvas // 4):
+        decoded = found.code(subject, code, at(sampler, plan.step_temperature, steps))
+        found.add(_facts("steps", subject, "code", plan.step_temperature, steps), decoded)
+    sink = _sink_rows(subject, "code", code, canvas)
+    if words is not None:
+        setting = at(sampler, plan.domain_temperature)
+        for domain, decoded in (
+            ("code", found.code(subject, code, setting)),
+            ("word problems", found.words(subject, words, setting)),
+        ):
+            found.add(_facts("domain", subject, domain, plan.domain_temperature, sampler.steps), decoded)
+        sink += _sink_rows(subject, "word problems", words, canvas)
+    return sink
 
 
 def _facts(study: str, subject: Subject, domain: str, temperature: float, steps: int) -> dict[str, Any]:

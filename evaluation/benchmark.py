@@ -1,4 +1,4 @@
-"""pass@1 and pass@k of a policy on a problem set, over temperatures and steps; a killed run goes on where it stood.
+"""pass@1 and pass@k of a policy on a problem set, over temperatures and steps; a killed run resumes.
 
 What is not covered: a problem counts towards pass@k with the samples that were judged; one with fewer than k of them
 (the sandbox failed) is left out of that estimate and counted in `left_out`.
@@ -18,7 +18,6 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from couplet.configs.errors import UserError
 from couplet.configs.load import to_dict
 from couplet.configs.markdown import markdown_table
 from couplet.configs.schema import ConfigError, SamplerConfig, require
@@ -29,7 +28,7 @@ from couplet.data.prompts import PromptSet
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
 from couplet.evaluation.pass_at_k import estimate
-from couplet.evaluation.records import Records, same_run
+from couplet.evaluation.records import Records, require_unique, same_run
 from couplet.evaluation.request import EvalRequest, Evaluate
 from couplet.evaluation.samples import evalplus_id
 from couplet.reward.code_format import read_answer
@@ -96,7 +95,7 @@ def run_benchmark(
         prompts: the problems.
         sampler: its temperature and steps are replaced by those of the plan.
         plan: settings, samples, seed.
-        out: folder; a second call with the same facts goes on where the first one ended.
+        out: folder; a second call with the same facts resumes the first.
         facts: what identifies the run besides plan and sampler (policy, problem set); must not change on resume.
         console: progress and table; None prints nothing.
 
@@ -104,10 +103,7 @@ def run_benchmark(
         ConfigError: `out` holds results of another run, or cannot be written.
     """
     fixed = {key: value for key, value in to_dict(sampler).items() if key not in ("temperature", "steps")}
-    names = [problem.problem_id for problem in prompts.problems]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"problem {twice!r} stands twice in the set: results are kept by problem id")
+    require_unique(prompts)
     header = {**facts, "samples": plan.samples, "seed": plan.seed, "problems_used": len(prompts), "sampler": fixed}
     same_run(out / "run.json", header)
     rows = []
@@ -132,8 +128,8 @@ def _sample(
     """The records of one setting in prompt order; only problems without one are sampled."""
     records = Records(folder / "problems.jsonl")
     if console is not None and records.torn:
-        console.print(f"{records.path}: passed over a torn last line of {records.torn} bytes")
-    left = [i for i, problem in enumerate(prompts.problems) if problem.problem_id not in records.rows]
+        console.print(f"{records.path}: removed an unfinished last line of {records.torn} bytes")
+    left, part = records.left(prompts)
     title = f"T = {sampler.temperature:g}, {sampler.steps} steps"
     with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar:
         task = bar.add_task(title, total=len(prompts), completed=len(prompts) - len(left))
@@ -143,13 +139,9 @@ def _sample(
             bar.advance(task)
 
         if left:
-            part = PromptSet(tuple(prompts.problems[i] for i in left), tuple(prompts.prompts[i] for i in left))
             evaluate(EvalRequest(part, sampler, plan.samples, plan.seed, done))
     records.close()
-    missing = [problem.problem_id for problem in prompts.problems if problem.problem_id not in records.rows]
-    if missing:
-        raise UserError(f"{folder}: no result for {len(missing)} problems, first {missing[0]}; start again to go on")
-    return [records.rows[problem.problem_id] for problem in prompts.problems]
+    return records.of(prompts)
 
 
 def record(problem: Problem, scored: ScoredGroup) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from couplet.configs.errors import UserError
 from couplet.configs.json_file import read_object
 from couplet.configs.schema import ConfigError
 from couplet.data.files import write_json, writing
 from couplet.data.jsonl import LineError, append_jsonl, cut_unfinished_line, read_jsonl
+from couplet.data.prompts import PromptSet
 
 
 class Records:
@@ -47,6 +49,21 @@ class Records:
             append_jsonl(self._file, row)
         self.rows[key] = dict(row)
 
+    def left(self, prompts: PromptSet) -> tuple[list[int], PromptSet]:
+        """The problems without a record: their indices in `prompts`, and themselves."""
+        indices = [i for i, problem in enumerate(prompts.problems) if problem.problem_id not in self.rows]
+        problems, tokens = prompts.problems, prompts.prompts
+        return indices, PromptSet(tuple(problems[i] for i in indices), tuple(tokens[i] for i in indices))
+
+    def of(self, prompts: PromptSet) -> list[dict[str, Any]]:
+        """The records in the order of `prompts`. `UserError` if one is missing."""
+        missing = [problem.problem_id for problem in prompts.problems if problem.problem_id not in self.rows]
+        if missing:
+            raise UserError(
+                f"{self.path}: no result for {len(missing)} problems, first {missing[0]}; start again to resume"
+            )
+        return [self.rows[problem.problem_id] for problem in prompts.problems]
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -57,6 +74,14 @@ class Records:
                 f"{self.path}, line {number}: not the record of a problem (problem_id is missing); delete the line"
             )
         return str(row["problem_id"])
+
+
+def require_unique(prompts: PromptSet) -> None:
+    """`UserError` if two problems have one id: their records would be one."""
+    names = [problem.problem_id for problem in prompts.problems]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"problem {twice!r} is duplicated in the set: results are stored by problem id")
 
 
 def same_run(path: Path, facts: Mapping[str, Any], results: Sequence[Path] = ()) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from couplet.configs.load import to_dict
 from couplet.configs.schema import SandboxConfig
+from couplet.data.fingerprint import fingerprint
 from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
 
@@ -21,29 +21,24 @@ Results = tuple[TestResult, ...]
 @lru_cache(maxsize=1)
 def runner_fingerprint() -> str:
     """Hash of the code that judges, so that a changed runner never answers from an older one's memory."""
-    digest = hashlib.blake2b(sys.version.encode(), digest_size=16)
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    code = (path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
+    return fingerprint((sys.version, *code))
 
 
 def limits_fingerprint(config: SandboxConfig, tier: str) -> str:
     """Hash of everything about the sandbox that may change a verdict."""
-    text = json.dumps([to_dict(config), tier, runner_fingerprint()], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return fingerprint([json.dumps([to_dict(config), tier, runner_fingerprint()], sort_keys=True)])
 
 
 def problem_fingerprint(problem: Problem) -> str:
     """Hash of everything about a problem that may change a verdict."""
     parts = [getattr(problem, field.name) for field in fields(problem) if field.name not in ("problem_id", "metadata")]
-    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return fingerprint([repr(parts)])
 
 
-def program_key(program: str, problem_print: str, limits: str) -> str:
-    """Key of one program's results."""
-    digest = hashlib.blake2b(f"{problem_print}:{limits}:".encode(), digest_size=16)
-    digest.update(program.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+def program_key(program: str, problem: str, limits: str) -> str:
+    """Key of one program's results; `problem` and `limits` are fingerprints."""
+    return fingerprint([f"{problem}:{limits}:", program])
 
 
 class VerdictCache:

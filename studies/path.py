@@ -25,8 +25,8 @@ from couplet.configs.schema import AdaptConfig, RunConfig
 from couplet.data.files import write_json
 from couplet.evaluation.records import same_run
 from couplet.studies.cli import RunFailed, exit_code, options, run_couplet
+from couplet.studies.path_claims import RL_STAGE as RL
 from couplet.studies.path_measure import BEFORE_AND_AFTER, EVERY_STAGE, FORMS, Decoding, Form, measure_policy
-from couplet.studies.path_report import RL_STAGE as RL
 from couplet.studies.path_report import write_path_page
 
 # The study does its own evaluation.

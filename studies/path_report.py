@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,10 @@ from matplotlib.ticker import PercentFormatter
 from couplet.configs.markdown import markdown_table
 from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure
 from couplet.studies.ablations_report import ONE_PROCESS
-from couplet.studies.claims import claim_table, paired_test, plus_minus, spread
+from couplet.studies.claims import claim_table, plus_minus, spread
 from couplet.studies.page import write_study
+from couplet.studies.path_claims import HIGH, HIGHEST, LOW, RL_STAGE, Rows, claims, mask_claims, value
 
-Rows = Sequence[Mapping[str, Any]]
-RL_STAGE = "rl"
-LOW, HIGH, HIGHEST = 0.2, 1.0, 1.2
 COLUMNS = (
     ("pass@1, T = 0.2", LOW, "pass@1"),
     ("pass@1, T = 1.0", HIGH, "pass@1"),
@@ -48,110 +45,6 @@ def write_path_page(rows: Rows, out: Path, facts: Mapping[str, Any], ablations: 
     study = {**facts, "claims": claims(rows, int(facts["steps"])) + mask_claims(ablations), "rows": list(rows)}
     write_study(out, "path", study, markdown(study), path_figure(rows, int(facts["steps"])))
     return study
-
-
-def value(rows: Rows, seed: int, stage: str, temperature: float, steps: int, name: str) -> float:
-    """One metric of one policy, from the decoding with the most samples that has it; NaN if there is none.
-
-    Left-to-right decoding has no number of steps and matches any.
-    """
-    found = [
-        row
-        for row in rows
-        if (row["seed"], row["stage"], row["temperature"]) == (seed, stage, temperature)
-        and row["steps"] in (steps, None)
-        and row.get(name) is not None
-    ]
-    return float(max(found, key=lambda row: row["samples"])[name]) if found else math.nan
-
-
-def claims(rows: Rows, steps: int) -> list[dict[str, Any]]:
-    """The paper's claims as paired differences over seeds, positive if the claim holds."""
-    start, rl = list(dict.fromkeys(row["stage"] for row in rows))[-2:]
-    seeds = list(dict.fromkeys(row["seed"] for row in rows))
-
-    def judge(claim: str, measured: str, gap: Callable[[int], float]) -> dict[str, Any]:
-        return {"claim": claim, "measured": measured, **paired_test([gap(seed) for seed in seeds])}
-
-    def at(stage: str, temperature: float, name: str, count: int = steps) -> Callable[[int], float]:
-        return lambda seed: value(rows, seed, stage, temperature, count, name)
-
-    def minus(first: Callable[[int], float], second: Callable[[int], float]) -> Callable[[int], float]:
-        return lambda seed: first(seed) - second(seed)
-
-    def cost(stage: str, temperature: float, more: int, fewer: int) -> Callable[[int], float]:
-        return minus(at(stage, temperature, "pass@1", more), at(stage, temperature, "pass@1", fewer))
-
-    def kept(stage: str, temperature: float, more: int, fewer: int) -> Callable[[int], float]:
-        def share(seed: int) -> float:
-            whole = value(rows, seed, stage, temperature, more, "pass@1")
-            return value(rows, seed, stage, temperature, fewer, "pass@1") / whole if whole > 0 else math.nan
-
-        return share
-
-    found = [
-        judge(
-            "RL raises pass@1",
-            f"pass@1 at T = {t:g}, {rl} minus {start}",
-            minus(at(rl, t, "pass@1"), at(start, t, "pass@1")),
-        )
-        for t in (LOW, HIGH)
-    ]
-    for stage in (start, rl):
-        found += [
-            judge(
-                "temperature lowers AR-ness",
-                f"{kind} AR-ness@1 of {stage} in {count} steps, T = {LOW:g} minus T = {HIGHEST:g}",
-                minus(at(stage, LOW, kind, count), at(stage, HIGHEST, kind, count)),
-            )
-            for count in (steps, 2 * steps)
-            for kind in ("local", "global")
-        ]
-    for stage in (start, rl):
-        found += [
-            judge(
-                "temperature raises pass@k",
-                f"pass@8 of {stage}, T = {t:g} minus T = {LOW:g}",
-                minus(at(stage, t, "pass@8"), at(stage, LOW, "pass@8")),
-            )
-            for t in (HIGH, HIGHEST)
-        ]
-    halvings = [(t, more, more // 2) for t in (LOW, HIGH) for more in (2 * steps, steps)]
-    for t, more, fewer in halvings:
-        found += [
-            judge(
-                "halved steps cost less after RL",
-                f"fall of pass@1 from {more} to {fewer} steps at T = {t:g}, {start} minus {rl}",
-                minus(cost(start, t, more, fewer), cost(rl, t, more, fewer)),
-            ),
-            judge(
-                "halved steps cost less after RL",
-                f"share of pass@1 kept from {more} to {fewer} steps at T = {t:g}, {rl} minus {start}",
-                minus(kept(rl, t, more, fewer), kept(start, t, more, fewer)),
-            ),
-        ]
-    return found
-
-
-def mask_claims(ablations: Path | None) -> list[dict[str, Any]]:
-    """Coupled against full-mask and decoupled likelihoods, from the ablation study; empty without one."""
-    if ablations is None or not ablations.is_file():
-        return []
-    runs = json.loads(ablations.read_text(encoding="utf-8"))["runs"]
-    found = []
-    for other in ("full_mask", "decoupled"):
-        for name, words in (("pass_at_1_after", "T = 0.2"), ("pass_at_1_t1_after", "T = 1")):
-            by_recipe = {
-                recipe: {row["seed"]: row[name] for row in runs if row["recipe"] == recipe and name in row}
-                for recipe in ("coupled", other)
-            }
-            seeds = [seed for seed in by_recipe["coupled"] if seed in by_recipe[other]]
-            if seeds:
-                gaps = [by_recipe["coupled"][seed] - by_recipe[other][seed] for seed in seeds]
-                measured = f"pass@1 at {words} after RL, coupled minus {other} (ablations.md)"
-                claim = f"coupled beats {other.replace('_', ' ')}"
-                found.append({"claim": claim, "measured": measured, **paired_test(gaps)})
-    return found
 
 
 def markdown(study: Mapping[str, Any]) -> str:

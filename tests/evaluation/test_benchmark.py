@@ -87,7 +87,7 @@ def test_every_temperature_meets_every_number_of_steps(tmp_path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["T0.2-S2", "T0.2-S4", "T1.2-S2", "T1.2-S4"]
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_uninterrupted(tmp_path) -> None:
+def test_a_killed_run_resumes_and_ends_as_if_uninterrupted(tmp_path) -> None:
     plan = Plan(samples=4, ks=(1, 4))
     whole = run_benchmark(FakeCluster().evaluate, prompt_set(), SAMPLER, plan, tmp_path / "whole", facts=FACTS)
     with pytest.raises(Killed):
@@ -147,10 +147,10 @@ def test_the_table_prints(tmp_path) -> None:
     assert (tmp_path / "results.md").read_text().count("\n") == 4
 
 
-def test_a_problem_that_stands_twice_is_an_error(tmp_path) -> None:
+def test_a_duplicated_problem_is_an_error(tmp_path) -> None:
     one = prompt_set(1)
     twice = PromptSet(one.problems * 2, one.prompts * 2)
-    with pytest.raises(ValueError, match="toy/0' stands twice"):
+    with pytest.raises(ValueError, match="toy/0' is duplicated"):
         run_benchmark(FakeCluster().evaluate, twice, SAMPLER, Plan(samples=2), tmp_path, facts=FACTS)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 
+from couplet.data.metric_table import METRICS
 from couplet.report.answers import choose, choose_at_random
 from couplet.report.charts import HEIGHT, Chart, Series, decades, histogram, line_chart, number, ticks
+from couplet.report.curves import PANELS
 from couplet.report.highlight import highlighted
 
 ROWS = [
@@ -91,3 +94,10 @@ def test_a_histogram_shows_shares_of_each_set() -> None:
 def test_long_runs_are_thinned_and_keep_their_last_step() -> None:
     drawing = draw(list(range(5000)))
     assert len(drawing.boxes) == 400 and drawing.boxes[-1].tooltip.startswith("step 5000")
+
+
+def test_every_metric_that_is_drawn_is_in_the_table_of_metrics() -> None:
+    drawn = [curve.metric for panel in PANELS for curve in panel.curves]
+    patterns = [re.compile(metric.pattern) for metric in METRICS]
+    assert [name for name in drawn if not any(pattern.fullmatch(name) for pattern in patterns)] == []
+    assert len(set(drawn)) == len(drawn)

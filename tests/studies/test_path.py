@@ -9,8 +9,8 @@ import pytest
 
 from couplet.configs.schema import ConfigError
 from couplet.studies.path import RL, Plan, main, run_path
+from couplet.studies.path_claims import claims, value
 from couplet.studies.path_measure import Form
-from couplet.studies.path_report import claims, value
 
 STAGES = ["autoregressive", "adapt", "mid", "instruct", "messy"]
 
