@@ -9,8 +9,9 @@ from pathlib import Path
 from couplet.commands import cli, rate
 from couplet.commands.display import Display
 from couplet.configs.errors import UserError
+from couplet.data.column_mapping import ROLES
 from couplet.data.levels import LEVELS
-from couplet.data.prepare import DEFAULT_SOURCES, NGRAM, ROLES, SETS, USED_BY
+from couplet.data.prepare import DEFAULT_SOURCES, NGRAM, SETS, USED_BY, Request
 from couplet.data.prepare import prepare as prepare_set
 from couplet.data.problem import CALL_RULES, STDIO_RULES, Comparison, Problem
 
@@ -42,7 +43,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the set and print which problems were kept and left out."""
-    summary = prepare_set(
+    request = Request(
         args.set,
         args.source,
         args.out,
@@ -57,9 +58,9 @@ def run(args: argparse.Namespace) -> None:
         drop_overlaps=args.drop,
         preamble=args.preamble.replace("\\n", "\n"),
         comparison=Comparison(args.compare, args.tolerance) if args.compare else None,
-        find_unsound=None if args.unchecked or args.set in GENERATED else find_unsound,
         keep_unsound=args.keep_unsound,
     )
+    summary = prepare_set(request, None if args.unchecked or args.set in GENERATED else find_unsound)
     print(summary.text())
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from couplet.configs.schema import ConfigError
 from couplet.data.answers import whole_program
+from couplet.data.column_mapping import read_columns
 from couplet.data.decontaminate import Overlap, find_overlaps
 from couplet.data.files import require_other, write_json
-from couplet.data.formats.cases import read_tests
-from couplet.data.formats.columns import Row, RowError, chat, column, identifier, parsed, text
+from couplet.data.formats.columns import parsed
 from couplet.data.formats.parquet import ProblemFileError, write_parquet
 from couplet.data.levels import Level
 from couplet.data.problem import CALL_RULES, STDIO_RULES, Comparison, Problem
@@ -26,14 +25,11 @@ from couplet.data.problem_sets import (
     read_acecode,
     read_problem_file,
     read_rows,
-    read_with,
     split_source,
 )
 
 SETS = ("acecode", "mbpp", "humaneval", "humaneval+", "mbpp+", "katas", "columns", "published")
 DEFAULT_SOURCES = {"acecode": "hub:TIGER-Lab/AceCode-87K", "katas": "katas:rl"}
-# Role -> column, for any other file with prompts and tests; `prompt` and `tests` are needed.
-DEFAULT_COLUMNS = {"id": "id", "prompt": "prompt", "tests": "tests"}
 # Option -> the sets that use it; the others refuse it.
 USED_BY = {
     "level": ("acecode",),
@@ -46,7 +42,6 @@ NGRAM = 10
 NAMED = 10  # problems that nothing can judge, named on the terminal; the summary file names all
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 UNCHECKED = "not checked against any benchmark; --benchmarks HumanEval.jsonl mbpp.jsonl leaves out what resembles them"
-ROLES = ("id", "prompt", "tests", "entry_point", "solution", "setup", "prefix", "suffix")
 
 
 @dataclass
@@ -84,86 +79,110 @@ class Summary:
         return "\n".join(lines)
 
 
-def prepare(
-    set_name: str,
-    source: str | None,
-    out: str | Path,
-    *,
-    level: Level | None = None,
-    double: bool = True,
-    split: str | None = None,
-    seed: int = 0,
-    limit: int | None = None,
-    columns: Mapping[str, str] | None = None,
-    benchmarks: Sequence[str] = (),
-    ngram: int = NGRAM,
-    drop_overlaps: Literal["none", "ngram", "any"] = "ngram",
-    preamble: str = "",
-    comparison: Comparison | None = None,
-    find_unsound: Callable[[Sequence[Problem]], Mapping[str, str]] | None = None,
-    keep_unsound: bool = False,
-) -> Summary:
-    """Read the problems of `source`, choose, check, and write them to `out` (Parquet) with `out`.summary.json.
+@dataclass(frozen=True)
+class Request:
+    """What `prepare` is to do.
 
-    Args:
-        set_name: one of `SETS`; `columns` reads any JSONL, JSON or Parquet file through the mapping `columns`.
+    Attributes:
+        set_name: one of `SETS`; `published` reads any of `PROBLEM_FORMATS`, `columns` any file through the mapping `columns`.
         source: a file, a hub name (`hub:NAME[@CONFIG][:SPLIT]`, or NAME if there is no such file); None for the set's own.
+        out: the Parquet file to write.
         level, double: AceCode's difficulty level (None: `hard`) and doubled prompts.
         split: a published split of MBPP (`test`, ...) or of the katas.
-        columns: role -> column; roles are `ROLES`. A column named here must be in the file.
+        seed: of the katas.
+        limit: keep the first problems.
+        columns: role -> column; roles are `column_mapping.ROLES`. A column named here must be in the file.
         benchmarks: problem files that must not leak into the set; resemblances are reported.
         ngram, drop_overlaps: length of a shared run of words, and whether those problems (`ngram`), also those that
             only share a function's name (`any`), or none are left out.
         preamble: Python source that comes before every program, e.g. ``from typing import *``.
         comparison: how the set's calls and programs for stdin are compared, instead of how its format says.
-        find_unsound, keep_unsound: says of problems, by id, why their tests cannot be trusted (they check nothing, or a
-            program that computes nothing passes them); those are named and, unless kept, left out.
+        keep_unsound: keep problems whose tests cannot be trusted (they are named in any case).
+    """
+
+    set_name: str
+    source: str | None
+    out: str | Path
+    level: Level | None = None
+    double: bool = True
+    split: str | None = None
+    seed: int = 0
+    limit: int | None = None
+    columns: Mapping[str, str] | None = None
+    benchmarks: Sequence[str] = ()
+    ngram: int = NGRAM
+    drop_overlaps: Literal["none", "ngram", "any"] = "ngram"
+    preamble: str = ""
+    comparison: Comparison | None = None
+    keep_unsound: bool = False
+
+
+FindUnsound = Callable[[Sequence[Problem]], Mapping[str, str]]
+
+
+def prepare(request: Request, find_unsound: FindUnsound | None = None) -> Summary:
+    """Read the problems of a source, choose, check, and write them to `out` (Parquet) with `out`.summary.json.
+
+    Args:
+        find_unsound: why tests cannot be trusted, by problem id: they check nothing, or a program that computes nothing
+            passes them. Those problems are named and, unless kept, left out.
 
     Raises:
         ProblemFileError: as `load_problems`; also an unknown set or role, an option that the set does not use, or
             nothing left to write.
     """
-    if set_name not in SETS:
-        raise ProblemFileError(f"prepare: no set {set_name!r}; use one of {', '.join(SETS)}")
-    if drop_overlaps not in ("none", "ngram", "any"):
-        raise ProblemFileError(f"prepare: drop_overlaps = {drop_overlaps!r}; use none, ngram or any")
-    given = {"level": level, "no-double": not double, "columns": columns, "split": split, "seed": seed}
-    _refuse_unused(set_name, given)
-    if not benchmarks and (ngram != NGRAM or drop_overlaps != "ngram"):
-        raise ProblemFileError(f"prepare {set_name}: --ngram and --drop have no effect without --benchmarks")
-    source = _resolve(set_name, source, split)
-    require_parquet(Path(out), source, *benchmarks)
-    summary = Summary(set_name, source, str(out))
-    problems = _read(set_name, source, split, level, double, seed, columns, summary)
-    if benchmarks:
-        problems = _decontaminate(problems, benchmarks, ngram, drop_overlaps, summary)
-    elif set_name == "acecode":
+    _check(request)
+    source = _resolve(request)
+    require_parquet(Path(request.out), source, *request.benchmarks)
+    summary = Summary(request.set_name, source, str(request.out))
+    problems = _read(request, source, summary)
+    if request.benchmarks:
+        problems = _decontaminate(request, problems, summary)
+    elif request.set_name == "acecode":
         summary.warning = UNCHECKED
-    if limit is not None and len(problems) > limit:
-        summary.dropped["over the limit"] = len(problems) - limit
-        problems = problems[:limit]
-    problems = [_with_options(problem, preamble, comparison) for problem in problems]
+    if request.limit is not None and len(problems) > request.limit:
+        summary.dropped["over the limit"] = len(problems) - request.limit
+        problems = problems[: request.limit]
+    problems = [_with_options(problem, request) for problem in problems]
     if find_unsound is not None:
-        problems = _sound(problems, find_unsound(problems), keep_unsound, summary)
+        problems = _sound(problems, find_unsound(problems), request.keep_unsound, summary)
     if not problems:
         first = "".join(f"; first {reason}" for reason in [*summary.refused, *summary.unsound][:1])
         raise ProblemFileError(f"{source}: no problem left to write: dropped {summary.dropped}{first}")
     summary.kept = len(problems)
-    write_parquet(problems, out)
-    write_json(Path(f"{out}.summary.json"), asdict(summary))
+    write_parquet(problems, request.out)
+    write_json(Path(f"{request.out}.summary.json"), asdict(summary))
     return summary
 
 
-def _with_options(problem: Problem, preamble: str, comparison: Comparison | None) -> Problem:
-    if preamble:
-        solution = problem.canonical_solution
-        both = "\n".join(filter(None, (problem.preamble, parsed("--preamble", preamble))))
-        problem = replace(
-            problem,
-            preamble=both,
-            canonical_solution=solution
-            and whole_program(solution, replace(problem, code_prefix="", preamble=preamble)),
-        )
+def _check(request: Request) -> None:
+    name = request.set_name
+    if name not in SETS:
+        raise ProblemFileError(f"prepare: no set {name!r}; use one of {', '.join(SETS)}")
+    if request.drop_overlaps not in ("none", "ngram", "any"):
+        raise ProblemFileError(f"prepare: drop_overlaps = {request.drop_overlaps!r}; use none, ngram or any")
+    given = {
+        "level": request.level,
+        "no-double": not request.double,
+        "columns": request.columns,
+        "split": request.split,
+        "seed": request.seed,
+    }
+    for option, sets in USED_BY.items():
+        if given[option] and name not in sets:
+            raise ProblemFileError(f"prepare {name}: does not use --{option}, which is for {' and '.join(sets)}")
+    if not request.benchmarks and (request.ngram != NGRAM or request.drop_overlaps != "ngram"):
+        raise ProblemFileError(f"prepare {name}: --ngram and --drop have no effect without --benchmarks")
+
+
+def _with_options(problem: Problem, request: Request) -> Problem:
+    """The problem with the preamble and the comparison that the user asks for."""
+    comparison = request.comparison
+    if request.preamble:
+        added = Problem("", "", preamble=parsed("--preamble", request.preamble))
+        solution = problem.canonical_solution and whole_program(problem.canonical_solution, added)
+        both = "\n".join(filter(None, (problem.preamble, added.preamble)))
+        problem = replace(problem, preamble=both, canonical_solution=solution)
     rules = STDIO_RULES if problem.stdio else CALL_RULES if problem.calls else ()
     return replace(problem, comparison=comparison) if comparison and comparison.rule in rules else problem
 
@@ -177,13 +196,9 @@ def _sound(problems: list[Problem], unsound: Mapping[str, str], keep: bool, summ
     return [replace(problem, metadata={**problem.metadata, "checked": True}) for problem in kept]
 
 
-def _refuse_unused(set_name: str, given: Mapping[str, object]) -> None:
-    for option, sets in USED_BY.items():
-        if given[option] and set_name not in sets:
-            raise ProblemFileError(f"prepare {set_name}: does not use --{option}, which is for {' and '.join(sets)}")
-
-
-def _resolve(set_name: str, source: str | None, split: str | None) -> str:
+def _resolve(request: Request) -> str:
+    """The source, as `load_problems` takes it."""
+    set_name, source, split = request.set_name, request.source, request.split
     if set_name == "katas":
         if split and source:
             raise ProblemFileError(f"prepare katas: --source {source} and --split {split}; give one of them")
@@ -205,25 +220,17 @@ def require_parquet(out: Path, *inputs: str) -> None:
     require_other(out, *(split_source(source)[0] for source in inputs))
 
 
-def _read(
-    set_name: str,
-    source: str,
-    split: str | None,
-    level: Level | None,
-    double: bool,
-    seed: int,
-    columns: Mapping[str, str] | None,
-    summary: Summary,
-) -> list[Problem]:
+def _read(request: Request, source: str, summary: Summary) -> list[Problem]:
+    set_name = request.set_name
     if set_name == "acecode":
-        selection = read_acecode(source, read_rows(source), level or "hard", double)
+        selection = read_acecode(source, read_rows(source), request.level or "hard", request.double)
         summary.read, summary.dropped = selection.read, dict(selection.dropped)
         summary.thresholds, summary.doubled = selection.thresholds, selection.doubled
         return selection.problems
     if set_name == "katas":
-        found = ProblemSet(load_problems(source, seed))
+        found = ProblemSet(load_problems(source, request.seed))
     elif set_name == "columns":
-        found = read_columns(source, columns or {}, keep_refused=True)
+        found = read_columns(source, request.columns or {}, keep_refused=True)
     else:
         found = read_problem_file(source, keep_refused=True)
         if set_name != "published" and found.problems:
@@ -232,9 +239,9 @@ def _read(
     summary.read = len(problems) + len(found.refused)
     if found.refused:
         summary.dropped["nothing can judge them"] = len(found.refused)
-    if split and set_name == "mbpp":
-        kept = published_split(source, problems, split)
-        summary.dropped[f"not of split {split}"] = len(problems) - len(kept)
+    if request.split and set_name == "mbpp":
+        kept = published_split(source, problems, request.split)
+        summary.dropped[f"not of split {request.split}"] = len(problems) - len(kept)
         problems = kept
     return problems
 
@@ -245,63 +252,9 @@ def _check_set(set_name: str, source: str, problems: list[Problem]) -> None:
         raise ProblemFileError(f"{source}: holds problems of {found or 'another set'}, not of {set_name}")
 
 
-def read_columns(source: str, columns: Mapping[str, str], keep_refused: bool = False) -> ProblemSet:
-    """Problems of any file with a prompt and tests, through a mapping of roles (`ROLES`) to its columns.
-
-    Tests come in any form of `data.formats.cases`, the prompt as text or as chat messages; dots lead into nested columns.
-    Without an id column the problems are numbered. A column that `columns` names must be in some row, those of `id`,
-    `prompt` and `tests` in every one. `keep_refused` as in `read_problem_file`.
-    """
-    unknown = set(columns) - set(ROLES)
-    if unknown:
-        raise ProblemFileError(f"columns: no role {', '.join(sorted(unknown))}; use {', '.join(ROLES)}")
-    mapping = {**DEFAULT_COLUMNS, **columns}
-    absent, last = set(columns), ("", {})
-
-    def watched() -> Iterator[tuple[str, Row]]:
-        nonlocal absent, last
-        for place, row in read_rows(source):
-            absent = {role for role in absent if mapping[role] not in row and column(row, mapping[role]) is None}
-            last = place, row
-            yield place, row
-
-    read = partial(_mapped, mapping=mapping, id_needed="id" in columns, source=Path(source).name.split(".")[0])
-    problems = read_with(source, read, watched(), keep_refused)
-    if absent:
-        names = ", ".join(f"{mapping[role]!r} (role {role})" for role in sorted(absent))
-        raise ProblemFileError(f"{last[0]}: missing column {names}, as in every row; it has {', '.join(last[1])}")
-    return problems
-
-
-def _mapped(row: Row, mapping: Mapping[str, str], id_needed: bool, source: str) -> Problem:
-    needed = ["prompt", "tests", *(["id"] if id_needed else [])]
-    missing = [f"{mapping[role]!r} (role {role})" for role in needed if column(row, mapping[role]) is None]
-    if missing:
-        raise RowError(f"missing column {', '.join(missing)}; it has {', '.join(row)}")
-
-    def optional(role: str, default: str | None) -> Any:
-        return text(row, mapping[role], default) if role in mapping else default
-
-    question, system = chat(row, mapping["prompt"])
-    entry_point = optional("entry_point", None)
-    tests = read_tests(mapping["tests"], column(row, mapping["tests"]), entry_point)
-    return Problem(
-        problem_id=identifier(row, mapping["id"], ""),
-        question=question,
-        code_prefix=optional("prefix", ""),
-        suffix=optional("suffix", ""),
-        test_setup=parsed(mapping.get("setup", ""), optional("setup", "")),
-        canonical_solution=optional("solution", None),
-        source=source,
-        metadata={"system": system} if system else {},
-        **{"entry_point": entry_point, **tests},
-    )
-
-
-def _decontaminate(
-    problems: list[Problem], benchmarks: Sequence[str], ngram: int, drop: str, summary: Summary
-) -> list[Problem]:
-    summary.overlaps = find_overlaps(problems, *map(load_problems, benchmarks), n=ngram)
+def _decontaminate(request: Request, problems: list[Problem], summary: Summary) -> list[Problem]:
+    summary.overlaps = find_overlaps(problems, *map(load_problems, request.benchmarks), n=request.ngram)
+    drop = request.drop_overlaps
     if drop == "none":
         return problems
     leaking = {overlap.problem_id for overlap in summary.overlaps if drop == "any" or overlap.reason == "ngram"}

@@ -6,8 +6,8 @@ import pytest
 
 from couplet.data.formats.columns import RowError, identifier, number, text, texts
 from couplet.data.formats.parquet import ProblemFileError
-from couplet.data.prepare import prepare
 from couplet.data.problem_sets import load_problems
+from tests.data.reading import prepare
 
 MBPP = {"task_id": 12, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": ["assert add(1, 2) == 3"]}
 HUMANEVAL = {

@@ -13,11 +13,10 @@ import pytest
 from couplet.data import sources
 from couplet.data.corpora.stream import Stream
 from couplet.data.formats.parquet import ProblemFileError
-from couplet.data.prepare import prepare
 from couplet.data.problem_sets import load_problems
 from couplet.data.sources import TEXTS_PER_SHARD, SourceError, open_source
 from couplet.serving.completions import Client, EndpointError
-from tests.data.reading import pairs, texts
+from tests.data.reading import pairs, prepare, texts
 
 MBPP = {"task_id": 12, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": ["assert add(1, 2) == 3"]}
 BINARY = b"\x89PNG\xff\xfe\x00"

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from couplet.data.decontaminate import FRAME_PROBLEMS, find_overlaps
-from couplet.data.prepare import prepare
 from couplet.data.problem import Problem
 from couplet.data.syntax import called_function
+from tests.data.reading import prepare
 
 LEAK = "Write a function to find the shared elements from the given two lists of whole numbers."
 TESTS = ["assert similar_elements((3, 4), (5, 4)) == (4,)"]

@@ -16,6 +16,7 @@ from couplet.data.formats.table import PROBLEM_FORMATS, format_of
 from couplet.data.problem import CallCase, Comparison, StdioCase, Suite
 from couplet.data.problem_sets import load_problems
 from couplet.data.syntax import parses
+from tests.data.reading import prepare
 
 CHECK = "def check(candidate):\n    assert candidate(1) == 2\n"
 PROMPT = 'def inc(x):\n    """Add one."""\n'
@@ -375,7 +376,6 @@ def test_compressed_tests_are_never_executed(tmp_path, content, said):
     ],
 )
 def test_what_nothing_can_judge_is_refused_by_name_and_left_out_by_prepare(tmp_path, name, change, said):
-    from couplet.data.prepare import prepare
 
     good = ROWS[name][0]
     bad = {**good, **{key: 99 for key in ("task_id", "id", "name", "problem_id") if key in good}, **change}

@@ -7,9 +7,9 @@ import pytest
 from couplet.data.decontaminate import find_overlaps, ngrams
 from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.levels import choose
-from couplet.data.prepare import prepare
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
+from tests.data.reading import prepare
 
 Q, L, OTHER = "qwen_coder_2.5", "llama3_instruct", "gpt"
 
