@@ -113,8 +113,9 @@ def write_adapter(folder: Path, policy: Any, weights: Mapping[str, Tensor]) -> N
 def _peft_config(config: AdapterConfig, targets: Any) -> Any:
     from peft import LoraConfig
 
+    alpha: Any = config.alpha  # fractions work, whatever the annotation says
     return LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=list(targets), bias="none"
+        r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=list(targets), bias="none"
     )
 
 

@@ -91,7 +91,7 @@ def folder_token_ids(
     fields, names = read_config(folder), read_token_names(folder)
     named = named_mask(mask_token, names, fields)
     if mask_token is not None:
-        fields |= {"mask_token_id": named[mask_token]}
+        fields["mask_token_id"] = named[mask_token]
     return resolve_token_ids(fields, names | named, end_tokens, where or str(folder), read_token_roles(folder))
 
 

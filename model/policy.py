@@ -103,7 +103,9 @@ class DiffusionPolicy(nn.Module):
         words = folder if tokenizer_folder is None else Path(tokenizer_folder)
         names, roles, own = read_token_names(words), read_token_roles(words), read_token_names(folder)
         named = named_mask(mask_token, names, fields)
-        names, fields = names | named, fields | dict.fromkeys(["mask_token_id"] if named else [], named.get(mask_token))
+        names |= named
+        if mask_token is not None:
+            fields["mask_token_id"] = named[mask_token]
         fresh = {} if words == folder else {name: index for name, index in names.items() if name not in own}
         fresh |= new_tokens(fields, names, roles) if add_tokens else {}
         vocab_size = max([fields["vocab_size"], *(index + 1 for index in fresh.values())])

@@ -161,7 +161,7 @@ class Transformer(Qwen2Model):
         return self._tables[key]
 
 
-def _drop_biases(attention: nn.Module) -> None:
+def _drop_biases(attention: Any) -> None:
     for name in ("q_proj", "k_proj", "v_proj"):
         old: Any = attention.get_submodule(name)
         setattr(attention, name, nn.Linear(old.in_features, old.out_features, bias=False))

@@ -127,8 +127,8 @@ def _templates(
     for index, (prompt, suffix, canvas) in enumerate(zip(prompts, suffixes, canvases, strict=True)):
         if len(canvas) != length:
             raise ValueError(f"canvas {index} has {len(canvas)} positions, completion_length is {length}")
-        given = [token for token in canvas if token is not None]
-        for name, tokens in (("prompt", prompt), ("suffix", suffix), ("canvas", given)):
+        kept = [token for token in canvas if token is not None]
+        for name, tokens in (("prompt", prompt), ("suffix", suffix), ("canvas", kept)):
             _check_tokens(policy, f"{name} {index}", tokens)
         opened = tuple(mask if token is None else int(token) for token in canvas)
         templates.append(Template(tuple(map(int, prompt)), opened, tuple(map(int, suffix))))
