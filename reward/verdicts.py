@@ -26,6 +26,7 @@ MOST_ANNOUNCED = 64  # questions sent to a program at a time
 log = logging.getLogger(__name__)
 # Failures of a strong test after which the problem's own solution is asked whether the test can be judged so at all.
 STRONG_FAILURES = {"judge": ("wrong_value", "exception", "not_plain"), "compare": ("not_plain",)}
+FAILING = {"lost": "not_plain", "broken": "protocol", "skipped": "exception"}  # what a judge says -> why the test fails
 Start = Callable[[str, str, int, list[Question]], Asked]  # (program, set-up, number of tests, known questions)
 
 
@@ -181,10 +182,10 @@ class ProgramRun:
         if verdict == "lost" and not self.judge.influenced:  # by the test alone
             candidate.begin_test()
             return self._weak(candidate, case)
-        if verdict is True and not self.judge.influenced:
+        if verdict in (True, "skipped") and not self.judge.influenced:
             raise ProblemDefect(f"problem {name}: a test never calls the program")
-        if verdict in ("lost", "broken"):
-            raise TestFailed("not_plain" if verdict == "lost" else "protocol")
+        if verdict in FAILING:
+            raise TestFailed(FAILING[verdict])
         return verdict is True
 
     def _compare(self, candidate: Asked, case: Case) -> bool:

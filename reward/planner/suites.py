@@ -10,6 +10,7 @@ from couplet.data.problem import Suite
 from couplet.reward.planner.asserts import cases_of, judged
 from couplet.reward.planner.case import Case, ProblemDefect
 from couplet.reward.planner.checks import why_empty
+from couplet.reward.planner.names import BUILTINS
 from couplet.reward.planner.roles import Roles
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -122,10 +123,10 @@ def _case(
 
 
 class _Anything:
-    """Any name: what a suite calls by itself may be a helper that checks."""
+    """Any name but a built-in: what a suite calls by itself may be a helper that checks."""
 
     def __contains__(self, name: object) -> bool:
-        return True
+        return name not in BUILTINS
 
 
 def _tests_of(body: list[ast.stmt]) -> Iterator[Function]:

@@ -241,8 +241,8 @@ class Judge:
         return bool(scope["check"](*Decoder().decode(arguments)))
 
     def test(self, token, setup, modules, names, source):
-        """Whether the test passes; "lost" where that cannot be told from here, "broken" where the candidate's answer was
-        none. Its other exceptions travel on.
+        """Whether the test passes; "skipped" by itself, "lost" if that cannot be told from here, "broken" if the
+        candidate's answer was none. Its other exceptions travel on.
         """
         self.lost = self.broken = False
         suites.offer(source)
@@ -253,6 +253,8 @@ class Judge:
         try:
             exec(compile(source, "<test>", "exec", dont_inherit=True), scope)
             passed = True
+        except suites.Skipped:
+            return "skipped"
         except AssertionError:
             passed = False
         except (Exception, Unjudgeable):

@@ -79,6 +79,12 @@ def parameter_sets(function, owner):
         yield found
 
 
+def is_fixture(value) -> bool:
+    """Whether a value of a suite is a fixture; functions of the candidate may only be called."""
+    plain = isinstance(value, (types.FunctionType, types.MethodType))
+    return plain and getattr(value, "pytest_fixture", False) is True
+
+
 class Fixtures:
     """The fixtures of one test: the suite's own, and the few built-in ones that suites of problem sets use."""
 
@@ -99,9 +105,9 @@ class Fixtures:
         return found if found is not None else self.scope.get(name)
 
     def use_automatic(self) -> None:
-        owned = {name: getattr(self.instance, name, None) for name in dir(self.instance)} if self.instance else {}
+        owned = vars(type(self.instance)) if self.instance is not None else {}
         for name, value in {**self.scope, **owned}.items():
-            if getattr(value, "pytest_fixture", None) is True and value.pytest_automatic:
+            if is_fixture(value) and value.pytest_automatic:
                 self.get(name)
 
     def get(self, name):
@@ -111,7 +117,7 @@ class Fixtures:
 
     def make(self, name):
         function = self.find(name)
-        if getattr(function, "pytest_fixture", None) is not True:
+        if not is_fixture(function):
             return self.built_in(name)
         value = function(**{key: self.get(key) for key in parameters(function)})
         if isinstance(value, types.GeneratorType):
