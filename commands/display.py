@@ -43,7 +43,7 @@ def open_console() -> Console:
 class Bar:
     """Progress through some units: a bar in a terminal, a line now and then elsewhere."""
 
-    def __init__(self, display: Display, title: str, total: int, task: TaskID | None) -> None:
+    def __init__(self, display: Display, title: str, total: int, task: TaskID | None = None) -> None:
         self.display, self.title, self.total, self.task = display, title, total, task
         self.last = time.monotonic()
 
@@ -89,7 +89,7 @@ class Display:
     def bar(self, title: str, total: int) -> Iterator[Bar]:
         """A progress bar for the time of the block; inside another bar's block it is shown below that one."""
         if not self.console.is_terminal:
-            yield Bar(self, title, total, None)
+            yield Bar(self, title, total)
         elif self.progress is not None:
             task = self.progress.add_task(title, total=total, note="")
             try:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from couplet.commands import cli
 from couplet.commands.display import open_console
-from couplet.configs.load import resolve, to_dict
-from couplet.configs.schema import RewardConfig, RunConfig, SandboxConfig
-from couplet.evaluation.pass_at_k import estimate
-from couplet.evaluation.score_file import SCORING, FileScore, score_file
+
+if TYPE_CHECKING:
+    from couplet.configs.schema import RewardConfig, SandboxConfig
+    from couplet.evaluation.score_file import FileScore
 
 KS = (1, 2, 5, 10, 20, 50, 100)
 
@@ -31,6 +32,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Judge the file and report."""
+    from couplet.configs.load import resolve, to_dict
+    from couplet.configs.schema import RunConfig
+    from couplet.evaluation.score_file import SCORING
+
     config = resolve(RunConfig, {"sandbox": to_dict(SCORING)}, args.overrides)
     run_score(args.problems, args.samples, args.out, args.workers, config.reward, config.sandbox, open_console())
 
@@ -45,6 +50,8 @@ def run_score(
     console: Console | None = None,
 ) -> FileScore:
     """Score `samples` against `problems` (see `evaluation.score_file`), with progress and a report on `console`."""
+    from couplet.evaluation.score_file import score_file
+
     console = console or Console()
     columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -65,6 +72,8 @@ def run_score(
 
 def estimates(counts_of_problems: Mapping[str, tuple[int, int]]) -> Iterator[tuple[int, float]]:
     """(k, pass@k), averaged over problems with at least one judged sample, for every k that all of them allow."""
+    from couplet.evaluation.pass_at_k import estimate
+
     counts = [pair for pair in counts_of_problems.values() if pair[0] > 0]
     fewest = min((judged for judged, _ in counts), default=0)
     for k in sorted({*KS, fewest} - {0}):

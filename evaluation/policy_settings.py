@@ -10,7 +10,7 @@ from typing import Any
 from couplet.configs.errors import UserError
 from couplet.configs.json_file import read_object
 from couplet.configs.load import read_recipe, resolve
-from couplet.configs.schema import RunConfig, SamplerConfig
+from couplet.configs.schema import ConfigError, RunConfig, SamplerConfig
 
 GENERATION_FILE = "generation_config.json"
 TOKEN_FIELDS = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
@@ -34,8 +34,14 @@ def settings_tree(folder: Path) -> dict[str, Any]:
     folder = folder.resolve()
     for place in _run_folders(folder):
         if (place / "config.yaml").exists():
-            tree = read_recipe(place / "config.yaml")
-            return _of_adaptation(tree, place / "config.yaml") if "stages" in tree else tree
+            path = place / "config.yaml"
+            tree = read_recipe(path)
+            tree = _of_adaptation(tree, path) if "stages" in tree else tree
+            try:
+                resolve(RunConfig, tree)
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {error}") from error
+            return tree
     return _of_generation(folder / GENERATION_FILE)
 
 

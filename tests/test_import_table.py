@@ -137,7 +137,7 @@ def test_the_actors_without_weights_never_load_torch(actor):
 
 
 def test_training_in_one_process_never_loads_ray_or_deepspeed():
-    parts = ("commands.train", "training.local_cluster", "learner.learner", "rollout.worker")
+    parts = ("commands.training_run", "training.local_cluster", "learner.learner", "rollout.worker")
     assert loaded_modules("import " + ", ".join(f"couplet.{part}" for part in parts)) <= {"torch"}
 
 

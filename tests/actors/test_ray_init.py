@@ -17,7 +17,7 @@ from couplet.actors import stage_group, storage
 from couplet.actors.stage_group import StageGroup
 from couplet.commands.adapt import run_adaptation
 from couplet.commands.display import Display
-from couplet.commands.train import check_inputs
+from couplet.commands.training_run import check_inputs
 from couplet.configs.load import from_dict
 from couplet.configs.schema import AdaptConfig, ConfigError, RayConfig
 from tests.actors.runs import run_config
@@ -42,7 +42,7 @@ def test_only_an_address_of_a_socket_is_looked_at(address):
 
 def test_a_listener_is_found_and_its_end_is_noticed_by_either_protocol(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("couplet.commands.train.check_settings", lambda config: None)
+    monkeypatch.setattr("couplet.commands.training_run.check_settings", lambda config: None)
     for family, host, written in ((socket.AF_INET, "127.0.0.1", "127.0.0.1"), (socket.AF_INET6, "::1", "[::1]")):
         try:
             listener = socket.create_server((host, 0), family=family)

@@ -73,8 +73,12 @@ HARMLESS = {
         "toy/summary.json",
         "toy/run.json",
         "toy/evaluations/before.json",
+        "toy/metrics.jsonl",
     ),
-    "truncated": ("toy/metrics.jsonl",),  # as a killed run leaves it
+    "truncated": ("toy/metrics.jsonl", "toy/config.yaml"),  # as a killed run leaves it; cut between two settings
+    "empty": ("toy/metrics.jsonl",),
+    "folder": ("toy/metrics.jsonl",),
+    "nested": ("toy/metrics.jsonl",),  # one unfinished line
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from couplet.commands import train as trainer
+from couplet.commands import training_run as trainer
 from couplet.configs.schema import ConfigError
 from couplet.data.formats.acecode import NothingRated
 from couplet.data.formats.columns import RowError
@@ -126,7 +126,7 @@ def test_a_pipe_that_breaks_elsewhere_is_no_reader_gone(output):
     """To a worker, say: standard output is still read."""
     script = (
         "import errno, sys, launch\n"
-        "from couplet.commands import train\n"
+        "from couplet.commands import training_run as train\n"
         "def broken(config, **options):\n"
         "    raise BrokenPipeError(errno.EPIPE, 'Broken pipe')\n"
         "train.run_training = broken\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from couplet.commands import cli, main
-from couplet.commands import train as trainer
+from couplet.commands import training_run as trainer
 from couplet.data.formats.parquet import read_parquet
 
 ROOT = Path(__file__).parents[2]
