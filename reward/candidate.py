@@ -1,4 +1,4 @@
-"""One program in a sandbox: asked for values, restarted when it ends, ended when it is done."""
+"""One program in a sandbox: it answers questions, and is restarted if it ends before it is no longer needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from couplet.reward.sandbox.handle import Budget, Child, ChildGone, Meter, frame
 from couplet.reward.sandbox.plain import BadReply, decode
 
 ANSWERS = ("v", "x", "o", "big", "quit")
-ONE_WRITE = 1 << 16  # bytes that a socket takes at once, whether or not the other side reads
+ONE_WRITE = 1 << 16  # bytes that a socket accepts at once even if the other side does not read
 Question = tuple[str, list[Any]]  # operation and arguments
 
 
@@ -42,7 +42,7 @@ class Reply(NamedTuple):
 
 
 class Sandbox(Protocol):
-    """What a program needs of a sandbox."""
+    """The sandbox as a program needs it."""
 
     tier: str
 
@@ -73,7 +73,7 @@ def read_reply(message: dict[str, Any], token: str, operation: str = "") -> Repl
 class Asked(Protocol):
     """A program that answers questions, wherever it runs.
 
-    `timeouts` counts questions that ran out of time; `load_failure` says why the program never came to its tests.
+    `timeouts` counts questions that ran out of time; `load_failure` says why the program did not reach its tests.
     """
 
     timeouts: int
@@ -98,8 +98,8 @@ class Candidate:
     A process that ends is replaced before the next test, and the test it ended in is tried once more: only a second end
     counts against the program, since the first may have come from outside (an out-of-memory kill on a crowded node).
 
-    All its processes together have one allowance, from which a judge pays, too, for what it does with the values of a
-    call. When that is spent the test at hand is a timeout and the others are not tried.
+    All its processes share one allowance; the time in which a judge works on the values of a call is also taken from
+    it. When it is spent, the current test is a timeout and the others are not tried.
     """
 
     def __init__(self, sandbox: Sandbox, config: SandboxConfig, program: str, setup: str, tests: int) -> None:
@@ -121,13 +121,13 @@ class Candidate:
         return Budget(cpu, cpu * self.config.wall_factor, (self.config.reply_kb << 10) + 256)
 
     def begin_test(self) -> None:
-        """All that is asked until the next test shares one budget."""
+        """All questions until the next test share one budget."""
         self.budget = self._test_budget()
-        self.meter.payer = None
-        self._excuse()
+        self.meter.account = None
+        self._extend()
 
     def expect(self, questions: list[Question]) -> None:
-        """Announce what will be asked next, in order: it is sent at once, which spares the processes much waiting."""
+        """Announce the next questions, in order: they are sent at once, which saves the processes much waiting."""
         self.queue = deque((question, secrets.token_hex(8)) for question in questions)
         self.sent = False
 
@@ -136,12 +136,12 @@ class Candidate:
         if self.allowance.spent:
             self._give_up()
             raise TestFailed("timeout")
-        self.meter.payer = self.allowance
+        self.meter.account = self.allowance
         try:
             return self._ask((operation, list(arguments)))
         finally:
             if operation != "call":  # a judge continues with the value of a call
-                self.meter.payer = None
+                self.meter.account = None
 
     def _ask(self, question: Question) -> Reply:
         if not (self.queue and self.queue[0][0] == question):
@@ -153,7 +153,7 @@ class Candidate:
             self.sent = self.sent and bool(self.queue)
 
     def _ask_between(self, question: Question) -> Reply:
-        """The answer to a question that was not announced. Announced ones that were sent are asked again later."""
+        """The answer to an unannounced question. Announced ones that were sent are asked again later."""
         if self.sent:
             self.end()
         queue, self.queue = self.queue, deque()
@@ -210,13 +210,13 @@ class Candidate:
         raise LoadFailed(self.load_failure)
 
     def _load(self, last: bool) -> None:
-        """Start a process and have it run the program, with the announced questions right behind it."""
+        """Start a process and have it run the program, followed at once by the announced questions."""
         start = frame({"n": "load", "op": "load", "args": [self.program, self.setup]})
         together = len(start) < ONE_WRITE
         ahead = start + self._announced() if together else start
         child = self.child = self.sandbox.spawn("program", self.cpu_limit, ahead)
         budget = self._test_budget()
-        child.paid = child.cpu_seconds()  # it may have run the program before the worker came to hear of it
+        child.paid = child.cpu_seconds()  # it may have run the program before the worker learned of it
         for each in (budget, self.allowance):
             each.cpu -= child.paid
         try:
@@ -234,7 +234,7 @@ class Candidate:
             self.load_failure = {"x": "exception", "quit": "exit"}.get(reply.kind, "protocol")
 
     def _lost(self, gone: ChildGone) -> None:
-        """The process is of no more use. Raises `SandboxFault` where it was the zygote that died."""
+        """The process is lost. Raises `SandboxFault` if the zygote died."""
         self.timeouts += gone.reason == "timeout"
         self.end()
         if self.allowance.spent:
@@ -243,26 +243,26 @@ class Candidate:
             raise SandboxFault("zygote", "the zygote died under a program")
 
     def _give_up(self) -> None:
-        """No test is tried any more."""
+        """Try no further test."""
         self.timeouts = max(self.timeouts, self.config.max_timeouts)
 
-    def _excuse(self) -> None:
-        """Time without a core lengthens the allowance; looked up where that begins to matter."""
+    def _extend(self) -> None:
+        """Extend the allowance by time without a core; read only when it matters."""
         if self.child is not None and self.allowance.wall < self.config.program_seconds / 2:
-            self.child.excuse((self.allowance,))
+            self.child.extend((self.allowance,))
 
     def cpu_seconds(self) -> float:
         """CPU time of all processes of this program so far."""
         return self.used + (self.child.cpu_seconds() if self.child is not None else 0.0)
 
     def charge(self, seconds: float) -> None:
-        """Take from the allowance what the worker itself spent on the program."""
+        """Take the worker's own work on the program from the allowance."""
         self.allowance.wall -= seconds
 
     def end(self) -> None:
         """Kill the process; the next question starts another."""
         if self.child is not None:
-            self._excuse()
+            self._extend()
             self.child.end()
             self.used += self.child.cpu
             self.child = None

@@ -1,7 +1,7 @@
-"""Reward functions by name, and the weighted sum that is paid.
+"""Reward functions by name, and their weighted sum, the reward.
 
 A reward function maps one judged answer to a number, usually in [0, 1]; `RewardConfig.functions` gives each its weight.
-To pay for something else, write a function of a `Judged` in a module of the current folder (or any that is installed or
+To reward something else, write a function of a `Judged` in a module of the current folder (or any that is installed or
 on PYTHONPATH), and name it in the recipe as ``module:function``:
 
     reward:
@@ -27,13 +27,13 @@ from couplet.data.verdict import TestResult
 
 @dataclass(frozen=True)
 class Judged:
-    """What a reward function sees of one answer.
+    """The input of a reward function: one judged answer.
 
     Attributes:
         text: the completion, cut at its first end token.
-        program: the code that was executed; empty where the format rule refused the text.
+        program: the code that was executed; empty if the format rule rejected the text.
         format: 1.0 accepted, 0.5 accepted but the code does not parse, 0.0 refused.
-        rewarded_tests: results of the tests that may be paid for; empty where nothing was run.
+        rewarded_tests: results of the tests that count towards the reward; empty if none was run.
         pass_rate: their pass rate after the configured rule (partial credit or all-or-nothing).
     """
 
@@ -69,7 +69,7 @@ def code(judged: Judged) -> float:
 
 @register("code_format")
 def code_format(judged: Judged) -> float:
-    """1 for an accepted format, 0.5 where its code does not parse, else 0."""
+    """1 for an accepted format, 0.5 if its code does not parse, else 0."""
     return judged.format
 
 
@@ -88,17 +88,17 @@ def _find(name: str, weight: float) -> RewardFunction:
     where = f"reward.functions.{name} = {weight!r}"
     if colon:
         if (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)  # behind everything else: it shadows nothing
+            sys.path.append(here)  # last, so that it shadows nothing
         try:
             function = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(
-                f"{where}: cannot be imported: {error}; its module must lie in the current folder, be installed or be on "
+                f"{where}: cannot be imported: {error}; its module must be in the current folder, be installed or be on "
                 "PYTHONPATH, on a cluster on every node (of the current folder only the module itself, or its package, is "
                 "sent there)"
             ) from None
         if not callable(function):
-            raise ConfigError(f"{where}: {attribute!r} of {module!r} is no function")
+            raise ConfigError(f"{where}: {attribute!r} of {module!r} is not a function")
         return function
     if name not in REWARDS:
         known = ", ".join(sorted(REWARDS))

@@ -31,7 +31,7 @@ class Judge:
         self.cpu = TRUSTED_FACTOR * config.cpu_seconds
         self.wall = self.cpu * config.wall_factor
         self.child: Child | None = None
-        self.influenced = False  # whether the judge has met a value of the candidate's in the question at hand
+        self.influenced = False  # whether the judge has seen a value of the candidate in the current question
 
     def ask(
         self, operation: str, arguments: list[Any], candidate: Asked | None = None, influenced: bool = False
@@ -39,7 +39,8 @@ class Judge:
         """The judge's answer; its calls of the candidate are passed on. A judge that ends is asked once more.
 
         `influenced`: the arguments hold what the candidate returned. Raises `TestFailed`, `TrustedTimeout` or
-        `SandboxFault`. What a candidate returned may not turn into a fault: it would be excluded instead of scored. So a
+        `SandboxFault`. What a candidate returned may not turn into a fault: it would be excluded instead of scored. So
+            a
         judge that ends under it ends as the candidate's failure.
         """
         for last in (False, True):
@@ -91,7 +92,7 @@ class Judge:
 
 
 def failure(reply: Reply) -> str:
-    """Why an answer that is no value fails its test."""
+    """Why an answer that is not a value fails its test."""
     return {"x": "exception", "o": "not_plain", "big": "oversize", "quit": "exit"}[reply.kind]
 
 

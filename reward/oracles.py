@@ -104,7 +104,7 @@ _SET_TASKS = (
 EXISTENCE_TASKS = ("check_str", "text_match_three", "text_starta_endb")  # outputs may be match objects
 SPECIAL: dict[tuple[str, str], Rule] = {
     ("humaneval+", "find_zero"): _is_root,
-    ("mbpp+", "are_equivalent"): _anything,  # its canonical solution is wrong, so nothing can be told
+    ("mbpp+", "are_equivalent"): _anything,  # its canonical solution is wrong, so any output is accepted
     ("mbpp+", "sum_div"): _same_or_zero,
     ("mbpp+", "surface_Area"): _pyramid_surface,
     ("mbpp+", "digit_distance_nums"): _digit_distance,

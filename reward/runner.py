@@ -20,11 +20,11 @@ RETRY = Retry(attempts=3, pause=0.05)
 
 
 class Quarantined(Exception):
-    """The program took its sandbox down on every attempt: no verdict, and no further attempt."""
+    """The program killed its sandbox on every attempt: no verdict, and no further attempt."""
 
 
 class Runner(Protocol):
-    """What a worker needs to have programs judged."""
+    """What a worker needs to judge programs."""
 
     tier: str
     parallel: int  # programs that may run at once
@@ -39,7 +39,7 @@ class Runner(Protocol):
 
 
 class LocalRunner:
-    """One zygote, one program at a time. Raises `TierUnavailable` at construction when no tier holds."""
+    """One zygote, one program at a time. Raises `TierUnavailable` at construction if no tier works."""
 
     parallel = 1
 
@@ -59,7 +59,7 @@ class LocalRunner:
     def run(self, problem: Problem, program: str, cases: tuple[Case, ...]) -> tuple[TestResult, ...]:
         """Results in the order of `cases`. Raises `SandboxFault`, or `Quarantined` if every attempt killed the zygote.
 
-        A process that cannot be started is no matter of the program: it is not repeated here, but by the caller, later
+        A process that cannot be started is not the program's fault: it is not repeated here but by the caller, later
         and elsewhere (`reward.judgement`).
         """
         deaths = 0

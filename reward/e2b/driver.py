@@ -1,7 +1,7 @@
 """Runs one program inside a cloud sandbox: the questions of a whole job in, raw answers out.
 
-Shipped into the sandbox with `child`, what it imports and, as far as the cloud's kernel lets them, the walls of the local
-tiers. It needs nothing but the standard library, holds no expected value and judges nothing.
+Shipped into the sandbox with `child`, what it imports and, as far as the cloud's kernel lets them, the walls of the
+local tiers. It needs nothing but the standard library, holds no expected value and judges nothing.
 """
 
 from __future__ import annotations

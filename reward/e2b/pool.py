@@ -1,4 +1,4 @@
-"""A pool of E2B sandboxes: an event loop of its own, creation with back-off, leases, recycling, typed faults."""
+"""A pool of E2B sandboxes with its own event loop: creation with back-off, leases, recycling, typed faults."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from couplet.reward.sandbox.faults import SandboxFault
 
 CREATION = Retry(attempts=6, pause=1.0, jitter=0.5)  # creation is limited to one or five a second, by plan
 LIFETIME = 3600  # seconds a cloud sandbox may live in all
-LEASE = 300  # seconds it lives unless renewed: what a worker that was killed leaves behind is gone by then
+LEASE = 300  # seconds it lives unless renewed, so that a killed worker leaves nothing running for longer
 REQUEST_SECONDS = 60.0
 LONGEST_RUN = LIFETIME - 2 * REQUEST_SECONDS  # seconds; a new sandbox outlives any run
-PATIENCE = 900.0  # seconds of waiting for a run beyond its own: creation, every attempt included
+WAIT_SECONDS = 900.0  # seconds to wait for a run beyond its own time: for every attempt to create a sandbox
 PASSING = ("rate_limit", "busy", "http", "http_timeout", "connection", "sandbox_died")  # creation is tried again
-GONE = ("sandbox was killed", "due to sandbox timeout")  # what the client says of a sandbox that is no more
+GONE = ("sandbox was killed", "due to sandbox timeout")  # what the client says of a sandbox that no longer exists
 KEY = "E2B_API_KEY"
 
 
 def client() -> Any:
-    """E2B's client module. Raises `ConfigError` where it is not installed."""
+    """E2B's client module. Raises `ConfigError` if it is not installed."""
     try:
         import e2b_code_interpreter
     except ImportError:
@@ -40,7 +40,7 @@ def client() -> Any:
 
 
 def fault_of(error: BaseException) -> SandboxFault:
-    """The typed fault behind an error of the client. Note that two of its errors are no `SandboxException`."""
+    """The typed fault of a client error. Two of the client's errors are not a `SandboxException`."""
     import e2b.exceptions as known
     import httpx
 
@@ -64,29 +64,29 @@ def fault_of(error: BaseException) -> SandboxFault:
 
 
 class Unrelated(SandboxFault):
-    """A fault that the program at hand need not have caused: no sandbox came up, or other programs had used it."""
+    """A fault that the program may not have caused: no sandbox started, or other programs had used it."""
 
 
 @dataclass(eq=False)
 class Slot:
-    """A cloud sandbox and what is known of it; times are monotonic."""
+    """A cloud sandbox and its state; times are monotonic."""
 
     sandbox: Any
     born: float
-    until: float  # sure to live so long
+    until: float  # guaranteed to live this long
     runs: int = 0
     tenants: set[str] = field(default_factory=set)  # programs that have used it
 
 
 def as_printed(text: str) -> tuple[str, bool]:
-    """What a run printed, from a sandbox that may be used again."""
+    """The output of a run, from a sandbox that may be used again."""
     return text, True
 
 
 class Pool:
     """At most `e2b_pool` cloud sandboxes, each used by one program at a time. Methods may be called from any thread.
 
-    Raises `ConfigError` at construction where the key is missing or refused: one sandbox is made to find out.
+    Raises `ConfigError` at construction if the key is missing or rejected: one sandbox is created to find out.
     """
 
     def __init__(self, config: SandboxConfig, setup: str) -> None:
@@ -108,13 +108,13 @@ class Pool:
         self.slots = asyncio.Semaphore(config.e2b_pool)
         self.taken = 0  # slots in use
         try:
-            self._wait(self._first(), PATIENCE)
+            self._wait(self._first(), WAIT_SECONDS)
         except BaseException:
             self.close()
             raise
 
     def _wait(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
-        """What `work` gives. Raises `SandboxFault`, also when that takes too long or the pool is closed meanwhile."""
+        """The result of `work`. Raises `SandboxFault`, also if it takes too long or the pool is closed."""
         with self.lock:
             if self.closed:
                 work.close()
@@ -168,7 +168,7 @@ class Pool:
         try:
             sandbox = await asyncio.shield(creation)
         except asyncio.CancelledError:
-            with contextlib.suppress(Exception):  # it was asked for, so it must not be left behind
+            with contextlib.suppress(Exception):  # it was requested, so it must not be left running
                 await (await creation).kill()
             raise
         except Exception as error:
@@ -180,7 +180,7 @@ class Pool:
         return slot
 
     async def _renew(self, slot: Slot) -> None:
-        """Lengthen the lease of a sandbox, up to its whole lifetime. Raises `SandboxFault`."""
+        """Extend the lease of a sandbox, up to its whole lifetime. Raises `SandboxFault`."""
         now = monotonic()
         seconds = min(LEASE, slot.born + LIFETIME - now)
         try:
@@ -190,14 +190,14 @@ class Pool:
         slot.until = now + seconds
 
     async def _keep(self, slot: Slot) -> None:
-        """Renew the lease at half of what is left of it, for as long as this is not cancelled."""
+        """Renew the lease at half of its remaining time, until cancelled."""
         while slot.until < slot.born + LIFETIME:
             await asyncio.sleep(max((slot.until - monotonic()) / 2, LEASE / 20))
             with contextlib.suppress(SandboxFault):
                 await self._renew(slot)
 
     async def _lasts(self, slot: Slot, seconds: float) -> bool:
-        """Whether a sandbox that stood idle lives, and will for a run of so many seconds."""
+        """Whether an idle sandbox is alive, and will be for a run of so many seconds."""
         now = monotonic()
         if now + seconds > slot.born + LIFETIME or now + LEASE / 10 > slot.until:
             return False
@@ -209,7 +209,7 @@ class Pool:
         return True
 
     async def _draw(self, seconds: float, tenant: str, alone: bool) -> Slot:
-        """A sandbox that lasts for a run of so many seconds; with `alone` one that no other program has used."""
+        """A sandbox that lives for a run of so many seconds; with `alone` one that no other program has used."""
         while suited := [slot for slot in self.idle if not (alone and slot.tenants - {tenant})]:
             slot = suited[-1]
             self.idle.remove(slot)
@@ -221,7 +221,7 @@ class Pool:
         return await self._create()
 
     async def _execute(self, slot: Slot, code: str, seconds: float) -> str:
-        """What `code` prints in a sandbox, which is thrown away with any error."""
+        """The output of `code` in a sandbox, which is discarded on any error."""
         try:
             execution = await slot.sandbox.run_code(code, timeout=seconds, request_timeout=REQUEST_SECONDS)
         except BaseException as error:
@@ -293,16 +293,16 @@ class Pool:
         tenant: str = "",
         alone: bool = False,
     ) -> Any:
-        """What `read` makes of what `code` prints in some sandbox, within `seconds` (at most `LONGEST_RUN`).
+        """The result of `read` on the output of `code` in some sandbox, within `seconds` (at most `LONGEST_RUN`).
 
-        `read` also tells whether that sandbox may be used again. `tenant` names the program; with `alone` it gets a
-        sandbox that no other has used. Raises `SandboxFault`, `Unrelated` where the program need not have caused it;
+        `read` also decides whether that sandbox may be used again. `tenant` names the program; with `alone` it gets a
+        sandbox that no other has used. Raises `SandboxFault`; `Unrelated` if the program may not have caused it;
         that sandbox is not used again.
         """
-        return self._wait(self._run(code, seconds, read, tenant, alone), seconds + PATIENCE)
+        return self._wait(self._run(code, seconds, read, tenant, alone), seconds + WAIT_SECONDS)
 
     def close(self) -> None:
-        """Kill every sandbox, those at work too, and stop the event loop; who still waits for a run gets a fault."""
+        """Kill every sandbox, including those in use, and stop the event loop; pending runs get a fault."""
         with self.lock:
             if self.closed:
                 return

@@ -250,7 +250,8 @@ def judged(
 ) -> Case:
     """A test run by a judge, or weakly in the candidate's process if the judge could not tell who says what.
 
-    `driver`: what runs the test once `body` has defined it, in `framework`. Raises `ProblemDefect` for a test that checks
+    `driver`: what runs the test once `body` has defined it, in `framework`. Raises `ProblemDefect` for a test that
+        checks
     nothing.
     """
     tree = ast.fix_missing_locations(ast.Module([*preamble, *body], []))

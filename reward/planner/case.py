@@ -23,7 +23,8 @@ class Case:
         kind: how it is judged (see `plan`).
         source: the whole test as statements, for a judge or a weak run.
         expression: what the candidate evaluates (``compare``).
-        relation: ``equal``, ``same`` or ``other`` (identity with None, True or False), ``true`` or ``false`` (``compare``).
+        relation: ``equal``, ``same`` or ``other`` (identity with None, True or False),
+            ``true`` or ``false`` (``compare``).
         expected: the plain value to compare with, unless `expected_source` is given.
         expected_source: trusted expression of the value to compare with.
         prelude: trusted statements that run before `source` or `expected_source` in a judge.

@@ -1,4 +1,4 @@
-"""Which tests must run in the candidate's own process, since they handle what cannot leave it or what must not meet it."""
+"""Tests that must run in the candidate's own process, because they handle what cannot leave it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Who supplies what the tests of a problem call: its program, its trusted code, or its canonical solution.
 
 A program must not supply what it is judged with. So a function that is given what another function of the program
-returned, or that is compared with one, is a *helper*: it is the program's only if the problem asks for it. A helper that
-the canonical solution defines is run from there, in a judge; one that nobody defines is left undefined.
+returned, or that is compared with one, is a *helper*: it is the program's only if the problem asks for it. A helper
+that the canonical solution defines is run from there, in a judge; one that nobody defines is left undefined.
 """
 
 from __future__ import annotations
@@ -264,8 +264,8 @@ def checked_name(body: list[ast.stmt]) -> str | None:
 def own_names(tree: ast.AST, entry_point: str | None, trusted: frozenset[str]) -> frozenset[str]:
     """What the tests of a problem show its program to define: `entry_point`, and what is compared with trusted values.
 
-    Any other name may be a helper, which a candidate could define to its liking. Without such a comparison these are the
-    functions that are given no value of another one.
+    Any other name may be a helper, which a candidate could define to its liking. Without such a comparison these are
+    the functions that are given no value of another one.
     """
     entry = frozenset([entry_point] if entry_point else [])
     tests = [test for node in ast.walk(tree) if isinstance(node, ast.Assert) for test in _operands(node.test)]

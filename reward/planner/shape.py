@@ -25,7 +25,7 @@ class Shape:
         names: the candidate's names.
         entry_point: the function under test, if it is known.
         own: what its program is to define, as the tests show.
-        data: those of `names` that are no functions of the candidate's but data the set-up made with its help.
+        data: those of `names` that are not functions of the candidate but data that the set-up made with its help.
     """
 
     names: frozenset[str]

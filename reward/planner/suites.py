@@ -113,7 +113,7 @@ def _places(test: Function, owner: ast.ClassDef | None) -> list[int | None]:
 def _case(
     body: list[ast.stmt], owner: ast.ClassDef | None, test: Function, arguments: str, framework: str, roles: Roles
 ) -> Case:
-    """The case of one test, with all of the suite that is no test."""
+    """The case of one test, with the rest of the suite except its other tests."""
     if why := why_empty([*test.body], _Anything(), ()):
         raise ProblemDefect(f"{test.name}: {why}")
     others = {id(each) for each in _tests_of(body)} - {id(test)}

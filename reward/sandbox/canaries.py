@@ -1,4 +1,4 @@
-"""Attacks run at worker start: a tier holds on this machine when every one of them fails. No sysctl is trusted."""
+"""Attacks run when a worker starts: a tier works on this machine if all of them fail. No sysctl is trusted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write(path):
 
 @dataclass(frozen=True)
 class Canary:
-    """An expression that raises where the wall stands. `open_in`: tiers that do not promise this wall."""
+    """An expression that raises if the wall works. `open_in`: tiers that do not promise this wall."""
 
     name: str
     expression: str
@@ -110,7 +110,7 @@ def bait(allowed: tuple[str, ...]) -> Iterator[Bait]:
 
 
 def hold(zygote: ZygoteProcess, config: SandboxConfig) -> None:
-    """Run every canary the tier promises to hold against. Raises `TierUnavailable` naming the first that gets through."""
+    """Run every canary that the tier promises to stop. Raises `TierUnavailable` naming the first that succeeds."""
     with bait(config.packages) as lure:
         for canary in _canaries(lure, config):
             if zygote.tier in canary.open_in:

@@ -1,7 +1,7 @@
 """Errors of the sandbox itself. None of them says anything about a program.
 
 SandboxFault            a program got no verdict: retry, then exclude it
-└── TierUnavailable     a tier cannot hold its canaries on this machine: mend the machine or the configuration
+└── TierUnavailable     a tier cannot hold its canaries on this machine: fix the machine or the configuration
 """
 
 from __future__ import annotations
@@ -20,4 +20,4 @@ class SandboxFault(RuntimeError):
 
 
 class TierUnavailable(SandboxFault):
-    """A tier does not hold here; the message names the failing call or canary, and the mend."""
+    """A tier does not work here; the message names the failing call or canary, and the remedy."""

@@ -1,7 +1,7 @@
-"""The worker's side of one confined process: what is sent and received, what time it uses, its end.
+"""The worker's side of one confined process: its messages, its time and its end.
 
-A child is driven from outside only: CPU time is read from its process clock, it is ended through its descriptor, and
-what it says is decoded strictly.
+A child is controlled from outside only: CPU time is read from its process clock, it is killed through its descriptor,
+and its messages are decoded strictly.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 from couplet.reward.sandbox.plain import BadReply, parse
 
 ONE_READ = 1 << 16  # bytes: below the size from which the C library maps memory for each buffer
-GRANT = 0.05  # seconds that a process which still waits for a core is given beyond its wall-clock limit, at a time
-STARVATION = 4.0  # a wall-clock limit grows at most by this multiple of itself while there is no core for the process
+EXTENSION_STEP = 0.05  # seconds by which the wall-clock limit of a process that waits for a core is extended at a time
+STARVATION = 4.0  # a wall-clock limit is extended by at most this multiple of itself while there is no core
 
 
 class ChildGone(Exception):
@@ -36,10 +36,10 @@ class ChildGone(Exception):
 
 @dataclass
 class Budget:
-    """What is left to spend: CPU seconds of the child, wall-clock seconds of waiting; and the bytes of one reply.
+    """The remaining budget: CPU seconds of the child, wall-clock seconds of waiting; and the bytes of one reply.
 
-    `patience` is what may still be added to `wall` for time in which the child was ready to run and no core was free,
-    so that a busy node is not read as a slow program.
+    `extension` is what may still be added to `wall` for time in which the child was ready to run but no core was free,
+    so that a program is not slow because the node is busy.
     """
 
     cpu: float
@@ -47,7 +47,7 @@ class Budget:
     reply: int = 0
 
     def __post_init__(self) -> None:
-        self.patience = STARVATION * self.wall
+        self.extension = STARVATION * self.wall
 
     @property
     def spent(self) -> bool:
@@ -55,7 +55,7 @@ class Budget:
 
 
 def process_of(pidfd: int) -> int | None:
-    """The id, in our own numbering, of the process behind `pidfd`; None where the system does not tell."""
+    """The id, in this process's namespace, of the process of `pidfd`; None if the system does not report it."""
     try:
         with open(f"/proc/self/fdinfo/{pidfd}", "rb", buffering=0) as facts:
             found = re.search(rb"^Pid:\s*(\d+)$", facts.read(), re.MULTILINE)
@@ -65,19 +65,20 @@ def process_of(pidfd: int) -> int | None:
 
 
 def frame(message: dict[str, Any]) -> bytes:
-    """A message as it travels."""
+    """A message as bytes on the wire."""
     body = json.dumps(message).encode("ascii")
     return len(body).to_bytes(4, "big") + body
 
 
 class Meter:
-    """Who pays for the processes of a sandbox that runs one program at a time: `payer` is what a whole program has left.
+    """Accounting of a sandbox that runs one program at a time: `account` is what the whole program has left.
 
-    Whatever such a process is waited for is taken from it as well as from the budget at hand; None: nobody pays.
+    Time spent waiting for such a process is taken from it as well as from the current budget; None: from the budget
+    only.
     """
 
     def __init__(self) -> None:
-        self.payer: Budget | None = None
+        self.account: Budget | None = None
 
 
 class Child:
@@ -89,7 +90,7 @@ class Child:
         self.clock = None if self.known_as is None else (~self.known_as << 3) | 2
         self.cpu = 0.0
         self.paid = 0.0  # CPU seconds taken from what the whole program has left
-        self.excused = 0.0  # seconds without a core that have lengthened a limit already
+        self.extended = 0.0  # seconds without a core that have already extended a limit
         self.meter = Meter()
         self.buffer = bytearray()
         self.unsent = b""  # of what it was to be sent at once
@@ -105,7 +106,7 @@ class Child:
         return self.cpu
 
     def starved_seconds(self) -> float:
-        """Time its main thread has stood ready to run while no core was free; 0 where the system does not tell."""
+        """Time for which its main thread was ready to run but no core was free; 0 if the system does not report it."""
         with contextlib.suppress(OSError, ValueError, IndexError):
             return int(Path(f"/proc/{self.known_as}/schedstat").read_text().split()[1]) * 1e-9
         return 0.0
@@ -158,16 +159,16 @@ class Child:
         return body
 
     def _wait(self, event: int, budget: Budget) -> None:
-        """Wait until the wire is ready, spending `budget`. Raises `ChildGone("timeout")` when it, or the payer's, is spent."""
-        payer = self.meter.payer
-        budgets = (budget,) if payer is None else (budget, payer)
+        """Wait until the wire is ready, spending `budget`. Raises `ChildGone("timeout")` if it or the account is spent."""
+        account = self.meter.account
+        budgets = (budget,) if account is None else (budget, account)
         used, now = self.cpu_seconds(), time.monotonic()
-        if payer is not None:
-            payer.cpu -= used - self.paid
+        if account is not None:
+            account.cpu -= used - self.paid
         poll = select.poll()
         poll.register(self.wire, event)
         try:
-            while self._may_go_on(budgets):
+            while self._may_continue(budgets):
                 soonest = min(min(each.wall, each.cpu) for each in budgets)
                 ready = poll.poll(1000 * max(0.001, soonest))
                 before, started = used, now
@@ -181,11 +182,11 @@ class Child:
             self.paid = used
         raise ChildGone("timeout")
 
-    def _may_go_on(self, budgets: Sequence[Budget]) -> bool:
+    def _may_continue(self, budgets: Sequence[Budget]) -> bool:
         if any(each.cpu <= 0 for each in budgets):
             return False
         if any(each.wall <= 0 for each in budgets):
-            self.excuse(budgets)
+            self.extend(budgets)
         return all(each.wall > 0 for each in budgets)
 
     def held_up(self) -> bool:
@@ -194,22 +195,22 @@ class Child:
             return Path(f"/proc/{self.known_as}/stat").read_text().rpartition(") ")[2][0] in "RD"
         return False
 
-    def excuse(self, budgets: Sequence[Budget]) -> None:
-        """Lengthen wall-clock limits by the time the process has had no core since this was last asked.
+    def extend(self, budgets: Sequence[Budget]) -> None:
+        """Extend wall-clock limits by the time for which the process had no core since the last call.
 
-        The kernel counts a wait for a core when it is over, so one that has not ended is granted a little at a time.
+        The kernel counts a wait for a core when it is over; a wait that has not ended extends them step by step.
         """
-        starved = max(self.starved_seconds() - self.excused, 0.0)
-        self.excused += starved
-        if starved < GRANT and self.held_up():
-            starved = GRANT
+        starved = max(self.starved_seconds() - self.extended, 0.0)
+        self.extended += starved
+        if starved < EXTENSION_STEP and self.held_up():
+            starved = EXTENSION_STEP
         for each in budgets:
-            excuse = min(starved, each.patience)
-            each.patience -= excuse
-            each.wall += excuse
+            extension = min(starved, each.extension)
+            each.extension -= extension
+            each.wall += extension
 
     def end(self) -> None:
-        """Kill the process, and with it all it started."""
+        """Kill the process and everything it started."""
         self.cpu_seconds()
         with contextlib.suppress(ProcessLookupError):
             if self.pidfd is None:

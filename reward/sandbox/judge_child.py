@@ -23,7 +23,7 @@ class Unjudgeable(BaseException):
 
 
 class CandidateError(Exception):
-    """The candidate raised something that is no exception of the standard library."""
+    """The candidate raised an exception that is not of the standard library."""
 
 
 class Ended(RuntimeError):
@@ -241,8 +241,8 @@ class Judge:
         return bool(scope["check"](*Decoder().decode(arguments)))
 
     def test(self, token, setup, modules, names, source):
-        """Whether the test passes; "skipped" by itself, "lost" if that cannot be told from here, "broken" if the
-        candidate's answer was none. Its other exceptions travel on.
+        """Whether the test passes; "skipped" by itself, "lost" if that cannot be decided here, "broken" if the candidate
+        did not answer. Other exceptions are passed on.
         """
         self.lost = self.broken = False
         suites.offer(source)

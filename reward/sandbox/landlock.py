@@ -1,7 +1,7 @@
 """Tier `landlock`: file access confined to the interpreter's libraries where namespaces cannot be had.
 
-Nothing is writable in this tier. Rights reach all that lies below a folder, so a folder that holds installed packages is
-granted by its entries, without them. Metadata calls that Landlock does not govern (chmod, utime, ...) are refused by the
+Nothing is writable in this tier. Rights apply to everything below a folder, so of a folder with installed packages only
+the other entries are allowed. Metadata calls that Landlock does not govern (chmod, utime, ...) are refused by the
 system-call filter. Source: Linux `Documentation/userspace-api/landlock.rst`.
 """
 
@@ -33,7 +33,7 @@ def version() -> int:
 def confine(readable: list[str], devices: tuple[str, ...]) -> None:
     """Let this process and all it forks read below `readable`, use `devices`, and touch no other file, ever.
 
-    Of a package folder below them only what `readable` names is granted.
+    Of a package folder below them only what `readable` names is allowed.
     """
     hidden = package_folders(readable)
     _keep_listings(hidden)

@@ -13,7 +13,7 @@ from couplet.reward.sandbox.handle import Child, Meter
 from couplet.reward.sandbox.process import ZygoteProcess
 
 AUTOMATIC = ("namespace", "landlock", "seccomp")
-MENDS = {
+REMEDIES = {
     "namespace": "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces > 0, "
     "kernel.apparmor_restrict_unprivileged_userns=0; in Docker a seccomp profile that allows unshare and mount)",
     "landlock": "boot a kernel >= 5.13 with landlock in its lsm= list",
@@ -68,7 +68,7 @@ class LocalSandbox:
             try:
                 return tier, self._start(tier, check=tier != "rlimits")
             except SandboxFault as fault:
-                failures.append(f"{fault.detail}; mend: {MENDS[tier]}")
+                failures.append(f"{fault.detail}; remedy: {REMEDIES[tier]}")
         unsafe = "" if "rlimits" in wanted else "\nWithout any wall: sandbox.tier: rlimits, sandbox.allow_unsafe: true"
         raise TierUnavailable("start", "no sandbox tier holds here:\n" + "\n".join(failures) + unsafe)
 

@@ -185,7 +185,8 @@ def _maps_more_than_one_user(proc: int) -> bool:
 def become_spare_user(files_of_root: bool = False) -> int:
     """Change from root to a user id that owns nothing; returns it. The process must stay dumpable to map its ids later.
 
-    `files_of_root`: files are still opened as their owner root would, without its capabilities, since the interpreter lies
+    `files_of_root`: files are still opened as their owner root would, without its capabilities, since the interpreter
+        lies
     where only root comes. In all else, in the number of its threads above all, the process is the other user's.
     """
     uid = FIRST_SPARE_UID + time.monotonic_ns() // 1000 % SPARE_UIDS

@@ -1,9 +1,9 @@
 """Plain Python values as tagged JSON: the only thing that crosses the wall of the sandbox.
 
-Needs nothing but the standard library, so that it can be forked into a sandbox or shipped into a cloud one. None, bools,
-strings, small ints and finite floats are themselves; everything else is ``[tag, ...]``. A subclass is sent as the
-built-in it derives from, a class of `standard` as its parts, so no method of the candidate's ever runs outside. Never
-pickle, never marshal.
+Needs nothing but the standard library, so that it can be forked into a sandbox or shipped into a cloud one. None,
+bools, strings, small ints and finite floats are themselves; everything else is ``[tag, ...]``. A subclass is sent as
+the built-in it derives from, a class of `standard` as its parts, so no method of the candidate's ever runs outside.
+Never pickle, never marshal.
 
 The arguments of a call, and what the call leaves of them, may share lists, dicts, sets and byte arrays: there each one
 is numbered as it is met, and ``["r", number]`` is one that was met before.
@@ -34,7 +34,7 @@ class NotPlain(Exception):
 
 
 class BadReply(Exception):
-    """The bytes are no encoding of a plain value."""
+    """The bytes do not encode a plain value."""
 
 
 class Encoder:

@@ -111,7 +111,7 @@ class ZygoteProcess:
         return child
 
     def _admit(self, child: Child) -> None:
-        """Wait until the child stands behind its walls; what it says before that is the zygote's own word."""
+        """Wait until the child is confined; whatever it says before that comes from the zygote's code."""
         budget = Budget(cpu=SPAWN_SECONDS, wall=SPAWN_SECONDS, reply=1 << 12)
         try:
             first = child.receive(budget)
@@ -133,7 +133,7 @@ class ZygoteProcess:
         return int(answer), descriptor
 
     def alive(self) -> bool:
-        """Whether the zygote answers. Its children die after its socket closes, so this tells whose fault an end was."""
+        """Whether the zygote answers. Its children die after its socket closes, so this shows whose fault an end was."""
         try:
             control.send(self.control, "ping")
             return self._answer(SPAWN_SECONDS)[0] == "ping"
@@ -150,7 +150,7 @@ class ZygoteProcess:
 
 
 def settings(tier: str, config: SandboxConfig, package_paths: tuple[str, ...]) -> dict[str, Any]:
-    """What a zygote is told once: its tier, the limits it hands down to its children, and theirs alone."""
+    """The settings that a zygote receives once: its tier, the limits that its children inherit, and theirs alone."""
     megabyte = 1 << 20
     rlimits = [
         ("RLIMIT_AS", config.memory_mb * megabyte),

@@ -1,9 +1,9 @@
 """The zygote: a warm interpreter that forks one confined child per program and never sees code or tests.
 
-It talks over a socket pair (`reward.sandbox.control`). First the worker sends the settings as JSON (with a descriptor of
-itself, whose end ends the zygote); the zygote answers ``{"ready": true}`` or ``{"error": ...}``. Then each message
-``KIND CPU_SECONDS`` brings one end of a socket pair; the zygote forks a child that serves it and answers with the
-child's process id and descriptor, or ``error TEXT``.
+It talks over a socket pair (`reward.sandbox.control`). First the worker sends the settings as JSON (with a descriptor
+of itself, whose end ends the zygote); the zygote answers
+``{"ready": true}`` or ``{"error": ...}``. Then each message ``KIND CPU_SECONDS`` brings one end of a socket pair; the
+zygote forks a child that serves it and answers with the child's process id and descriptor, or ``error TEXT``.
 
 Most of a program's cost is memory that the child or, meanwhile, the zygote writes to for the first time after the fork:
 what a child does is prepared and rehearsed before, and between two forks the zygote does as little as it can.
@@ -34,13 +34,13 @@ WARM = (
     "operator", "random", "re", "string", "time", "types", "typing",
 )
 # fmt: on
-REHEARSALS = 20  # as often as the interpreter must see code to have settled how it runs it
+REHEARSALS = 20  # how often the interpreter must run code to specialise it
 PROGRAM = """
 def f(x):
     return [x, {"a": (x, 1.5)}, f"{x}"]
 """
 EXPRESSIONS = ("f(1)", "f(True)[0]", "{1, 2}", "'text'", "None", "f(1)[0] == 1", "missing")
-REAP_MILLISECONDS = 500  # between looks for ended children while nothing is asked
+REAP_MILLISECONDS = 500  # between checks for ended children while there is no request
 CHANNEL = 3  # the zygote's control socket; in a child, whose own socket replaces it, the only one it has
 
 
@@ -81,7 +81,7 @@ class Zygote:
             os.close(channel)
 
     def reap(self) -> bool:
-        """Bury the children that have ended; whether none is left. Until then their ids are nobody else's."""
+        """Reap the children that have ended; whether none is left. Until then their ids are not reused."""
         while (found := kernel.libc.waitpid(-1, None, os.WNOHANG)) > 0:
             pass
         return found < 0
@@ -105,7 +105,7 @@ class Zygote:
         os.close(handle)
 
     def fork(self) -> int:
-        """fork(2), bare where there are no other threads whose locks Python would have to mend in the child."""
+        """fork(2); the bare call if there are no other threads whose locks Python would have to reset in the child."""
         return kernel.call("fork", kernel.fork) if self.threads == 1 else os.fork()
 
     def child(self, kind: str, cpu_limit: int, channel: int) -> None:
@@ -131,7 +131,7 @@ class Zygote:
 
 
 def count_threads() -> int:
-    """Threads of this process (a package may have started some); 0 where the system does not tell."""
+    """Threads of this process (a package may have started some); 0 if the system does not report it."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
@@ -141,7 +141,7 @@ def count_threads() -> int:
 def warm_up(packages: list[str], package_paths: list[str]) -> None:
     """Import what programs commonly use, and the allowed packages with one thread per math library.
 
-    Packages are found below the folders of `package_paths` this once; what else lies there cannot be imported later.
+    Packages are found below the folders of `package_paths` this once; nothing else there can be imported later.
     """
     before = list(sys.path)
     sys.path += sorted({os.path.dirname(path) for path in package_paths})
@@ -156,9 +156,9 @@ def warm_up(packages: list[str], package_paths: list[str]) -> None:
 
 
 def settle(settings: dict, wire: control.Wire) -> bool:
-    """Bring this process behind the tier's walls. Raises OSError naming the call that failed.
+    """Put this process behind the tier's walls. Raises OSError naming the call that failed.
 
-    Returns whether its user is nobody else's here, so that a limit on the number of threads counts no others.
+    Returns whether no other process has its user, so that a limit on the number of threads counts only its own.
     """
     tier, user = settings["tier"], os.getuid()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
@@ -175,7 +175,7 @@ def settle(settings: dict, wire: control.Wire) -> bool:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
     elif tier in ("landlock", "seccomp"):
         if os.getuid() == 0:
-            with contextlib.suppress(OSError):  # a container may hold no other user
+            with contextlib.suppress(OSError):  # a container may have no other user
                 namespaces.become_spare_user(files_of_root=not namespaces.readable_by_others(paths))
         if tier == "landlock":
             landlock.confine(paths, namespaces.DEVICES)
@@ -184,7 +184,7 @@ def settle(settings: dict, wire: control.Wire) -> bool:
 
 
 def take_control() -> control.Wire:
-    """The control socket, handed over as standard input, at its own descriptor; every other one is closed."""
+    """The control socket, received as standard input, at its own descriptor; every other one is closed."""
     os.dup2(0, CHANNEL, inheritable=False)
     kernel.take(FRESH_STREAMS)
     kernel.close_from(CHANNEL + 1)
@@ -192,8 +192,8 @@ def take_control() -> control.Wire:
 
 
 def rehearse(limit: int) -> None:
-    """Answer what programs are commonly asked, so that no child is the first to run that code: it would fill the
-    interpreter's caches in pages of its own, each time again.
+    """Answer common questions once, so that no child is the first to run that code: each child would fill the
+    interpreter's caches in its own pages.
     """
     requests = [{"n": "load", "op": "load", "args": [PROGRAM, ""]}]
     requests += [{"n": "0123456789abcdef", "op": "eval", "args": [expression]} for expression in EXPRESSIONS]

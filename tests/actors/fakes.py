@@ -171,7 +171,9 @@ class RefusedReward:
     """No sandbox tier holds on this machine."""
 
     def __init__(self, name, reward, sandbox, index):
-        raise TierUnavailable("start", "no sandbox tier holds here:\nuser namespaces are off (EPERM)\nmend: allow them")
+        raise TierUnavailable(
+            "start", "no sandbox tier holds here:\nuser namespaces are off (EPERM)\nremedy: allow them"
+        )
 
     def describe(self):
         return {}

@@ -74,7 +74,8 @@ def test_resources_that_are_busy_are_waited_for_and_then_named(scripted, monkeyp
 
 def test_a_sandbox_tier_that_does_not_hold_stops_the_start_with_its_reason(scripted):
     with pytest.raises(
-        ConfigError, match=r"(?s)reward actor 0 could not start: .*user namespaces are off \(EPERM\).*mend: allow them$"
+        ConfigError,
+        match=r"(?s)reward actor 0 could not start: .*user namespaces are off \(EPERM\).*remedy: allow them$",
     ):
         scripted("refused", "RefusedReward")
 

@@ -1,4 +1,4 @@
-"""Sandboxes shared by the tests of this room."""
+"""Sandboxes shared by the tests of this package."""
 
 from collections.abc import Iterator
 

@@ -228,19 +228,19 @@ def test_the_limit_of_a_program_grows_where_no_core_is_free(monkeypatch):
             rival.wait()
 
 
-def test_a_wait_for_a_core_that_has_not_ended_is_excused_and_sleep_is_not(monkeypatch):
+def test_a_wait_for_a_core_that_has_not_ended_extends_the_limit_and_sleep_does_not(monkeypatch):
     """The kernel counts such a wait when it is over: at the limit it may not have counted anything yet."""
     monkeypatch.setattr(handle.Child, "starved_seconds", lambda child: 0.0)
     zygote = process.ZygoteProcess("landlock", SandboxConfig())
     try:
-        for body, granted in (("while True: pass", handle.GRANT), ("import time; time.sleep(60)", 0.0)):
+        for body, extension in (("while True: pass", handle.EXTENSION_STEP), ("import time; time.sleep(60)", 0.0)):
             load = handle.frame({"n": "load", "op": "load", "args": [body, ""]})
             child = zygote.spawn("program", 30, load)
             time.sleep(0.5)
             budget = handle.Budget(cpu=1.0, wall=1.0)
-            child.excuse((budget,))
+            child.extend((budget,))
             child.end()
-            assert budget.wall == 1.0 + granted and budget.patience == handle.STARVATION - granted
+            assert budget.wall == 1.0 + extension and budget.extension == handle.STARVATION - extension
     finally:
         zygote.close()
 
@@ -264,7 +264,7 @@ def test_a_group_that_may_outlast_the_reward_timeout_is_said(caplog):
 
 
 def test_time_before_the_worker_hears_of_a_program_is_paid_for(monkeypatch):
-    """A program starts when it stands, however late the worker comes to admit it."""
+    """A program starts once it is confined, however late the worker admits it."""
     admit = process.ZygoteProcess._admit
 
     def late(zygote, child):

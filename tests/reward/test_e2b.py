@@ -168,7 +168,7 @@ def test_no_expected_value_travels_to_the_cloud(cloud):
     assert all("918273645" not in code and "918273000" not in code for code in cloud.codes)
 
 
-def test_a_timeout_is_kept_inside_and_the_other_tests_go_on(cloud):
+def test_a_timeout_is_kept_inside_and_the_other_tests_continue(cloud):
     loop = "def f(x):\n    while x == 1: pass\n    return 2 * x"
     with RewardWorker(
         RewardConfig(), SandboxConfig(tier="e2b", cpu_seconds=0.3, wall_factor=50.0, e2b_pool=1)
@@ -216,7 +216,7 @@ def test_a_fault_is_tried_again_on_another_sandbox(cloud, fate):
         assert sum(worker.runner.faults.values()) == 1
 
 
-def test_a_fault_that_stays_is_no_verdict(cloud):
+def test_a_permanent_fault_is_not_a_verdict(cloud):
     with RewardWorker(RewardConfig(), CLOUD) as worker:
         cloud.executions.extend(["run", 503] * 3)  # each new sandbox gets its runner, then refuses the program
         cloud.executions.popleft()

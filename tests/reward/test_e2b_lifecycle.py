@@ -159,7 +159,7 @@ def waiting_run(pool, gate):
 
 
 def fill(cloud, worker, size):
-    """Use `size` sandboxes at once, so that as many stand idle afterwards."""
+    """Use `size` sandboxes at once, so that as many are idle afterwards."""
     pool = worker.runner.pool
     threads = [waiting_run(pool, cloud.gate)[0] for _ in range(size)]
     wait_until(lambda: pool.taken == size and cloud.counts["execute"] == 2 * size)
@@ -216,7 +216,7 @@ def test_a_program_that_never_reads_is_a_timeout():
     assert '"v":200000' in outcome["body"] and outcome["cpu"] > 0
 
 
-def test_an_interpreter_that_does_not_start_is_no_outcome(monkeypatch):
+def test_an_interpreter_that_does_not_start_is_not_an_outcome(monkeypatch):
     monkeypatch.setattr(driver, "STARTER", "raise SystemExit")
     with pytest.raises(driver.Gone, match="exit"):
         driver.run(PROJECT, job(RIGHT, ["f(1)"]))
@@ -341,7 +341,7 @@ def test_waiting_for_a_run_has_an_end(cloud, monkeypatch):
     pool = Pool(SandboxConfig(tier="e2b", e2b_pool=1), "print(1)")
     waiting_run(pool, cloud.gate)
     wait_until(lambda: pool.taken == 1)
-    monkeypatch.setattr(e2b_pool, "PATIENCE", 0.1)
+    monkeypatch.setattr(e2b_pool, "WAIT_SECONDS", 0.1)
     with pytest.raises(SandboxFault, match="stuck"):
         pool.run("print(1)", 0.1)
     pool.close()

@@ -34,7 +34,7 @@ def test_the_fault_limit_waits_for_enough_samples():
         limit.count([LOST] * 4)
 
 
-def test_a_program_that_kills_its_sandbox_is_no_fault_but_dead_workers_are():
+def test_a_program_that_kills_its_sandbox_is_not_a_fault_but_dead_workers_are():
     limit = FaultShareLimit(limit=0.0, minimum=1)
     limit.count([replace(LOST, outcome=Outcome.QUARANTINED, reason="quarantined")])
     with pytest.raises(ConfigError, match="its reward workers died 1"):

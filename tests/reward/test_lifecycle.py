@@ -395,7 +395,7 @@ def test_the_container_root_gets_the_namespace_tier():
     assert in_container(code) == "namespace passed\n"
 
 
-def test_a_tier_that_cannot_be_had_is_named_with_its_call_and_mend():
+def test_an_unavailable_tier_is_named_with_its_call_and_remedy():
     code = """
 limit("max_net_namespaces", 0)
 lower = LocalSandbox(SandboxConfig())
@@ -408,7 +408,7 @@ except Exception as error:
 """
     said = in_container(code)
     assert said.startswith("landlock\nTierUnavailable ")
-    for part in ("tier namespace: ", "unshare(mount, ipc, uts, net)", "No space left", "mend: allow user namespaces"):
+    for part in ("tier namespace: ", "unshare(mount, ipc, uts, net)", "No space left", "remedy: allow user namespaces"):
         assert part in said, said
 
 

@@ -49,7 +49,7 @@ os.execve(sys.executable, [sys.executable, *sys.argv[1:]], {{"PATH": os.environ[
 @pytest.mark.parametrize("suite", ["test_attacks.py", "test_worker.py"])
 def test_the_same_laws_hold_for_an_ordinary_user(suite):
     if os.getuid() != 0:
-        pytest.skip("the other tests of this room already run as an ordinary user")
+        pytest.skip("the other tests of this package already run as an ordinary user")
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         stash, base = Path(folder, "stash"), Path(folder, "base")

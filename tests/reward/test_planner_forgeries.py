@@ -359,7 +359,7 @@ def test_changed_arguments_arrive_by_name_and_after_an_exception(worker):
     assert judged(worker, program, *tests) == [(True, "strong"), (False, "strong"), (True, "strong"), (True, "strong")]
 
 
-def test_a_value_that_is_no_none_needs_no_plain_form(worker):
+def test_a_value_that_is_not_none_needs_no_plain_form(worker):
     program = "class Node: pass\ndef f(x):\n    return Node() if x else None"
     tests = ("assert f(1) is not None", "assert f(1) != None", "assert f(0) is None", "assert f(0) is not None")
     assert judged(worker, program, *tests) == [(True, "strong")] * 3 + [(False, "strong")]
@@ -582,7 +582,7 @@ def test_a_problem_that_cannot_be_planned_stops_nothing(worker, test, caplog):
         plan(broken)
 
 
-def test_infinity_is_no_tolerance(worker):
+def test_infinity_is_not_a_tolerance(worker):
     infinity = float("inf")
     assert not agrees("humaneval+", "f", [1], 5.0, infinity, 0.0)
     assert not agrees("humaneval+", "f", [1], [1.0, 2.0], [infinity, 2.0], 1e-6)

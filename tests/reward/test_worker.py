@@ -1,4 +1,4 @@
-"""The reward worker: typed outcomes, the published reward, joining, the cache, faults that are no verdict."""
+"""The reward worker: typed outcomes, the published reward, joining, the cache, faults that are not a verdict."""
 
 import math
 import os
@@ -70,7 +70,7 @@ def test_each_failure_has_its_reason(worker):
     assert [v.reason for v in verdicts] == list(programs.values())
 
 
-def test_a_timeout_fails_its_test_and_the_others_go_on():
+def test_a_timeout_fails_its_test_and_the_others_continue():
     problem = Problem("p", "q", tuple(f"assert f({x}) == {x}" for x in range(6)))
     loop = "def f(x):\n    while x in (1, 3): pass\n    return x"
     config = SandboxConfig(cpu_seconds=0.2, wall_factor=50.0, max_timeouts=2)
@@ -125,7 +125,7 @@ def test_a_killed_zygote_changes_no_verdict(worker):
     assert worker.stats()["faults_zygote"] >= 3
 
 
-def test_a_fault_is_no_verdict_and_is_not_remembered(monkeypatch):
+def test_a_fault_is_not_a_verdict_and_is_not_remembered(monkeypatch):
     with RewardWorker(RewardConfig(), SandboxConfig()) as fresh:
         text = fenced("def f(x):\n    return 2 * x")
         with monkeypatch.context() as patch:
@@ -175,7 +175,7 @@ def test_a_function_of_any_module_is_paid(monkeypatch, tmp_path):
     with RewardWorker(RewardConfig(functions=functions), SandboxConfig()) as paying:
         verdict = paying.score(DOUBLE, [fenced("def f(x):\n    return 2 * x")])[0]
     assert verdict.reward == 1.5 and verdict.parts == {"code": 1.0, "my_rewards_short": 1.0}
-    for name, message in (("my_rewards:long", "cannot be imported"), ("my_rewards:limit", "is no function")):
+    for name, message in (("my_rewards:long", "cannot be imported"), ("my_rewards:limit", "is not a function")):
         with pytest.raises(ConfigError, match=f"reward.functions.{name}.*{message}"):
             RewardWorker(RewardConfig(functions={name: 1.0}), SandboxConfig())
 
