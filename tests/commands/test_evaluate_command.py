@@ -32,7 +32,7 @@ def test_settings_come_from_the_run_then_the_recipe_then_the_override(run_folder
 
 def test_benchmarks_are_judged_under_the_limits_of_score_unless_told_otherwise(run_folder):
     sandbox = open_policy(str(run_folder), None, ())[1].sandbox
-    assert (sandbox.cpu_seconds, sandbox.memory_mb) == (10.0, 1024)
+    assert (sandbox.cpu_seconds, sandbox.memory_mb) == (8.0, 1024)
     sandbox = open_policy(str(run_folder), None, ["sandbox.cpu_seconds=1"])[1].sandbox
     assert (sandbox.cpu_seconds, sandbox.memory_mb) == (1.0, 1024)
 
