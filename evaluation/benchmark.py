@@ -189,7 +189,7 @@ def summarise(records: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any
 def write_samples(path: Path, problems: Sequence[Problem], records: Sequence[Mapping[str, Any]]) -> None:
     """The completions as EvalPlus reads them: one {"task_id", "solution"} per line.
 
-    The solution is the program that was judged, or, where the format rule refused the text, what looks most like one.
+    The solution is the program that was judged, or, if the format rule refused the text, what looks most like one.
     """
     lines = [
         json.dumps({"task_id": evalplus_id(problem.problem_id), "solution": _program(problem, completion["text"])})

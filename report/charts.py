@@ -20,7 +20,7 @@ BINS = 24  # of a histogram
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name and a value per step (NaN where there is none). `smooth` draws dots and their trailing mean."""
+    """A line: its name and a value per step (NaN if there is none). `smooth` draws dots and their trailing mean."""
 
     name: str
     values: np.ndarray
@@ -36,7 +36,7 @@ class Chart:
         series: the lines.
         share: the values are shares: the axis is 0% to 100%.
         zero: a linear axis includes zero.
-        spiky: spikes are expected; the axis is logarithmic where the largest value is `SPIKE` medians or more.
+        spiky: spikes are expected; the axis is logarithmic if the largest value is at least `SPIKE` medians.
     """
 
     title: str

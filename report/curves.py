@@ -137,7 +137,7 @@ def curves(run: Run) -> Curves:
 
 
 def _metric(run: Run, name: str) -> np.ndarray:
-    """A metric per step; what is relative to a step's duration is left out where no duration was measured."""
+    """A metric per step; what is relative to a step's duration is left out if no duration was measured."""
     values = column(run.metrics, name)
     if name in TIMED or name.endswith("_idle_share"):
         values[column(run.metrics, "step_seconds") < SHORTEST_STEP] = np.nan

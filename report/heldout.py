@@ -70,7 +70,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The section; `curve` where there are three evaluations, `comparison` where two counted each problem."""
+    """The section; `curve` from three evaluations on, `comparison` if two of them counted each problem."""
 
     table: Table
     curve: Drawing | None
