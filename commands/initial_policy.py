@@ -1,4 +1,4 @@
-"""The policy a run starts from: a folder, or the cached result of an adaptation recipe."""
+"""The initial policy of a run: a folder, or the cached result of an adaptation recipe."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def resolve_start(config: RunConfig, display: Display) -> str:
 
 
 def cached_start(recipe: AdaptConfig, display: Display) -> Path:
-    """The last stage of `recipe` from the cache; trained now where it is not there yet.
+    """The last stage of `recipe` from the cache; trained now if it is not there yet.
 
-    Of several processes that need it at once one trains and the others wait; a training that was killed goes on.
+    If several processes need it, one trains it and the others wait; a killed training resumes.
     """
     folder = cache_folder() / f"{recipe.name}-{_fingerprint(recipe)}"
     policy, unfinished = folder / "policy", folder.with_name(f"{folder.name}.part")
@@ -48,7 +48,7 @@ def cached_start(recipe: AdaptConfig, display: Display) -> Path:
         resume = latest_checkpoint(unfinished / "checkpoints") is not None
         if not resume:
             shutil.rmtree(unfinished, ignore_errors=True)
-        verb = "Going on with" if resume else "Preparing"
+        verb = "Resuming" if resume else "Preparing"
         display.headline(f"{verb} the start: {recipe.name} (kept in {folder} for later runs)")
         run = recipe.replace(runs_dir=str(folder.parent), name=unfinished.name)
         trained = run_adaptation(run, display, resume=resume)

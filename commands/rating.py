@@ -60,9 +60,9 @@ class Served:
         endpoint: address of a running server, up to and including the version.
         vllm: model for which `vllm serve` is started, with `python` of its environment, on `gpus`.
         options: further options of `vllm serve`.
-        ready_seconds: how long it may take to come up.
+        ready_seconds: time limit for its start.
         model: name at the server; None takes its first.
-        base: the model is no chat model: it continues the problem's code, or an answer begun for it.
+        base: the model is not a chat model: it continues the problem's code, or an answer begun for it.
     """
 
     endpoint: str | None = None
@@ -91,9 +91,9 @@ def run_rating(
 ) -> dict[str, Any]:
     """Rate every problem, write those of `level` to `out` (Parquet), and print the model's pass@k.
 
-    Beside `out` stand `.ratings.jsonl` (pass rates of each problem; an interrupted rating goes on there), `.run.json`
-    (what they belong to, stored with the first) and `.summary.json`. An answer of a served model is judged by the
-    program in it, whatever stands around it; one of our own policy under the format rule it is trained with.
+    Beside `out` it writes `.ratings.jsonl` (pass rates of each problem, from which an interrupted rating resumes),
+    `.run.json` (what they belong to, stored with the first) and `.summary.json`. An answer of a served model is judged
+    by the program in it, whatever the text around it; one of our own policy under the format rule it is trained with.
 
     Args:
         problems: as `data.problem_sets.load_problems`.
@@ -103,8 +103,8 @@ def run_rating(
         recipe, overrides, limit, local: as in `commands.subject.Subject`.
 
     Raises:
-        ConfigError, ValueError: something the user must mend, named.
-        EndpointError: the server cannot be reached or refuses.
+        ConfigError, ValueError: a mistake of the user, by name.
+        EndpointError: the server cannot be reached, or rejects a request.
     """
     facts: dict[str, Any]
     require_parquet(Path(out), problems)
@@ -292,7 +292,7 @@ def _ratings_file(out: Path) -> Path:
 def _rate(
     problems: Sequence[Problem], sample: Sample, judge: Judge, out: Path, facts: dict[str, Any], console: Console
 ) -> list[Rating]:
-    """Every rating; the facts are stored with the first, so that a rating that never began binds nobody."""
+    """Every rating; the facts are stored with the first, so that a rating that never began restricts no later one."""
 
     def judged(some: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[float | None]]:
         rates = judge(some, completions)

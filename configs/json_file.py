@@ -13,7 +13,8 @@ def read_object(path: Path, remedy: str = "fetch it again", error: type[UserErro
     """The object in the JSON file `path`.
 
     Raises:
-        UserError: `error`, for a file that cannot be read, is not valid JSON, or does not hold an object; names file and remedy.
+        UserError: `error`, for a file that cannot be read, is not valid JSON, or does not hold an object; names file
+            and remedy.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))

@@ -35,8 +35,9 @@ def mistakes(
 ) -> list[str]:
     """One line for each mistake in the `values` of a section `kind`, whose key is `place`.
 
-    `error` is what the first validation said. Rules are only checked on values that are valid by themselves, so what was
-    refused is taken out and the rest validated again, until nothing is refused; rules that join a refused key are left out.
+    `error` is what the first validation said. Rules are only checked on values that are valid by themselves, so what
+    was refused is taken out and the rest validated again, until nothing is refused; rules that join a refused key are
+    left out.
     """
     tree = copy.deepcopy(dict(values))
     lines: list[str] = []

@@ -1,8 +1,9 @@
 """What a model writes, and the program in it.
 
-Models wrap programs in prose, Markdown fences, lists, reasoning and special tokens; continue the prompt or repeat it; end
-a fence that the prompt has opened. `program_of_answer` reads all of these. The strict published rule that training pays
-for is `reward.code_format`; both end in `whole_program` or `continuation`, the only places that put a program together.
+Models wrap programs in prose, Markdown fences, lists, reasoning and special tokens; continue the prompt or repeat it;
+end a fence that the prompt has opened. `program_of_answer` reads all of these. The strict published rule that training
+pays for is `reward.code_format`; both end in `whole_program` or `continuation`, the only places that put a program
+together.
 """
 
 from __future__ import annotations

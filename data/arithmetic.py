@@ -1,7 +1,7 @@
 """Generated two-step arithmetic word problems with worked text answers.
 
-The AR-ness analysis compares code (the katas) with them. They have no tests:
-the answer is text, kept in `metadata["answer"]`, and its number in `metadata["result"]`.
+The AR-ness analysis compares code (the katas) with them. They have no tests: the answer is text, kept in
+`metadata["answer"]`, and its number in `metadata["result"]`.
 """
 
 from __future__ import annotations

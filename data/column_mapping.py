@@ -20,9 +20,9 @@ DEFAULT_COLUMNS = {"id": "id", "prompt": "prompt", "tests": "tests"}  # the colu
 def read_columns(source: str, columns: Mapping[str, str], keep_refused: bool = False) -> ProblemSet:
     """Problems of any file with a prompt and tests, through a mapping of roles (`ROLES`) to its columns.
 
-    Tests come in any form of `data.formats.cases`, the prompt as text or as chat messages; dots lead into nested columns.
-    Without an id column the problems are numbered. A column that `columns` names must be in some row, those of `id`,
-    `prompt` and `tests` in every one. `keep_refused` as in `read_problem_file`.
+    Tests come in any form of `data.formats.cases`, the prompt as text or as chat messages; dots lead into nested
+    columns. Without an id column the problems are numbered. A column that `columns` names must be in some row, those of
+    `id`, `prompt` and `tests` in every one. `keep_refused` as in `read_problem_file`.
     """
     unknown = set(columns) - set(ROLES)
     if unknown:

@@ -84,8 +84,10 @@ class Request:
     """What `prepare` is to do.
 
     Attributes:
-        set_name: one of `SETS`; `published` reads any of `PROBLEM_FORMATS`, `columns` any file through the mapping `columns`.
-        source: a file, a hub name (`hub:NAME[@CONFIG][:SPLIT]`, or NAME if there is no such file); None for the set's own.
+        set_name: one of `SETS`; `published` reads any of `PROBLEM_FORMATS`, `columns` any file through the mapping
+            `columns`.
+        source: a file, a hub name (`hub:NAME[@CONFIG][:SPLIT]`, or NAME if there is no such file); None for the set's
+            own.
         out: the Parquet file to write.
         level, double: AceCode's difficulty level (None: `hard`) and doubled prompts.
         split: a published split of MBPP (`test`, ...) or of the katas.

@@ -1,7 +1,7 @@
 """A programming problem: what the policy is asked, and every kind of test that judges an answer.
 
-This is the seam between `data` (which reads, checks and stores problems) and `reward` (which runs them). No torch and no
-ray here: the reward workers import this module.
+This is the seam between `data` (which reads, checks and stores problems) and `reward` (which runs them). No torch and
+no ray here: the reward workers import this module.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class CallCase:
     """One call of the entry point: `entry_point(*arguments, **keywords)` must return `expected`.
 
     Values are plain Python values (JSON's, also tuples, sets, complex numbers and dicts with any plain key). If
-    `Problem.entry_point` is a plain name `f` and the program defines no `f` but a class `Solution` at its top level, the
-    callee is `Solution().f`, with a new instance for each case; `Solution().f` may also be the entry point itself.
+    `Problem.entry_point` is a plain name `f` and the program defines no `f` but a class `Solution` at its top level,
+    the callee is `Solution().f`, with a new instance for each case; `Solution().f` may also be the entry point itself.
     """
 
     arguments: tuple[Any, ...]
@@ -77,12 +77,11 @@ class Suite:
     """Tests in a framework's form, collected and run one by one; each collected test is one test of the problem.
 
     Attributes:
-        framework: ``unittest``: every method `test*` of every class derived from `TestCase`, with its fixtures.
-            ``pytest``: every function `test_*` and method `test_*` of a class `Test*`, once per set of parameters of
-            `pytest.mark.parametrize`, with `pytest.raises` and `pytest.approx`; assertions at the module's top level are
-            one more test.
-        source: the module. It sees the program's names as its own globals; `import solution` and `from solution import f`
-            give the program's, too.
+        framework:
+            ``unittest``: every method `test*` of every class derived from `TestCase`, with its fixtures. ``pytest``: every function `test_*` and method `test_*` of a class `Test*`, once per set of parameters of `pytest.mark.parametrize`, with `pytest.raises` and `pytest.approx`;
+            assertions at the module's top level are one more test.
+        source: the module. It sees the program's names as its own globals; `import solution` and
+            `from solution import f` give the program's, too.
     """
 
     framework: Literal["unittest", "pytest"]
@@ -118,8 +117,8 @@ class Problem:
         source: name of the set the problem comes from; selects rules of comparison for `inputs`.
         metadata: whatever else is worth keeping; plain JSON values. `plus_tests`: how many of the last tests are
             EvalPlus's additional ones; without them the base pass@1 is computed. `time_limit`: the published limit in
-            seconds per test. `answer_kb`: the least `sandbox.reply_kb` that lets its canonical solution answer. `checked`:
-            `prepare` has found no program that passes its tests and computes nothing.
+            seconds per test. `answer_kb`: the least `sandbox.reply_kb` that lets its canonical solution answer.
+            `checked`: `prepare` has found no program that passes its tests and computes nothing.
     """
 
     problem_id: str

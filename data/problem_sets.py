@@ -26,8 +26,8 @@ def load_problems(source: str, seed: int = 0, limit: int | None = None) -> list[
     """The problems of a source, in its order; `limit` keeps the first ones.
 
     `source` is `katas:SPLIT`, `routines:SPLIT`, `arithmetic:SPLIT`, or a file (JSONL, JSON, both also gzipped, or
-    Parquet) in one of `PROBLEM_FORMATS`, or a folder of APPS's problems. `FILE@SPLIT` keeps one published split of MBPP,
-    e.g. `mbpp.jsonl@test`, or chooses a format's variant, e.g. `BigCodeBench.jsonl@instruct`;
+    Parquet) in one of `PROBLEM_FORMATS`, or a folder of APPS's problems. `FILE@SPLIT` keeps one published split of
+    MBPP, e.g. `mbpp.jsonl@test`, or chooses a format's variant, e.g. `BigCodeBench.jsonl@instruct`;
     `hub:NAME[@CONFIG][:SPLIT]` reads from the Hugging Face hub. `seed` is for the generated families.
 
     Raises:

@@ -1,8 +1,8 @@
 """`prepare rate`: how often a model solves each problem, and the difficulty levels that follow from it.
 
-Sampling and judging come from outside as functions: completions from an endpoint (`serving.completions`) or from our own
-policy, verdicts from the reward workers. What was rated is appended to a file line by line, so an interrupted rating
-resumes from there.
+Sampling and judging come from outside as functions: completions from an endpoint (`serving.completions`) or from our
+own policy, verdicts from the reward workers. What was rated is appended to a file line by line, so an interrupted
+rating resumes from there.
 """
 
 from __future__ import annotations

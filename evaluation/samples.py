@@ -1,7 +1,7 @@
 """Sample files, checked before anything runs: JSON lines, a JSON list, Parquet, or bigcode's generations.json.
 
-A row is ``{"task_id", "completion"}`` or ``{"task_id", "solution"}``; generations.json is a list of lists of programs in
-the problems' order.
+A row is ``{"task_id", "completion"}`` or ``{"task_id", "solution"}``; generations.json is a list of lists of programs
+in the problems' order.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
     """The samples of `path` in its order. A repeated task id is a further sample.
 
     A `completion` continues the prompt, or is a whole program; a `solution` is a whole program, and counts if a row has
-    both; null is an empty answer. Both may be in any form of `data.answers`.
-    Raises `SampleFileError` naming file and line for broken JSON, missing columns and unknown task ids.
+    both; null is an empty answer. Both may be in any form of `data.answers`. Raises `SampleFileError` naming file and
+    line for broken JSON, missing columns and unknown task ids.
     """
     known = _by_task_id(problems)
     seen: Counter[str] = Counter()

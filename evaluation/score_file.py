@@ -43,7 +43,8 @@ class FileScore:
         base_counts: the same without EvalPlus's additional tests; empty for other sets.
         problems: problems in the set; `unanswered` of them have no sample.
         weak: samples whose verdict depends on a test that ran in the candidate's own process.
-        infra: samples lost to the sandbox. defects: problems that cannot be judged, whose samples have no verdict either.
+        infra: samples lost to the sandbox. defects: problems that cannot be judged, whose samples have no verdict
+            either.
         timeouts: samples in which a test ran out of time.
         seconds: wall clock of the scoring; tier: the sandbox's; out: the verdict file.
     """

@@ -89,8 +89,8 @@ class DiffusionPolicy(nn.Module):
             device: where the weights go.
             attention: a key of `model.transformer.ATTENTION_PACKAGES`.
             end_tokens: names of the tokens that end an answer.
-            add_tokens: give an autoregressive folder the mask (and filler) token it lacks; the embeddings grow if needed.
-                The mask starts as the mean embedding, the filler as the eos.
+            add_tokens: give an autoregressive folder the mask (and filler) token it lacks; the embeddings grow if
+                needed. The mask starts as the mean embedding, the filler as the eos.
             mask_token: name of the mask token of a diffusion model whose own loader adds it; without that token in the
                 tokenizer it is the first id after the named ones, and its trained embedding is kept.
             tokenizer_folder: with `add_tokens`: the tokens of this longer tokenizer become the policy's.

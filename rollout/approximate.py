@@ -9,8 +9,8 @@
 
 How many tokens a step reveals depends on the data here, so the host synchronises at each step.
 
-Shapes: B rows, A active rows, L prompt + canvas + suffix, C canvas, W width of a block, N masked positions of the block in all
-active rows, R revealed tokens, H hidden size.
+Shapes: B rows, A active rows, L prompt + canvas + suffix, C canvas, W width of a block, N masked positions of the block
+in all active rows, R revealed tokens, H hidden size.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Corpora of the supervised stages: documents packed end to end, or prompts with their answers on a canvas.
 
 Both kinds of batches come from a shuffled stream and continue exactly from a saved state. Every learner rank reads the
-same batches and trains its rows of them (`learner.adapt`), so a state saved by four ranks continues on two, and a job is
-limited to what one core tokenises.
+same batches and trains its rows of them (`learner.adapt`), so a state saved by four ranks continues on two, and a job
+is limited to what one core tokenises.
 
 Shapes: B rows of the whole batch, L tokens.
 """
@@ -47,8 +47,8 @@ class PackedBatches:
     """Endless (or `epochs` long) packed batches of a text source.
 
     Documents, each closed by `end_token`, are laid end to end and cut into rows of `length` tokens; a document cut by
-    the end of a row continues in the next. `batch` counts the rows of all learner ranks. The incomplete last batch of a finite
-    stream is left out.
+    the end of a row continues in the next. `batch` counts the rows of all learner ranks. The incomplete last batch of a
+    finite stream is left out.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class InstructBatches:
     """Endless (or `epochs` long) batches of prompts with their answers.
 
     A row is the chat prompt, left-padded to `length - canvas`, and a canvas of `canvas` tokens: the answer, the end
-    token, then the filler. `batch` counts the rows of all learner ranks. Examples whose prompt or answer is too long are
-    dropped and counted in `counts`. The incomplete last batch of a finite stream is left out.
+    token, then the filler. `batch` counts the rows of all learner ranks. Examples whose prompt or answer is too long
+    are dropped and counted in `counts`. The incomplete last batch of a finite stream is left out.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Sets of competitive programming: a task, and programs for stdin or calls of a function, as JSON.
 
-APPS, TACO, CodeContests, Codeforces, LiveCodeBench and the sets that restate them. Calls get `PREAMBLE`, because tasks in
-LeetCode's form are written for a judge that imports these modules; programs for stdin get nothing.
+APPS, TACO, CodeContests, Codeforces, LiveCodeBench and the sets that restate them. Calls get `PREAMBLE`, because tasks
+in LeetCode's form are written for a judge that imports these modules; programs for stdin get nothing.
 """
 
 from __future__ import annotations

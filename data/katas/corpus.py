@@ -1,8 +1,8 @@
 """Question-answer pairs of the katas for the supervised stages, clean or deliberately messy.
 
-The messy corpus imitates instruction data with shared bad habits: most answers open with the wrong fence tag,
-some have one bug of `compositions.BUGS`. A model tuned on it writes code that reinforcement learning can repair quickly;
-a clean but under-trained model offers no such gain. Both shares are arguments.
+The messy corpus imitates instruction data with shared bad habits: most answers open with the wrong fence tag, some have
+one bug of `compositions.BUGS`. A model tuned on it writes code that reinforcement learning can repair quickly; a clean
+but under-trained model offers no such gain. Both shares are arguments.
 """
 
 from __future__ import annotations

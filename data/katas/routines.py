@@ -9,8 +9,8 @@ the order of the steps matters, so the same primitives make different programs. 
 into `tune`, `rl` and `heldout`, once and for all, whatever the seed. Level 4 is in `long` alone: a length that no other
 split has. `SPLIT-N` is level N of a split. The instructions contain no digit.
 
-Tests are chosen from a pool of inputs so that they tell a routine from its rivals: the same steps in another order, with
-one left out, with another condition, change or result.
+Tests are chosen from a pool of inputs so that they tell a routine from its rivals: the same steps in another order,
+with one left out, with another condition, change or result.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Runs a command, interrupts it, and tells what it left behind: as a subreaper every orphan becomes its child.
 
-usage: python -m tests.actors.keeper OUTPUT LOG TEXT COMMAND...
-Ctrl-C once the command's output or the file LOG contains TEXT; "-" lets it end by itself.
-Prints one JSON object: returncode, survivors (command lines), output.
+usage: python -m tests.actors.keeper OUTPUT LOG TEXT COMMAND... Ctrl-C once the command's output or the file LOG
+contains TEXT; "-" lets it end by itself. Prints one JSON object: returncode, survivors (command lines), output.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def recipe(tmp_path, monkeypatch):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """How often adaptation was carried out, and whether it went on from a checkpoint."""
+    """How often adaptation was run, and whether it resumed from a checkpoint."""
     found = []
     original = adapt.run_adaptation
 
@@ -51,7 +51,7 @@ def test_two_at_once_train_it_once(recipe, runs):
     assert sorted(name for name in os.listdir(folders[0].parents[1]) if "part" in name) == []
 
 
-def test_a_killed_preparation_goes_on(recipe, runs, monkeypatch):
+def test_a_killed_preparation_resumes(recipe, runs, monkeypatch):
     original = adapt._show
 
     def killed(bar, updates, metrics):

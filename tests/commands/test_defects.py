@@ -79,10 +79,10 @@ def test_a_broken_model_folder_is_one_line(trained, tmp_path):
 
 def test_a_file_that_is_named_is_one_line(trained, tmp_path):
     assert trained((tmp_path / "a").read_text) == (2, "", f"error: {tmp_path}/a: No such file or directory\n")
-    told = trained(raising(OSError(errno.ENOSPC, "No space left on device", "/full/disk")))
-    assert told == (2, "", "error: /full/disk: No space left on device\n")
-    told = trained(raising(OSError(errno.ENOSPC, "No space left on device")))  # as a write says it
-    assert told == (2, "", "error: [Errno 28] No space left on device\n")
+    reported = trained(raising(OSError(errno.ENOSPC, "No space left on device", "/full/disk")))
+    assert reported == (2, "", "error: /full/disk: No space left on device\n")
+    reported = trained(raising(OSError(errno.ENOSPC, "No space left on device")))  # as a write says it
+    assert reported == (2, "", "error: [Errno 28] No space left on device\n")
 
 
 def test_an_error_of_a_library_keeps_its_traceback(trained):
@@ -122,7 +122,7 @@ def test_a_worker_s_defect_comes_with_its_traceback_and_a_worker_s_mistake_in_on
 
 
 @pytest.mark.parametrize("output", [subprocess.PIPE, subprocess.DEVNULL])
-def test_a_pipe_that_breaks_elsewhere_is_no_reader_gone(output):
+def test_a_pipe_that_breaks_elsewhere_is_a_defect(output):
     """To a worker, say: standard output is still read."""
     script = (
         "import errno, sys, launch\n"

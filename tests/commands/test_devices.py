@@ -1,4 +1,4 @@
-"""A device that is not there is a mistake of one line that names the setting and the mend."""
+"""A missing device is an error of one line that names the setting and the remedy."""
 
 from __future__ import annotations
 

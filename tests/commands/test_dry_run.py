@@ -15,7 +15,7 @@ def big() -> RunConfig:
     return load(RunConfig, "diffucoder_7b.yaml")
 
 
-def test_a_folder_without_a_mask_token_is_no_valid_configuration(maskless, run_folder, tmp_path, command):
+def test_a_folder_without_a_mask_token_is_rejected(maskless, run_folder, tmp_path, command):
     recipe = tmp_path / "train.yaml"
     recipe.write_text(f"runs_dir: {tmp_path / 'runs'}\n")
     code, printed, error = command("train", recipe, "--dry-run", f"model.path={maskless}")

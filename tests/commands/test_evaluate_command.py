@@ -30,7 +30,7 @@ def test_settings_come_from_the_run_then_the_recipe_then_the_override(run_folder
     assert open_policy(str(folder), None, ["sampler.steps=8"])[1].sampler.steps == 8
 
 
-def test_benchmarks_are_judged_under_the_limits_of_score_unless_told_otherwise(run_folder):
+def test_benchmarks_are_judged_under_the_limits_of_score_unless_overridden(run_folder):
     sandbox = open_policy(str(run_folder), None, ())[1].sandbox
     assert (sandbox.cpu_seconds, sandbox.memory_mb) == (8.0, 1024)
     sandbox = open_policy(str(run_folder), None, ["sandbox.cpu_seconds=1"])[1].sandbox
@@ -75,7 +75,7 @@ sys.exit(launch.main(sys.argv[1:]))
 """
 
 
-def test_a_killed_evaluation_goes_on_and_equals_an_uninterrupted_one(run_folder, problem_file, tmp_path, command):
+def test_a_killed_evaluation_resumes_and_equals_an_uninterrupted_one(run_folder, problem_file, tmp_path, command):
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     words = ["evaluate", str(run_folder), "katas:heldout", "--limit", "24", "--samples", "4", "--local"]
     words += ["sampler.steps=8", "sandbox.tier=auto"]

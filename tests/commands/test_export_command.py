@@ -98,7 +98,7 @@ def test_weights_are_cast_where_asked(run_folder, tmp_path, command):
     assert DiffusionPolicy.from_pretrained(tmp_path / "out").lm_head.weight.dtype == torch.bfloat16
 
 
-def test_what_stands_there_is_never_replaced(run_folder, tmp_path, command):
+def test_existing_files_are_never_replaced(run_folder, tmp_path, command):
     (tmp_path / "out").mkdir()
     code, _, error = command("export", run_folder, tmp_path / "out")
     assert code == 2 and "exists: name a new folder" in error

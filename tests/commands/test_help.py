@@ -47,18 +47,18 @@ def test_help_of_a_module_starts_nothing(module):
     assert "options:" in done.stdout
 
 
-def test_the_kernel_is_told_without_its_owners_name(monkeypatch):
+def test_the_kernel_version_is_reported_without_its_owners_name(monkeypatch):
     monkeypatch.setattr("platform.release", lambda: "6.18.44-our-own-7")
     assert kernel.kernel_version() == "6.18"
 
 
-def test_a_table_of_a_folder_that_is_no_finished_run(tmp_path):
+def test_a_table_of_an_unfinished_run_is_rejected(tmp_path):
     command = [sys.executable, "-m", "benchmarks.runs", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2 and "summary.json: no such file" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_an_interpreter_without_the_packages_is_told_so():
+def test_an_interpreter_without_the_packages_is_reported():
     command = [sys.executable, "-S", "-E", "launch.py", "train"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
@@ -122,7 +122,7 @@ def test_the_program_has_the_name_it_was_started_by(command, monkeypatch):
     assert command("train", "--help")[1].startswith("usage: launch.py train")
 
 
-def test_what_comes_next_is_told_with_this_interpreter(tmp_path, monkeypatch):
+def test_the_next_commands_name_this_interpreter(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["launch.py"])
     monkeypatch.setattr(sys, "executable", str(ROOT / ".venv" / "bin" / "python"))
     monkeypatch.chdir(ROOT)

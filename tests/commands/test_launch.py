@@ -38,7 +38,7 @@ def test_without_a_command_the_tiny_recipe_is_trained(asked):
         ["train", "tiny.yaml", "--local", "seed=3", "steps=7"],
     ],
 )
-def test_settings_may_stand_anywhere(asked, words):
+def test_settings_may_be_anywhere(asked, words):
     assert main(words) == 0
     config, options = asked[0]
     assert (config.name, config.seed, config.steps, options["local"]) == ("tiny", 3, 7, True)
@@ -72,7 +72,7 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
     child.stderr.close()
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch, command):
+def test_an_interrupt_says_how_to_resume(monkeypatch, command):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""`prepare rate`: a served model, our own policy, and a server that is started and surely ended."""
+"""`prepare rate`: a served model, our own policy, and a server that is started and always ended."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_server_that_fails_or_is_slow_says_its_last_words(vllm_python):
         assert server.process.poll() is not None and not server.folder.exists()
 
 
-def test_a_missing_vllm_is_named_with_the_mend(monkeypatch):
+def test_a_missing_vllm_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(ConfigError, match=r"--vllm: vLLM is not installed here.*--vllm-python.*--endpoint"):
         serve_command(None)

@@ -1,4 +1,4 @@
-"""What a rating belongs to: another model, sampler or sandbox never goes on with it, and a failed start binds nobody."""
+"""A rating is only resumed with the same model, sampler and sandbox; a failed start restricts no later one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_served_model_is_known_by_its_name_not_by_its_address(server, problem_
     assert len(server.asked) == asked
 
 
-def test_a_policy_is_rated_anew_for_another_sampler_and_the_error_names_the_files(
+def test_a_policy_is_rated_again_for_another_sampler_and_the_error_names_the_files(
     run_folder, problem_file, tmp_path, command, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)

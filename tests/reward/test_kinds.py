@@ -375,7 +375,7 @@ def test_a_defect_of_the_problem_is_not_the_candidates(worker, fields, caplog):
     assert caplog.text.count("problem p/1: ") == 1
 
 
-def test_a_program_that_cannot_import_is_no_defect_of_the_problem(worker):
+def test_a_program_that_cannot_import_is_not_a_defect_of_the_problem(worker):
     tests = ("import math\nassert abs(f(1)) == math.floor(1.5)", "import math\nassert f(1).x == math.floor(1.5)")
     for program in (
         "import no_such_package",
