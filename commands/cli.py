@@ -12,6 +12,7 @@ import importlib
 import os
 import select
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,6 @@ COMMANDS = {
     "scale": "change the number of workers of a running job",
 }
 USER_ERROR = 2
-INTERRUPTED = 128 + 2  # as a shell reports a command that SIGINT ended
 BROKEN_PIPE = 128 + 13  # likewise SIGPIPE
 
 PROBLEMS = "problem file (HumanEval, MBPP, EvalPlus, AceCode, own Parquet; FILE@SPLIT for MBPP), or katas:SPLIT"
@@ -44,7 +44,7 @@ POLICY = "policy folder, run folder, or hub name"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code.
 
-    0 is success; 2 an error that the user must fix, described in one line; 130 Ctrl-C; 141 a closed output. Any other
+    0 is success; 2 an error that the user must fix, described in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; 141 a closed output. Any other
     error is a defect: it is raised with its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["train"]
@@ -53,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.driver(args)
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
-        print(f"{interrupt or 'interrupted'}; continue with: {_continuation(arguments)}", file=sys.stderr)
-        return INTERRUPTED
+        message, resumable = interrupt.args or ("interrupted", True)
+        verb = "continue" if resumable else "start again"
+        print(f"{message}; {verb} with: {_continuation(arguments, resumable)}", file=sys.stderr)
+        return 128 + int(getattr(interrupt, "signal", signal.SIGINT))
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
@@ -69,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _continuation(arguments: Sequence[str]) -> str:
+def _continuation(arguments: Sequence[str], resumable: bool) -> str:
     """The command line that continues an interrupted one; only `train` and `adapt` need an option for it."""
-    resume = ["--resume"] if arguments[0] in ("train", "adapt") and "--resume" not in arguments else []
+    needed = resumable and arguments[0] in ("train", "adapt") and "--resume" not in arguments
+    resume = ["--resume"] if needed else []
     return f"{launcher()} {shlex.join([*arguments, *resume])}"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from couplet.learner.checkpoint import latest_checkpoint
 from couplet.training.cluster import Batch, Cluster
 from couplet.training.evaluation_log import EvaluationLog
 from couplet.training.factory import load_prompts
+from couplet.training.interruption import Deferred, Interrupted, Interruption
 from couplet.training.loop import train
 from couplet.training.run_folder import RunFolder
 from couplet.training.step_metrics import PHASES, overlap
@@ -45,12 +46,14 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
         ends.callback(folder.close)
         ends.enter_context(leaving_no_empty_folder(folder))
+        interruption = ends.enter_context(Interruption())
         display.say(f"run folder {folder.root}")
         start = str(Path(resolve_start(config, display)).absolute())
         held_out = load_prompts(start, config.problems.evaluate, config.problems, config.model, config.evaluation.limit)
         display.headline(_starting(config, local=local))
         cluster = open_cluster(config, start, folder.checkpoints, local=local)
         ends.callback(cluster.close)
+        interruption.install()
         folder.tracker = open_tracker(config.tracker, folder.root, to_dict(config))
         display.say(f"  {cluster.describe()}")
         prompts = {"train": cluster.schedule.prompts, "held_out": held_out}
@@ -63,9 +66,10 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
             display.say(f"resumed at learner step {cluster.step}")
         cluster.publish()
         run = _Run(config, cluster, folder, display, held_out)
+        ends.enter_context(run.saving_if_interrupted())
         before = run.evaluate(0, "before")
         folder.point_latest()
-        run.train()
+        run.train(interruption.deferred)
         after = run.evaluate(config.steps, "after")
         folder.keep_policy(config.sampler)
         summary = _summary(config, cluster, folder, before, after, prompts, time.monotonic() - began)
@@ -134,7 +138,18 @@ class _Run:
         found = latest_checkpoint(self.folder.checkpoints)
         return found[0] if found is not None and found[1]["step"] == step else self.cluster.save()
 
-    def train(self) -> None:
+    @contextmanager
+    def saving_if_interrupted(self) -> Iterator[None]:
+        """Write a checkpoint of the steps done so far if a signal ends the run."""
+        try:
+            yield
+        except Interrupted:
+            if self.cluster.step > 0:
+                self.display.say(f"saving the checkpoint of step {self.cluster.step}")
+                self._checkpoint(self.cluster.step)
+            raise
+
+    def train(self, deferred: Deferred) -> None:
         """All remaining learner steps."""
         self.display.headline(
             f"Coupled-GRPO: {self.config.steps} steps of {self.config.replay.groups_per_step} prompts "
@@ -146,7 +161,7 @@ class _Run:
             def observe(step: int, batch: Batch, metrics: dict[str, float]) -> None:
                 bar.update(step, pace.note(metrics))
 
-            train(self.config, self.cluster, self.folder, observe, self._midway)
+            train(self.config, self.cluster, self.folder, observe, self._midway, deferred)
 
     def _midway(self, step: int) -> None:
         self.evaluate(step, f"step-{step:06d}")

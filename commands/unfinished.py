@@ -23,5 +23,5 @@ def leaving_no_empty_folder(folder: RunFolder) -> Iterator[None]:
             folder.discard()
         if isinstance(error, KeyboardInterrupt) and not error.args:
             kept = f"the newest checkpoint is {cli.relative(found[0])}" if found else "there is no checkpoint yet"
-            raise KeyboardInterrupt(f"interrupted; {kept}") from None
+            error.args = (f"interrupted; {kept}", found is not None)
         raise

@@ -1,7 +1,8 @@
 """Runs a command, interrupts it, and tells what it left behind: as a subreaper every orphan becomes its child.
 
-usage: python -m tests.actors.keeper OUTPUT LOG TEXT COMMAND... Ctrl-C once the command's output or the file LOG
-contains TEXT; "-" lets it end by itself. Prints one JSON object: returncode, survivors (command lines), output.
+usage: python -m tests.actors.keeper OUTPUT LOG TEXT SIGNAL COMMAND...
+SIGNAL (SIGINT, ...) once the command's output or the file LOG contains TEXT; "-" lets it end by itself.
+Prints one JSON object: returncode, survivors (command lines), output.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def reap() -> None:
         pass
 
 
-def main(output_file: str, log: str, text: str, *command: str) -> None:
+def main(output_file: str, log: str, text: str, number: str, *command: str) -> None:
     """See the top of the file."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would inherit a deaf ear
@@ -61,13 +62,13 @@ def main(output_file: str, log: str, text: str, *command: str) -> None:
             began = time.monotonic()
             while text != "-" and child.poll() is None and time.monotonic() - began < START:
                 if any(text in place.read_text() for place in places if place.exists()):
-                    child.send_signal(signal.SIGINT)
+                    child.send_signal(signal.Signals[number])
                     break
                 time.sleep(0.05)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(AGAIN if text != "-" else START)
             if text != "-" and child.poll() is None:
-                child.send_signal(signal.SIGINT)
+                child.send_signal(signal.Signals[number])
             returncode = child.wait(END)
             deadline = time.monotonic() + TIME_LIMIT
             while (left := descendants()) and time.monotonic() < deadline:

@@ -12,8 +12,8 @@ import pytest
 import ray
 
 from couplet import PACKAGES
+from couplet.actors import rank_group, storage
 from couplet.actors import ray_init as connect
-from couplet.actors import stage_group, storage
 from couplet.actors.stage_group import StageGroup
 from couplet.commands.adapt import run_adaptation
 from couplet.commands.display import Display
@@ -193,7 +193,7 @@ def test_a_stage_looks_at_the_storage_of_all_nodes(ray_cluster, start, tmp_path,
     node = storage.alive_nodes()[0]
     monkeypatch.setattr(storage, "alive_nodes", lambda: [node, node])
     monkeypatch.setattr(storage, "_look", lambda probe, config: (False, None))
-    monkeypatch.setattr(stage_group.StageGroup, "_start", lambda *_: pytest.fail("started all the same"))
+    monkeypatch.setattr(rank_group.RankGroup, "reserve", lambda *_: pytest.fail("started all the same"))
     with pytest.raises(ConfigError, match=r"the run folder .*checkpoints is not the same on node.*HF_HOME"):
         StageGroup(adaptation(start, tmp_path), 0, str(start), tmp_path / "checkpoints")
 
