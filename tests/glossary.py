@@ -14,9 +14,6 @@ from pathlib import Path
 from couplet import PACKAGES, ROOT
 
 FOLDERS = (*PACKAGES, "benchmarks", "couplet", "deploy", "docs", "tests")  # and the files of the top level
-NOT_YET: tuple[str, ...] = (  # still to be rewritten; ends empty
-    "docs/sandbox.md",
-)
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".html", ".jinja", ".j2", ".css", ".sh"}
 OWN_FILES = {"tests/glossary.py", "tests/test_prose.py"}  # these name the words
 
@@ -85,13 +82,13 @@ def findings(name: str, text: str) -> list[tuple[int, str, str]]:
     )
 
 
-def places(folders: Sequence[str] = (), besides: Sequence[str] = ()) -> list[tuple[str, int, str, str]]:
-    """Path, line, phrase and pattern of each avoided word in the folders (none: everywhere) that are not `besides`."""
+def places(folders: Sequence[str] = ()) -> list[tuple[str, int, str, str]]:
+    """Path, line, phrase and pattern of each avoided word in the folders (none: everywhere)."""
     names = {path.relative_to(ROOT).as_posix(): path for path in files()}
     return [
         (name, *finding)
         for name, path in names.items()
-        if name not in OWN_FILES and (not folders or within(name, folders)) and not within(name, besides)
+        if name not in OWN_FILES and (not folders or within(name, folders))
         for finding in findings(name, path.read_text(encoding="utf-8"))
     ]
 
@@ -99,11 +96,10 @@ def places(folders: Sequence[str] = (), besides: Sequence[str] = ()) -> list[tup
 def main() -> None:
     """Print what is found; exit code 1 if anything is."""
     parser = argparse.ArgumentParser(prog="python -m tests.glossary", description=__doc__.partition("\n")[0])
-    parser.add_argument("folders", nargs="*", help="default: all but the few that are still to be rewritten")
-    parser.add_argument("--all", action="store_true", help="all folders")
+    parser.add_argument("folders", nargs="*", help="default: all")
     parser.add_argument("--count", action="store_true", help="one total per word instead of a line per place")
     args = parser.parse_args()
-    found = places(args.folders, () if args.all or args.folders else NOT_YET)
+    found = places(args.folders)
     if args.count:
         for word, count in Counter(word for *_, word in found).most_common():
             print(f"{count:5} {word}")
