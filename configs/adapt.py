@@ -62,6 +62,7 @@ class StageConfig(Section):
     stratified_t: Switch = Field(False, description="low-discrepancy t across the batch")
     validate_every: int = Field(0, ge=0, description="updates between validations; 0 = none")
     validation_examples: int = Field(64, gt=0, description="held-out examples of a validation")
+    validation_share: float = Field(0.02, gt=0, lt=1, description="share of the corpus held out for validation")
     patience: int = Field(
         0, ge=0, description="validations without improvement before the stage stops, with its best policy; 0 = never"
     )

@@ -81,6 +81,7 @@ class StageRunner:
             "seed": self.seed,
             "part": part,
             "epochs": epochs,
+            "validation_share": stage.validation_share,
         }
         if stage.objective == "instruct":
             ids = self.policy.token_ids
@@ -106,6 +107,6 @@ class StageRunner:
         if not batches:
             raise ConfigError(
                 f"stages.{self.stage.name}.validate_every = {self.stage.validate_every}: the held-out part of "
-                f"{self.stage.corpus} does not fill one batch of {self.stage.batch}; lower batch, or set it to 0"
+                f"{self.stage.corpus} does not fill one batch of {self.stage.batch}; lower batch, raise validation_share, or set it to 0"
             )
         return batches
