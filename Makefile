@@ -26,13 +26,14 @@ test-slow: setup      ## soaks, several seeds, every ZeRO stage, a second user
 test-gpu: setup       ## the tests that need a CUDA device
 	$(PY) -m pytest -m "gpu"
 
-check: setup          ## formatter, linter, types, the import table, the words of the glossary
+check: setup          ## formatter, linter, types, the import table, the words of the glossary, unused code
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	@$(PY) -m tests.type_links
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_import_table.py
 	$(PY) -m tests.glossary
+	$(PY) -m tests.unused
 
 bench: setup          ## ratios measured interleaved on this machine
 	$(PY) -m benchmarks

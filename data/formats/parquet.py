@@ -136,17 +136,3 @@ def write_parquet(problems: Sequence[Problem], path: str | Path) -> None:
     table = pa.Table.from_pylist([problem_to_row(problem) for problem in problems], schema=schema)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
-
-
-def read_parquet(path: str | Path) -> list[Problem]:
-    """The problems `write_parquet` wrote. ProblemFileError if `path` is another file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ProblemFileError(f"{path}: not a readable Parquet file: {error}") from error
-    if (table.schema.metadata or {}).get(MARK) not in VERSIONS:
-        raise ProblemFileError(f"{path}: not a problem file of this program (columns {table.schema.names})")
-    return [problem_from_row(row) for row in table.to_pylist()]

@@ -12,7 +12,7 @@ import pytest
 
 from couplet.commands import cli, main
 from couplet.commands import training_run as trainer
-from couplet.data.formats.parquet import read_parquet
+from couplet.data.problem_sets import load_problems
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +85,7 @@ def test_prepare_writes_a_checked_set_and_tells_what_it_left_out(problem_file, t
     words = ("--source", problem_file, "--columns", "id=task_id", "prompt=text", "tests=test_list", "solution=code")
     code, printed, _ = command("prepare", "columns", *words, "--limit", 3, "--out", tmp_path / "own.parquet")
     assert code == 0 and "3 problems from 4 rows" in printed and "dropped 1: over the limit" in printed
-    assert read_parquet(tmp_path / "own.parquet")[0].canonical_solution == "def f(x):\n    return x + 601"
+    assert load_problems(str(tmp_path / "own.parquet"))[0].canonical_solution == "def f(x):\n    return x + 601"
     words = ("--source", problem_file, "--benchmarks", problem_file, "--drop", "none", "--split", "train")
     code, printed, _ = command("prepare", "mbpp", *words, "--out", tmp_path / "mbpp.parquet")
     assert code == 0 and "resemble a benchmark problem" in printed

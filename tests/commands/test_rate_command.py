@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from couplet.configs.schema import ConfigError
-from couplet.data.formats.parquet import read_parquet
+from couplet.data.problem_sets import load_problems
 from couplet.data.rate import read_ratings
 from couplet.learner.rendezvous import free_port
 from couplet.serving.vllm_server import VllmServer, serve_command
@@ -42,7 +42,7 @@ def test_a_served_model_is_rated_by_the_program_in_its_answers(server, problem_f
     assert code == 0, error
     assert "pass@1: 50.0" in printed and "pass@4: 100.0" in printed
     assert [r.rates for r in read_ratings(tmp_path / "rated.ratings.jsonl")] == [(1.0, 0.0, 1.0, 0.0)] * 4
-    assert [p.metadata["pass_rate"] for p in read_parquet(out)] == [0.5] * 4
+    assert [p.metadata["pass_rate"] for p in load_problems(str(out))] == [0.5] * 4
     assert {body["model"] for body in server.asked} == {"toy-coder"}
     assert server.asked[0]["messages"][0] == {"role": "system", "content": "You are a helpful assistant."}
     asked = len(server.asked)
