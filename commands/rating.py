@@ -235,7 +235,7 @@ def program_judge(evaluator: Evaluator) -> Judge:
 
 
 def pass_rates(verdicts: Sequence[Verdict]) -> list[float | None]:
-    """The pass rate of each completion; None where the sandbox gave no verdict."""
+    """The pass rate of each completion; None if the sandbox gave no verdict."""
     return [verdict.pass_rate if verdict.outcome.is_verdict else None for verdict in verdicts]
 
 

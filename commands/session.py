@@ -63,7 +63,7 @@ def run_sample(
         ConfigError: a device or sampler options that cannot work, or a file that cannot be written.
     """
     console = console or Console()
-    check_device(device, "--device", device, "use --device cpu, or cuda where torch sees a GPU")
+    check_device(device, "--device", device, "use --device cpu, or cuda if torch sees a GPU")
     policy = DiffusionPolicy.from_pretrained(folder, device=device).eval()
     tokenizer = load_tokenizer(folder)
     config = sampler_of(Path(folder), changes or {})

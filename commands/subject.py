@@ -77,7 +77,7 @@ def open_policy(policy: str, recipe: str | None, overrides: Sequence[str]) -> tu
 
 
 def with_scoring_limits(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The sandbox limits of `score` where they are wider than the recipe's: published solutions may be slow.
+    """The sandbox limits of `score` if they are higher than the recipe's: published solutions may be slow.
 
     A limit that an override names is left as it is.
     """

@@ -107,7 +107,7 @@ class Candidate:
         self.program, self.setup = program, setup
         self.budget = self._test_budget()
         self.allowance = Budget(config.program_seconds, config.program_seconds)
-        self.meter: Meter = getattr(sandbox, "meter", None) or Meter()  # none where several programs share the sandbox
+        self.meter: Meter = getattr(sandbox, "meter", None) or Meter()  # none if several programs share the sandbox
         self.cpu_limit = math.ceil(min(config.cpu_seconds * (tests + 2), config.program_seconds)) + 1
         self.child: Child | None = None
         self.used = 0.0  # CPU seconds of processes already ended

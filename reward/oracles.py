@@ -19,7 +19,7 @@ RTOL = 1e-7
 
 
 def close(actual: Any, expected: Any, atol: float) -> bool:
-    """Equality of plain values; numbers within `atol` + 1e-7 relative where `atol` > 0 and the types agree."""
+    """Equality of plain values; numbers within `atol` + 1e-7 relative if `atol` > 0 and the types agree."""
     if equal(actual, expected):
         return True
     if atol <= 0 or type(actual) is not type(expected):

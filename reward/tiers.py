@@ -19,9 +19,9 @@ def accepted(found: Iterable[str]) -> tuple[str, ...]:
 
 
 def refuse(tier: str, tiers: Sequence[str], samples: int) -> list[Verdict] | None:
-    """Faults in the place of verdicts where `tier` is none of the accepted `tiers`; None where it may judge.
+    """Faults instead of verdicts if `tier` is not one of the accepted `tiers`; None if it may judge.
 
-    A tier that holds no more is an infrastructure fault: judged elsewhere, else excluded and counted.
+    A tier that no longer works is an infrastructure fault: judged elsewhere, else excluded and counted.
     """
     if not tiers or tier in tiers:
         return None

@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-    """What running a program gave: results, or why there are none."""
+    """The outcome of running a program: results, or why there are none."""
 
     results: tuple[TestResult, ...]
-    outcome: Outcome | None = None  # INFRA_ERROR or QUARANTINED where there are no results
+    outcome: Outcome | None = None  # INFRA_ERROR or QUARANTINED if there are no results
     reason: str = ""
     cached: bool = False
 
@@ -39,7 +39,7 @@ Work = tuple[str, Problem, str, Plan]  # cache key, problem, program, its tests
 
 
 def open_runner(config: SandboxConfig) -> Runner:
-    """The runner of the configured tier. The cloud is used only where `sandbox.tier` names it."""
+    """The runner of the configured tier. The cloud is used only if `sandbox.tier` names it."""
     if config.tier == "e2b":
         from couplet.reward.e2b.runner import E2BRunner
 
@@ -55,7 +55,7 @@ def _planned(problem: Problem) -> Plan:
 
 
 def visible_tests(problem: Problem, tests: int, hidden_share: float) -> list[bool]:
-    """Which tests may be paid for: all but floor(hidden_share * tests), drawn by the problem's id; at least one."""
+    """Which tests count towards the reward: all but floor(hidden_share * tests), drawn by the problem's id; at least one."""
     hidden = min(math.floor(hidden_share * tests), tests - 1)
     seed = derive_seed(0, f"hidden tests of {problem.problem_id}")
     drawn = set(random.Random(seed).sample(range(tests), hidden))
@@ -71,7 +71,7 @@ def pass_rate(results: Sequence[TestResult], rule: str) -> float:
 class RewardWorker:
     """Judges completions with one sandbox; stateless but for its verdict cache.
 
-    Raises `ConfigError` for an unknown reward function and `TierUnavailable` when no sandbox tier holds here. Calls may
+    Raises `ConfigError` for an unknown reward function and `TierUnavailable` if no sandbox tier works here. Calls may
     come from several threads; they take turns.
     """
 
@@ -173,7 +173,7 @@ class RewardWorker:
         return [runs[key] for key in keys]
 
     def _run_all(self, work: Sequence[Work]) -> dict[str, Run]:
-        """Runs by key, from memory where it has them."""
+        """Runs by key, from the cache if it has them."""
         runs: dict[str, Run] = {}
         todo = []
         for item in work:

@@ -123,7 +123,7 @@ def run(root, job):
     """One outcome per request of the job: ``{"body", "cpu"}``, ``{"gone": reason}`` or ``{"load": outcome}``.
 
     The whole job takes ``seconds`` from the first process's start on; what it has not answered by then is a timeout.
-    Raises `Gone` where no process starts at all: the program has had no part in that.
+    Raises `Gone` if no process starts at all, which is not the program's fault.
     """
     session = Session(root, job)
     try:
@@ -172,7 +172,7 @@ class Session:
         raise AssertionError("unreachable")
 
     def load(self):
-        """Start a process and have it run the program; False where it does not come to its tests."""
+        """Start a process and have it run the program; False if it does not reach its tests."""
         for last in (False, True):
             budget = self.budget()
             try:
@@ -216,7 +216,7 @@ def child(settings):
 
 
 def confine(root):
-    """Landlock and the system-call filter where this kernel has them; the cloud's own wall stands in any case."""
+    """Landlock and the system-call filter if this kernel has them; the cloud's own wall is there in any case."""
     from couplet.reward.sandbox import kernel, landlock, namespaces, seccomp
 
     with contextlib.suppress(OSError):

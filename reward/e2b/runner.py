@@ -1,4 +1,4 @@
-"""Judging in E2B's cloud sandboxes, through its own client; only where `sandbox.tier` says ``e2b``.
+"""Judging in E2B's cloud sandboxes, through its own client; only if `sandbox.tier` is ``e2b``.
 
 A cloud sandbox is slow to make and rate-limited, so a pool of them is kept, each used for several programs, every
 program in a process of its own inside, and thrown away after `e2b_programs` programs or anything unusual. The same
@@ -199,7 +199,7 @@ def outcomes_of(text: str, mark: str, count: int) -> list[dict[str, Any]]:
 class SharedJudges:
     """The local sandbox that runs the problem sets' own trusted code for several programs at a time.
 
-    Trusted code may run in the unsafe tier too, where this machine offers no other.
+    Trusted code may also run in the unsafe tier, if this machine has no other.
     """
 
     def __init__(self, config: SandboxConfig) -> None:
@@ -208,7 +208,7 @@ class SharedJudges:
         self.tier = self.sandbox.tier
 
     def spawn(self, kind: str, cpu_limit: int, ahead: bytes = b"") -> Child:
-        """A judge's process, from a fresh zygote where the last one died."""
+        """A judge's process, from a fresh zygote if the last one died."""
         with self.lock:
             if not self.sandbox.alive():
                 self.sandbox.restart()

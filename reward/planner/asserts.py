@@ -92,7 +92,7 @@ class _WithoutAssertions(ast.NodeTransformer):
 
 
 class _Rename(ast.NodeTransformer):
-    """Puts the entry point's name where the check function names its parameter."""
+    """Replaces the check function's parameter by the name of the entry point."""
 
     def __init__(self, old: str, new: str) -> None:
         self.old, self.new = old, new

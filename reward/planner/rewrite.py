@@ -1,4 +1,4 @@
-"""Test code as it is planned: what only says where the program is, or hides a test in a text, is written out."""
+"""Test code before it is planned, without imports of the program and without tests inside strings."""
 
 from __future__ import annotations
 

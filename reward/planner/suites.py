@@ -96,7 +96,7 @@ def _pytest_tests(body: list[ast.stmt]) -> Iterator[tuple[ast.ClassDef | None, F
 
 
 def _places(test: Function, owner: ast.ClassDef | None) -> list[int | None]:
-    """Numbers of the sets of parameters of a test; None is all of them, where their number is not written out."""
+    """Numbers of the sets of parameters of a test; None is all of them, if their number is not a literal."""
     marks = [*test.decorator_list, *(owner.decorator_list if owner else ())]
     sets: list[ast.expr] = [
         mark.args[1]

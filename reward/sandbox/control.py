@@ -21,7 +21,7 @@ def send(wire: Wire, text: str, descriptor: int = -1) -> None:
 
 
 def receive(wire: Wire) -> tuple[str, int]:
-    """The next message, empty at the end of the stream, and its descriptor, -1 where there is none. Raises OSError."""
+    """The next message, empty at the end of the stream, and its descriptor, -1 if there is none. Raises OSError."""
     data, beside, _, _ = wire.recvmsg(PART, ONE_DESCRIPTOR)
     while data and not data.endswith(b"\n"):
         more = wire.recv(PART)

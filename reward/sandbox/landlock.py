@@ -1,4 +1,4 @@
-"""Tier `landlock`: file access confined to the interpreter's libraries where namespaces cannot be had.
+"""Tier `landlock`: file access confined to the interpreter's libraries if namespaces are not available.
 
 Nothing is writable in this tier. Rights apply to everything below a folder, so of a folder with installed packages only
 the other entries are allowed. Metadata calls that Landlock does not govern (chmod, utime, ...) are refused by the
@@ -26,7 +26,7 @@ RULE_PATH_BENEATH = 1
 
 
 def version() -> int:
-    """The kernel's Landlock version. Raises OSError where there is none (ENOSYS) or it is off (EOPNOTSUPP)."""
+    """The kernel's Landlock version. Raises OSError if there is none (ENOSYS) or it is off (EOPNOTSUPP)."""
     return call("landlock_create_ruleset", libc.syscall, ctypes.c_long(CREATE_RULESET), None, ctypes.c_size_t(0), 1)
 
 
@@ -54,7 +54,7 @@ def confine(readable: list[str], devices: tuple[str, ...]) -> None:
 
 
 def _without(path: str, hidden: list[str]) -> Iterator[str]:
-    """`path`, or where a folder of `hidden` lies below it the entries that together are `path` without that folder."""
+    """`path`; if a folder of `hidden` is below it, the entries that together are `path` without that folder."""
     if path in hidden:
         return
     if not any(folder.startswith(path + "/") for folder in hidden):

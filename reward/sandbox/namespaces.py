@@ -51,7 +51,7 @@ def library_paths(extra: tuple[str, ...]) -> list[str]:
 
 
 def _nearest(path: str, folders: list[str]) -> int:
-    """Length of the longest of `folders` that holds `path`; 0 where none does."""
+    """Length of the longest of `folders` that contains `path`; 0 if none does."""
     return max((len(folder) for folder in folders if path.startswith(folder + "/")), default=0)
 
 
@@ -136,7 +136,7 @@ def build_root(paths: list[str]) -> None:
     A package folder shows only those of its packages that `paths` names.
     """
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    # Found and opened before the new root covers /tmp, where an interpreter may live.
+    # Found and opened before the new root covers /tmp, where an interpreter may be.
     hidden = package_folders(paths)
     sources = []
     for path in (*paths, *filter(os.path.exists, DEVICES)):

@@ -17,7 +17,7 @@ from couplet.reward.sandbox.standard import TOGETHER, OutOfRange, apart
 
 MAX_DEPTH = 100
 MAX_KEYED = 5_000  # elements of all sets and dicts of one value
-MAX_COMPARED = 2_000_000  # small values compared where keys of sets and dicts have equal hashes: quadratic in such keys
+MAX_COMPARED = 2_000_000  # small values compared if keys of sets and dicts have equal hashes: quadratic in such keys
 MAX_RATIOS, RATIO_BITS = 10_000, 1 << 14  # fractions of one value, bits of each side: they are reduced and compared
 RATIO_COST = 40  # small values that can be compared while two fractions, or values of `standard`, are
 MAX_STANDARD = 20_000  # values of `standard` in one value
@@ -265,7 +265,7 @@ class Decoder:
         return values[::stride], values[1::2] if stride == 2 else []
 
     def compare(self, keys, weights):
-        """Account for the comparisons that keys with equal hashes cause. Raises `BadReply` where they are too many."""
+        """Account for the comparisons that keys with equal hashes cause. Raises `BadReply` if there are too many."""
         hashes = [hash(key) for key in keys]
         if len(set(hashes)) == len(hashes):
             return

@@ -163,7 +163,7 @@ def settings(tier: str, config: SandboxConfig, package_paths: tuple[str, ...]) -
     return {
         "tier": tier,
         "rlimits": rlimits,
-        "processes": config.processes,  # where it would not count the user's other processes
+        "processes": config.processes,  # unless it would count the user's other processes
         "reply": config.reply_kb << 10,
         "scratch_mb": SCRATCH_MB,
         "packages": list(config.packages),

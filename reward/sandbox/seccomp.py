@@ -1,8 +1,8 @@
 """The system-call filter of a program: an allow-list as classic BPF, for x86-64 and aarch64.
 
-A call off the list fails with EPERM, so that a program meets a `PermissionError` where it would have met a network or a
-shell. Processes cannot be forked in any tier (threads can be started): nothing can outlive the program or spread its
-work over more address spaces than the one that is limited.
+A call off the list fails with EPERM, so a program gets a `PermissionError` instead of a network or a shell. Processes
+cannot be forked in any tier (threads can be started): nothing can outlive the program or spread its work over more
+address spaces than the one that is limited.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _argument(index: int, high: bool = False) -> bytes:
 
 
 def _one_of(index: int, values: tuple[int, ...], mask: int = 0) -> list[bytes]:
-    """Allow where argument `index` (under `mask`) is one of `values`; else refuse."""
+    """Allow if argument `index` (under `mask`) is one of `values`; else reject."""
     program = [_argument(index)] + ([_op(AND, mask)] if mask else [])
     for value in values:
         program += [_op(EQUAL, value, 0, 1), _op(RETURN, ALLOW)]
@@ -50,7 +50,7 @@ def _one_of(index: int, values: tuple[int, ...], mask: int = 0) -> list[bytes]:
 
 
 def _without(index: int, bits: int) -> list[bytes]:
-    """Allow where argument `index` has none of `bits`; else refuse."""
+    """Allow if argument `index` has none of `bits`; else reject."""
     return [_argument(index), _op(JUMP_SET, bits, 0, 1), _op(RETURN, REFUSE), _op(RETURN, ALLOW)]
 
 

@@ -1,7 +1,7 @@
 """Runs one test of a unittest or pytest suite, in a judge or (weakly) in the program's own process.
 
-pytest itself need not be installed: where it is not among the allowed packages, `Pytest` stands in for what suites of
-problem sets use of it.
+pytest itself need not be installed: if it is not among the allowed packages, `Pytest` replaces the part of it that
+suites of problem sets use.
 """
 
 import contextlib

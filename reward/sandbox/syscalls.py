@@ -1,4 +1,4 @@
-"""Numbers of the system calls a program may make, by name: (x86-64, aarch64); None where there is no such call.
+"""Numbers of the system calls a program may make, by name: (x86-64, aarch64); None if there is no such call.
 
 Whatever is not named here is refused: execve, fork, vfork, socket, connect, bind, ptrace, mount, unshare, setns, bpf,
 io_uring, keyctl, memfd_create, perf_event_open, userfaultfd, process_vm_readv, shmget, setrlimit and the rest.
@@ -123,7 +123,7 @@ ALWAYS = {
     "shutdown": (48, 210),
 }
 
-# Allowed where the program has a scratch folder of its own (tier `namespace`): elsewhere nothing is writable.
+# Allowed if the program has its own scratch folder (tier `namespace`): elsewhere nothing is writable.
 SCRATCH = {
     "pwrite64": (18, 68),
     "mkdir": (83, None),

@@ -20,13 +20,13 @@ FRESH_STREAMS: list[kernel.Step] = [
 
 
 def bounded(which: int, value: int) -> int:
-    """`value`, or the hard limit in force of resource `which` where that is lower."""
+    """`value`, or the current hard limit of resource `which` if that is lower."""
     hard = resource.getrlimit(which)[1]
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def lower_limit(name: str, value: int) -> None:
-    """Set a soft and hard limit, where this system knows it, never above the hard limit in force."""
+    """Set a soft and hard limit, if this system knows it, never above the current hard limit."""
     if (which := getattr(resource, name, None)) is not None:
         resource.setrlimit(which, (bounded(which, value), bounded(which, value)))
 
@@ -39,7 +39,7 @@ def limiting(which: int, name: str, pair: ctypes.Array[ctypes.c_uint64]) -> kern
 class Walls:
     """What confines a child of this process: the tier's walls, its limits and its system-call filter.
 
-    `own_user`: the process's user is nobody else's, so that its number of threads can be limited.
+    `own_user`: no other process has this process's user, so its number of threads can be limited.
     """
 
     def __init__(self, settings: dict[str, Any], own_user: bool) -> None:

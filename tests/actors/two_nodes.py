@@ -38,7 +38,7 @@ def use_fakes() -> None:
 
 
 def refusal(folder: Path, policy: str) -> str:
-    """The message where the second node does not see the run folder."""
+    """The message if the second node does not see the run folder."""
     import ray
 
     from couplet.actors import storage

@@ -1,4 +1,4 @@
-"""Values that no run can have, and what an optional package is called where it is missing."""
+"""Values that no run can have, and the error for a missing optional package."""
 
 import sys
 import tomllib

@@ -1,4 +1,4 @@
-"""`score` on a disk that is full, and where nothing can be written."""
+"""`score` on a full disk, and in a folder that cannot be written."""
 
 from __future__ import annotations
 

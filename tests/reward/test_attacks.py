@@ -21,7 +21,7 @@ HONEST_PROGRAM = "def double(x):\n    return 2 * x"
 
 # Each attack defines f(x). Tests: f(1) == ANSWER is judged by comparison, f(2) within a tolerance by a judge.
 FORGED_TESTS = (f"assert f(1) == {ANSWER}", f"assert abs(f(2) - {ANSWER}) < 1e-6", f"assert list(f(3)) == [{ANSWER}]")
-# Attacks on the machine return True only where they got through.
+# Attacks on the machine return True only if they succeeded.
 BREACH_TESTS = ("assert f(1) == True",)
 
 EXIT = {

@@ -94,7 +94,7 @@ def cost(body: bytes) -> float:
 def test_no_permitted_reply_is_dear_to_decode(name):
     body = REPLIES[name].encode()
     assert len(body) <= PERMITTED
-    assert any(cost(body) < 0.5 for _ in range(3))  # at most 0.2 where the machine does nothing else
+    assert any(cost(body) < 0.5 for _ in range(3))  # at most 0.2 if the machine does nothing else
 
 
 def test_keys_of_equal_hash_that_honest_programs_have_are_decoded():

@@ -1,6 +1,6 @@
 """The published problem sets judge their own solutions right, and broken ones wrong.
 
-Collected where COUPLET_DATASETS names a folder that holds HumanEval.jsonl.gz and mbpp.jsonl.
+Collected if COUPLET_DATASETS names a folder with HumanEval.jsonl.gz and mbpp.jsonl.
 """
 
 import os
