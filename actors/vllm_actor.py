@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
+from couplet.actors.remote import fetch, start_actor
 from couplet.configs.schema import ConfigError
 from couplet.learner.rendezvous import free_port
 from couplet.serving.vllm_server import VllmServer
@@ -55,19 +54,10 @@ def serving_on_ray(
         model = os.path.abspath(model)
     if python is not None and os.sep in python:
         python = os.path.abspath(python)
-    actor: Any = ray.remote(VllmActor).options(num_cpus=0, num_gpus=gpus, max_restarts=0).remote()
+    actor = start_actor(VllmActor, {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 0})
     try:
-        yield _answer(actor.start.remote(model, python, list(options), timeout), timeout + START_SECONDS)
+        ready = actor.start.remote(model, python, list(options), timeout)
+        yield fetch(ready, "vLLM actor", timeout + START_SECONDS)
     finally:
         ray.wait([actor.close.remote()], timeout=CLOSE_SECONDS)
         ray.kill(actor)  # the server's keeper notices if it is still running
-
-
-def _answer(ref: Any, timeout: float) -> Any:
-    ready, _ = ray.wait([ref], timeout=timeout)
-    if not ready:
-        raise TimeoutError(f"vLLM actor: no answer within {timeout:.0f} s")
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, ConfigError) else error) from error

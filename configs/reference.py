@@ -85,6 +85,7 @@ The trackers (`tracker: wandb`, `mlflow`) read variables of their own.
 | 1 | a defect of Couplet, with its traceback |
 | 2 | a mistake of the user (a setting, a file, an option, a missing package), reported without a traceback |
 | 130 | Ctrl-C; `train` and `adapt` resume with `--resume` |
+| 143, 129 | SIGTERM, SIGHUP: `train` finishes the step within 20 seconds or abandons it, saves, and resumes with `--resume` |
 | 141 | the reader of the output has ended, as in a pipe into `head` |
 """
 
