@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
+from ray import ObjectRef
 
 from couplet.actors.remote import fetch, start_actor
 from couplet.configs.schema import ConfigError
@@ -56,7 +57,7 @@ def serving_on_ray(
         python = os.path.abspath(python)
     actor = start_actor(VllmActor, {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 0})
     try:
-        ready = actor.start.remote(model, python, list(options), timeout)
+        ready: ObjectRef = actor.start.remote(model, python, list(options), timeout)
         yield fetch(ready, "vLLM actor", timeout + START_SECONDS)
     finally:
         ray.wait([actor.close.remote()], timeout=CLOSE_SECONDS)
