@@ -251,7 +251,7 @@ def _report(
     display.say(identity(ledger))
     if ledger["trained"] == 0:
         display.say("no group had a learning signal (its rewards did not differ): the policy is as it was")
-    if summary["speedup_reached"] is not None:
+    if summary["speedup_reached"] is not None and "rollout_workers" in folder.metrics()[-1]:  # phases can overlap
         display.say(
             f"overlap: {summary['speedup_reached']:.2f}x of at most {summary['speedup_bound']:.2f}x "
             f"({summary['bounding_stage']} bounds the step)"
