@@ -24,6 +24,7 @@ from couplet.data.syntax import (
     parse,
     parses,
     top_level_names,
+    whole_statements,
 )
 
 NO_FENCE = r"(?:(?!```)[\s\S])*"
@@ -176,7 +177,8 @@ def whole_program(code: str, problem: Problem) -> str:
     """What is executed for an answer that is a program: the preamble and the prompt's imports and helpers come first."""
     prefix = problem.code_prefix
     if prefix and not parses(prefix):
-        prefix = next((stub for stub in (f"{prefix}\n    pass\n", f"{prefix}    pass\n") if parses(stub)), "")
+        stubs = (f"{prefix}\n    pass\n", f"{prefix}    pass\n", whole_statements(prefix))
+        prefix = next(stub for stub in stubs if parses(stub))
     return _assembled([part for part in (problem.preamble, prefix) if part], code)
 
 

@@ -28,7 +28,8 @@ def read_columns(source: str, columns: Mapping[str, str], keep_refused: bool = F
     if unknown:
         raise ProblemFileError(f"columns: no role {', '.join(sorted(unknown))}; use {', '.join(ROLES)}")
     mapping = {**DEFAULT_COLUMNS, **columns}
-    absent, last = set(columns), ("", {})
+    absent = set(columns)
+    last: tuple[str, Row] = ("", {})
 
     def watched() -> Iterator[tuple[str, Row]]:
         nonlocal absent, last

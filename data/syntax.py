@@ -42,6 +42,14 @@ def parses(source: str) -> bool:
     return True
 
 
+def whole_statements(source: str) -> str:
+    """`source` up to its last top-level statement that is complete: a prompt that ends within a function, without it."""
+    lines = source.splitlines(keepends=True)
+    starts = [number for number, line in enumerate(lines) if line[:1].strip()]
+    parts = ("".join(lines[:end]) for end in (len(lines), *reversed(starts)))
+    return next((part for part in parts if parses(part)), "")
+
+
 def top_level_names(tree: ast.Module) -> set[str]:
     """Names that a module binds: functions, classes, assignments and imports, also under `if`, `try` and `with`."""
     return {name for node in _module_statements(tree.body) for name in _bound_by_statement(node)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from couplet.data.formats.cases import Fields, read_tests, stdio_fields, unpacked
@@ -146,12 +147,12 @@ def _asked(row: Row, fields: Fields) -> str:
 
 
 def _with_metadata(problem: Problem, more: Mapping[str, Any]) -> Problem:
-    return Problem(**{**vars(problem), "metadata": {**problem.metadata, **more}})
+    return replace(problem, metadata={**problem.metadata, **more})
 
 
 def _solutions(row: Row) -> Iterable[str]:
     """Published programs in Python: a text, a list, such a list as JSON text, or CodeContests' languages and texts."""
-    found = next((row[name] for name in ("solutions", "gold_standard_solution", "solution") if row.get(name)), [])
+    found: Any = next((row[name] for name in ("solutions", "gold_standard_solution", "solution") if row.get(name)), [])
     if isinstance(found, str):
         with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(found)

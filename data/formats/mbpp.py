@@ -5,6 +5,8 @@ The question is the docstring that EvalPlus makes of MBPP's text and first test 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from couplet.data.formats.columns import Row, RowError, identifier, need, parsed, text, texts
 from couplet.data.formats.evalplus import loop_tests
 from couplet.data.formats.wording import SYSTEM, fenced
@@ -36,11 +38,9 @@ def mbpp_plus(row: Row) -> Problem:
     """MBPP+ as `evalplus/mbppplus` on the hub: MBPP's columns and, in `test`, a loop over all inputs and results."""
     problem = mbpp(row)
     source = parsed("test", text(row, "test"))
-    plus = loop_tests(source, problem.entry_point)
-    fields = {"tests": (*problem.tests, source), **((plus and {"tests": problem.tests, **plus}) or {})}
-    count = len(fields.get("calls", ())) or len(fields.get("inputs", ())) or 1
-    metadata = {**problem.metadata, "plus_tests": count}
-    return Problem(**{**vars(problem), **fields, "source": "mbpp+", "metadata": metadata})
+    plus = loop_tests(source, problem.entry_point) or {"tests": (*problem.tests, source)}
+    count = len(plus.get("calls", ()) or plus.get("inputs", ())) or 1
+    return replace(problem, **plus, source="mbpp+", metadata={**problem.metadata, "plus_tests": count})
 
 
 def task_number(row: Row) -> int:

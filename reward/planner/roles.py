@@ -15,6 +15,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from couplet.data.problem import Problem
+from couplet.data.syntax import whole_statements
 from couplet.reward.planner.names import (
     BUILTINS,
     KNOWN_IMPORTS,
@@ -242,7 +243,7 @@ def _asked(problem: Problem) -> frozenset[str]:
 
 def _prompt_helpers(problem: Problem) -> list[ast.stmt]:
     """The prompt's own helpers and imports: trusted, so that a candidate cannot replace what its tests compute with."""
-    body = parse_or_nothing(problem.code_prefix) or parse_or_nothing(f"{problem.code_prefix}\n    pass\n")
+    body = parse_or_nothing(whole_statements(problem.code_prefix))
     return [node for node in body if getattr(node, "name", None) != problem.entry_point]
 
 
