@@ -5,9 +5,12 @@ import json
 import pytest
 
 from couplet.data.decontaminate import find_overlaps, ngrams
+from couplet.data.formats.columns import RowError
 from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.levels import choose
-from couplet.data.problem import Problem
+from couplet.data.prepare import Request
+from couplet.data.prepare import prepare as prepare_request
+from couplet.data.problem import Comparison, Problem
 from couplet.data.problem_sets import load_problems
 from tests.data.reading import prepare
 
@@ -189,3 +192,42 @@ def test_katas_and_mbpp_splits_and_wrong_sets(tmp_path):
         prepare("apps", source, tmp_path / "m.parquet")
     with pytest.raises(ProblemFileError, match="needs --source"):
         prepare("mbpp", None, tmp_path / "m.parquet")
+
+
+def test_a_preamble_and_a_comparison_are_the_sets(tmp_path):
+    row = {
+        "id": "c",
+        "question": "Add one.",
+        "fn_name": "f",
+        "inputs": [[1]],
+        "outputs": [2],
+        "solution": "def f(x):\n    return x + 1",
+    }
+    program = {"id": "p", "question": "Add one.", "inputs": ["1"], "outputs": ["2"]}
+    source = write(tmp_path / "c.jsonl", [row, program])
+    prepare("published", source, tmp_path / "o.parquet", preamble="import os", comparison=Comparison("float", 0.5))
+    call, run = load_problems(str(tmp_path / "o.parquet"))
+    assert call.preamble.endswith("import os") and run.preamble == "import os"
+    assert call.canonical_solution.startswith("import os\n") and run.comparison == Comparison("float", 0.5)
+    assert call.comparison.rule == "json_or_element"  # float is a rule for stdout only
+    with pytest.raises(RowError, match=r"'--preamble' is .*expected Python"):
+        prepare("published", source, tmp_path / "o.parquet", preamble="import (")
+
+
+def test_problems_whose_tests_cannot_be_trusted_are_named_and_left_out_unless_kept(tmp_path):
+    rows = [{"id": f"p{i}", "question": "Add one.", "inputs": ["1"], "outputs": ["2"]} for i in range(3)]
+    source, out = write(tmp_path / "c.jsonl", rows), tmp_path / "o.parquet"
+
+    def find(problems):
+        return {"p1": "a program that defines nothing passes all its tests"}
+
+    summary = prepare_request(Request("published", source, out), find)
+    assert [p.problem_id for p in load_problems(str(out))] == ["p0", "p2"]
+    assert summary.dropped == {"their tests check nothing": 1} and all(
+        p.metadata["checked"] for p in load_problems(str(out))
+    )
+    assert "its tests cannot be trusted: problem 'p1': a program that defines nothing passes" in summary.text()
+    summary = prepare_request(Request("published", source, out, keep_unsound=True), find)
+    assert summary.kept == 3 and len(summary.unsound) == 1
+    with pytest.raises(ProblemFileError, match=r"no problem left to write: .*first problem 'p0': hollow"):
+        prepare_request(Request("published", source, out), lambda problems: {p.problem_id: "hollow" for p in problems})
