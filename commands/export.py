@@ -29,12 +29,40 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-gb", type=float, default=5.0, metavar="GB", help="largest weight file (default: 5)")
     text = "hub repository with Dream's code, which transformers then uses if it is trusted"
     parser.add_argument("--auto-map", metavar="REPO", help=text)
+    text = "write the LoRA adapter of the newest checkpoint as a PEFT folder instead of the merged policy"
+    parser.add_argument("--adapter", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the folder and print its path."""
+    if args.adapter:
+        print(f"{export_adapter(args.run, args.out)}: written")
+        return
     out = export_policy(args.run, args.out, dtype=args.dtype, max_shard_gb=args.shard_gb, auto_map=args.auto_map)
     print(f"{out}: written and read back without a difference")
+
+
+def export_adapter(run: str | Path, out: str | Path) -> Path:
+    """Copy the adapter of the newest checkpoint of `run` to the new folder `out`; returns `out`.
+
+    Raises:
+        ConfigError: no checkpoint with an adapter, or `out` exists or cannot be written.
+    """
+    run, out = Path(run), Path(out)
+    if out.exists():
+        raise ConfigError(f"{out} exists: name a new folder, or delete it")
+    found = latest_checkpoint(run / "checkpoints")
+    if found is None or not (found[0] / "adapter").is_dir():
+        raise ConfigError(
+            f"{run} has no checkpoint with an adapter: it was not trained with learner.adapter.rank above 0"
+        )
+    part = out.with_name(f".{out.name}.part")
+    with writing(out, remedy="name another folder"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(found[0] / "adapter", part)
+        part.rename(out)
+    return out
 
 
 def export_policy(
@@ -42,7 +70,7 @@ def export_policy(
 ) -> Path:
     """Write the policy of `run` to the new folder `out` and read it back; returns `out`.
 
-    The folder has Dream's layout: safetensors (in shards), config.json with the fields that Dream's own class reads,
+    The folder has its family's layout: safetensors (in shards), config.json with the fields that its own class reads,
     tokenizer, generation_config.json with the run's decoding, README.md. Nothing in it is code.
 
     Args:

@@ -71,19 +71,14 @@ class Tokenizer:
         """Special token -> id."""
         return dict(self._special)
 
-    def id(self, token: str) -> int:
-        """Id of a token of the vocabulary; ValueError if there is none."""
+    def id(self, token: str | int) -> int:
+        """Id of a token of the vocabulary, an id itself; ValueError if there is none."""
+        if isinstance(token, int):
+            return token
         found = self.backend.get_vocab().get(token)
         if found is None:
             raise TokenizerError(f"the tokenizer has no token {token!r}; its special tokens are {sorted(self.special)}")
         return int(found)
-
-    def name(self, token_id: int) -> str:
-        """The token of an id; ValueError if there is none."""
-        token = self.backend.convert_ids_to_tokens(token_id)
-        if token is None:
-            raise TokenizerError(f"the tokenizer has no token with id {token_id}")
-        return str(token)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids of `text`; nothing is added.

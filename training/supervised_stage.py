@@ -92,13 +92,12 @@ class StageRunner:
                 prompt_column=stage.prompt_column,
                 answer_column=stage.answer_column,
                 system=stage.system,
-                end_token=stage.end_token or self.tokenizer.name(ids.end[0]),
-                pad_token=stage.pad_token or self.tokenizer.name(ids.pad),
-                filler_token=stage.filler_token or self.tokenizer.name(ids.filler),
+                end_token=stage.end_token or ids.end[0],
+                pad_token=stage.pad_token or ids.pad,
+                filler_token=stage.filler_token or ids.filler,
                 **shape,
             )
-        eos = PAD if PAD in self.tokenizer.special else self.tokenizer.name(self.policy.token_ids.eos)
-        end = stage.end_token or eos
+        end = stage.end_token or (PAD if PAD in self.tokenizer.special else self.policy.token_ids.eos)
         return PackedBatches(stage.corpus, self.tokenizer, text_column=stage.text_column, end_token=end, **shape)
 
     def _validation(self) -> list[Any]:

@@ -46,9 +46,9 @@ def _check_same(state: dict[str, Any], expected: dict[str, Any]) -> None:
 class PackedBatches:
     """Endless (or `epochs` long) packed batches of a text source.
 
-    Documents, each closed by `end_token`, are laid end to end and cut into rows of `length` tokens; a document cut by
-    the end of a row continues in the next. `batch` counts the rows of all learner ranks. The incomplete last batch of a
-    finite stream is left out.
+    Documents, each closed by `end_token` (a name or an id), are laid end to end and cut into rows of `length` tokens; a
+    document cut by the end of a row continues in the next. `batch` counts the rows of all learner ranks. The incomplete
+    last batch of a finite stream is left out.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PackedBatches:
         batch: int,
         seed: int = 0,
         text_column: str = "text",
-        end_token: str = PAD,
+        end_token: str | int = PAD,
         buffer: int = 10_000,
         epochs: int | None = None,
         part: Part = "all",
@@ -122,9 +122,9 @@ class InstructBatches:
         prompt_column: str = "prompt",
         answer_column: str = "answer",
         system: str | None = None,
-        end_token: str = CHAT_END,
-        pad_token: str = PAD,
-        filler_token: str = FILLER,
+        end_token: str | int = CHAT_END,
+        pad_token: str | int = PAD,
+        filler_token: str | int = FILLER,
         buffer: int = 10_000,
         epochs: int | None = None,
         part: Part = "all",

@@ -234,9 +234,3 @@ def test_a_tokenizer_that_loses_text_is_a_warning(tmp_path, caplog):
     core.save(str(tmp_path / "tokenizer.json"))
     load_tokenizer(tmp_path)
     assert "text does not survive" in caplog.text
-
-
-def test_names_of_ids(tokenizer):
-    assert tokenizer.name(tokenizer.id(FILLER)) == FILLER
-    with pytest.raises(ValueError, match="no token with id 99999"):
-        tokenizer.name(99999)
