@@ -155,8 +155,20 @@ def warm_up(packages: list[str], package_paths: list[str]) -> None:
     sys.dont_write_bytecode = True
 
 
-def settle(settings: dict, wire: control.Wire) -> bool:
+def continue_in_child(wire: control.Wire) -> None:
+    """Return in a forked child, which has one thread and ends with this process; this process only waits for it."""
+    if (pid := os.fork()) != 0:
+        wire.close()
+        kernel.close_from(CHANNEL)
+        os.waitpid(pid, 0)
+        os._exit(0)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
+
+
+def settle(settings: dict, wire: control.Wire, is_child: bool = False) -> bool:
     """Put this process behind the tier's walls. Raises OSError naming the call that failed.
+
+    `is_child`: this process is a child of the one that the worker started, and ends with it.
 
     Returns whether no other process has its user, so that a limit on the number of threads counts only its own.
     """
@@ -167,12 +179,9 @@ def settle(settings: dict, wire: control.Wire) -> bool:
     if tier == "namespace":
         namespaces.enter_world()
         namespaces.settle(paths)
-        if (pid := os.fork()) != 0:
-            wire.close()
-            kernel.close_from(CHANNEL)
-            os.waitpid(pid, 0)
-            os._exit(0)
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
+        if is_child:  # a change of user has cleared it
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
+        continue_in_child(wire)
     elif tier in ("landlock", "seccomp"):
         if os.getuid() == 0:
             with contextlib.suppress(OSError):  # a container may have no other user
@@ -219,8 +228,11 @@ def main() -> None:
     sys.path[:] = [path for path in sys.path if path not in settings["hidden_paths"]]
     try:
         warm_up(settings["packages"], settings["package_paths"])
+        is_child = settings["tier"] == "namespace" and count_threads() > 1
+        if is_child:
+            continue_in_child(wire)  # pandas starts threads, and only a process of one may enter a user namespace
         threads = count_threads()
-        own_user = settle(settings, wire)
+        own_user = settle(settings, wire, is_child)
         for name, value in settings["rlimits"]:
             lower_limit(name, value)
         zygote = Zygote(wire, watched, settings, own_user, threads)
