@@ -1,6 +1,7 @@
 """Reward functions by name, and their weighted sum, the reward.
 
-A reward function maps one judged answer to a number, usually in [0, 1]; `RewardConfig.functions` gives each its weight.
+A reward function maps one judged answer to a number, usually in [0, 1], or to None if it has no opinion on it: then it
+is left out of this answer's sum. `RewardConfig.functions` gives each its weight.
 To reward something else, write a function of a `Judged` in a module of the current folder (or any that is installed or
 on PYTHONPATH), and name it in the recipe as ``module:function``:
 
@@ -18,6 +19,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from couplet.configs.errors import UserError, nearest
 from couplet.configs.schema import ConfigError
@@ -45,7 +47,8 @@ class Judged:
     pass_rate: float
 
 
-RewardFunction = Callable[[Judged], float]
+RewardFunction = Callable[[Judged], float | None]
+MOST_SILENT = 16  # answers, all of the first ones, on which a reward function may have no opinion
 REWARDS: dict[str, RewardFunction] = {}
 
 
@@ -73,13 +76,22 @@ def code_format(judged: Judged) -> float:
     return judged.format
 
 
-def chosen(functions: dict[str, float]) -> dict[str, tuple[RewardFunction, float]]:
-    """The named functions with their weights, by metric name (``module_function`` for ``module:function``).
+class Chosen(NamedTuple):
+    """A reward function with its weight, and its name as the recipe writes it."""
+
+    function: RewardFunction
+    weight: float
+    name: str
+
+
+def chosen(functions: dict[str, float]) -> dict[str, Chosen]:
+    """The named functions, by metric name (``module_function`` for ``module:function``).
 
     Raises `ConfigError`, for an unknown name with the nearest known one.
     """
     return {
-        re.sub(r"[^a-z0-9_]", "_", name.lower()): (_find(name, weight), weight) for name, weight in functions.items()
+        re.sub(r"[^a-z0-9_]", "_", name.lower()): Chosen(_find(name, weight), weight, name)
+        for name, weight in functions.items()
     }
 
 
@@ -108,18 +120,45 @@ def _find(name: str, weight: float) -> RewardFunction:
     return REWARDS[name]
 
 
-def pay(functions: dict[str, tuple[RewardFunction, float]], judged: Judged) -> tuple[float, dict[str, float]]:
-    """(total reward, unweighted value of each function)."""
-    parts = {name: _value(name, function, judged) for name, (function, _) in functions.items()}
-    return sum(parts[name] * weight for name, (_, weight) in functions.items()), parts
+def pay(functions: dict[str, Chosen], judged: Judged) -> tuple[float, dict[str, float]]:
+    """(total reward, unweighted value of each function that has an opinion on this answer)."""
+    values = {name: _value(each, judged) for name, each in functions.items()}
+    parts = {name: value for name, value in values.items() if value is not None}
+    return sum(value * functions[name].weight for name, value in parts.items()), parts
 
 
-def _value(name: str, function: RewardFunction, judged: Judged) -> float:
-    """What a reward function returns. `UserError` with its name if it raises, or returns no finite number."""
+def _value(chosen: Chosen, judged: Judged) -> float | None:
+    """What a reward function returns; None is no opinion.
+
+    `UserError` with function, value and problem if it raises, or returns anything else than a finite number.
+    """
+    place = f"reward function {chosen.name}: problem {judged.problem.problem_id}"
     try:
-        value = function(judged)
+        value = chosen.function(judged)
     except Exception as error:
-        raise UserError(f"reward function {name}: raised {type(error).__name__}: {error}; fix the function") from error
+        raise UserError(f"{place}: raised {type(error).__name__}: {error}; fix the function") from error
+    if value is None:
+        return None
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise UserError(f"reward function {name}: returned {value!r}; return a finite number")
+        raise UserError(f"{place}: returned {value!r}; return a finite number, or None for no opinion")
     return float(value)
+
+
+class Opinions:
+    """Stops a run whose reward function never returns a number, such as one without a `return`."""
+
+    def __init__(self, functions: dict[str, Chosen]) -> None:
+        self.silent = dict.fromkeys(functions, 0)  # answers without an opinion so far; a function with one is left out
+
+    def count(self, functions: dict[str, Chosen], judged: Judged, parts: dict[str, float]) -> None:
+        """Count one answer. `UserError` once a function has had no opinion on any of the first `MOST_SILENT`."""
+        for name in list(self.silent):
+            if name in parts:
+                del self.silent[name]
+                continue
+            self.silent[name] += 1
+            if self.silent[name] == MOST_SILENT:
+                raise UserError(
+                    f"reward function {functions[name].name}: problem {judged.problem.problem_id}: returned None, as for "
+                    f"each of the first {MOST_SILENT} answers; return a finite number where it has an opinion"
+                )

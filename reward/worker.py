@@ -17,7 +17,7 @@ from couplet.data.seeds import derive_seed
 from couplet.data.verdict import Outcome, TestResult, Verdict
 from couplet.reward.cache import VerdictCache, limits_fingerprint, problem_fingerprint, program_key
 from couplet.reward.code_format import read_answer
-from couplet.reward.functions import Judged, chosen, pay
+from couplet.reward.functions import Judged, Opinions, chosen, pay
 from couplet.reward.planner.plan import Case, ProblemDefect, plan
 from couplet.reward.runner import LocalRunner, Quarantined, Runner
 from couplet.reward.sandbox.faults import SandboxFault
@@ -78,6 +78,7 @@ class RewardWorker:
     def __init__(self, reward: RewardConfig, sandbox: SandboxConfig) -> None:
         self.config = reward
         self.functions = chosen(reward.functions)
+        self.opinions = Opinions(self.functions)
         self.runner = open_runner(sandbox)
         self.tier = self.runner.tier
         self.limits = limits_fingerprint(sandbox, self.tier)
@@ -120,6 +121,7 @@ class RewardWorker:
             rate = pass_rate(rewarded, self.config.pass_rate) if rewarded else 0.0
             judged = Judged(problem, text, answer.program, answer.score, rewarded, rate)
             total, parts = pay(self.functions, judged)
+            self.opinions.count(self.functions, judged, parts)
             verdicts.append(self._verdict(run, total, parts))
         return verdicts
 
