@@ -144,6 +144,9 @@ class Candidate:
                 self.meter.account = None
 
     def _ask(self, question: Question) -> Reply:
+        operation, arguments = question
+        factor = arguments[3] if operation == "result" and len(arguments) > 3 else 1
+        self.budget.reply = factor * (self.config.reply_kb << 10) + 256
         if not (self.queue and self.queue[0][0] == question):
             return self._ask_between(question)
         try:

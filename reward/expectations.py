@@ -11,7 +11,7 @@ from typing import Any
 from couplet.data.problem import Problem
 from couplet.reward.candidate import Asked, TestFailed
 from couplet.reward.judge import REPLY, Judge, TrustedTimeout, value_of
-from couplet.reward.oracles import EXISTENCE_TASKS
+from couplet.reward.oracles import EXISTENCE_TASKS, LONG_ANSWERS
 from couplet.reward.planner.plan import Case, ProblemDefect
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.plain import Encoder
@@ -102,10 +102,16 @@ class Expectations:
 def output(problem: Problem, program: Asked, encoded: Any) -> Any:
     """What a program's entry point returns. An object without a plain form is True if only existence counts."""
     program.begin_test()
-    reply = program.ask("result", problem.entry_point, encoded, ["d", []])
+    reply = program.ask("result", *oracle_question(problem, encoded))
     if reply.kind == "o" and problem.source == "mbpp+" and problem.entry_point in EXISTENCE_TASKS:
         return True
     return value_of(reply)
+
+
+def oracle_question(problem: Problem, encoded: Any) -> list[Any]:
+    """The arguments of the request for the output of a problem's entry point."""
+    factor = LONG_ANSWERS.get((problem.source, problem.entry_point or ""))
+    return [problem.entry_point, encoded, ["d", []], *([factor] if factor else [])]
 
 
 def encode_arguments(case: Case) -> Any:

@@ -90,6 +90,8 @@ def _digit_distance(arguments: Sequence[Any], actual: Any, expected: Any, atol: 
     return actual == expected or actual == sum(abs(int(a) - int(b)) for a, b in pairs)
 
 
+# Tasks with published inputs whose answers are some megabytes long: how much longer than others they may be.
+LONG_ANSWERS = {("humaneval+", name): 16 for name in ("make_a_pile", "string_sequence", "tri")}
 Rule = Callable[[Sequence[Any], Any, Any, float], bool]
 _SET_TASKS = (
     "similar_elements",

@@ -14,7 +14,7 @@ from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
 from couplet.reward.agreement import equal, output_agrees, returns_agree
 from couplet.reward.candidate import Asked, Candidate, Question, Sandbox, TestFailed
-from couplet.reward.expectations import Expectations, Unknown, encode_arguments, output
+from couplet.reward.expectations import Expectations, Unknown, encode_arguments, oracle_question, output
 from couplet.reward.judge import REPLY, TRUSTED_FACTOR, Judge, TrustedTimeout, failure, value_of
 from couplet.reward.oracles import agrees
 from couplet.reward.planner.names import import_line
@@ -36,7 +36,7 @@ def known_questions(problem: Problem, case: Case) -> list[Question]:
         return [("truth" if case.relation in ("true", "false") else "eval", [case.expression])]
     with contextlib.suppress(NotPlain, TooLarge):
         if case.kind == "oracle":
-            return [("result", [problem.entry_point, encode_arguments(case), ["d", []]])]
+            return [("result", oracle_question(problem, encode_arguments(case)))]
         if case.call is not None:
             arguments, keywords = (
                 Encoder(REPLY).encode(part) for part in (list(case.call.arguments), case.call.keywords)

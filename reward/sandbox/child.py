@@ -126,6 +126,7 @@ class Program:
     def __init__(self, limit) -> None:
         self.module = types.ModuleType("solution")
         self.limit = limit
+        self.factor = 1  # of the limit, for the answer at hand
 
     def load(self, source, setup):
         """Run the program, then the part of the problem's set-up that its tests name. The module is not `__main__`: no
@@ -153,12 +154,13 @@ class Program:
         """(how it ended, output) of a whole program with `text` on its standard input."""
         return self.encoded(stdio.run(source, text, self.limit))
 
-    def result(self, name, args, kwargs):
-        """What a function returns."""
+    def result(self, name, args, kwargs, factor=1):
+        """What a function returns; the answer may be `factor` times as long as others."""
+        self.factor = factor
         return self.encoded(self.function(name)(*decode(args), **decode(kwargs)))
 
     def encoded(self, value):
-        return Encoder(self.limit).encode(value)
+        return Encoder(self.factor * self.limit).encode(value)
 
     def call(self, name, arguments):
         """[outcome, contents afterwards of the arguments' containers] of a test's call, which sees its arguments change.
@@ -201,4 +203,4 @@ def serve(channel, program) -> None:
         operation = getattr(program, request["op"]) if request["op"] in OPERATIONS else None
         if operation is not None:
             reply = answer(lambda work=operation, args=request["args"]: work(*args))
-            channel.send({"n": request["n"], **reply}, program.limit)
+            channel.send({"n": request["n"], **reply}, program.factor * program.limit)

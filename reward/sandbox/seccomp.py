@@ -23,8 +23,10 @@ CLONE_THREAD, CLONE_NEW_ANY = 0x00010000, 0x7E020080
 PR_SET_NAME, PR_GET_NAME = 15, 16
 # Device questions a file object asks (TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX); never TIOCSTI.
 IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-# F_DUPFD to F_SETLKW and F_DUPFD_CLOEXEC; never F_SETOWN and F_SETSIG, which send signals without kill().
-FCNTLS = (*range(8), 1030)
+# F_DUPFD to F_SETFL, F_SETLK, F_SETLKW and F_DUPFD_CLOEXEC; never F_GETLK, which shows the locks of other programs on
+# files that all can read, and never F_SETOWN and F_SETSIG, which send signals without kill().
+FCNTLS = (0, 1, 2, 3, 4, 6, 7, 1030)
+PLAIN_SEND = 0x4040  # MSG_DONTWAIT and MSG_NOSIGNAL; never out-of-band data, which arrive beside the answers
 WRITE_FLAGS = 0o3 | 0o100 | 0o1000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
 SELF = 0x5E1F5E1F  # stands for the process's own id, the only one it may signal
 AF_UNIX, SOCK_STREAM, SOCK_TYPE = 1, 1, 0xF
@@ -63,6 +65,7 @@ def _rules(files_confined: bool) -> dict[str, list[bytes]]:
         "open": anything if files_confined else _without(1, WRITE_FLAGS),
         "openat": anything if files_confined else _without(2, WRITE_FLAGS),
         "fcntl": _one_of(1, FCNTLS),
+        "sendto": _without(3, ~PLAIN_SEND & 0xFFFFFFFF),
         "ioctl": _one_of(1, IOCTLS),
         "prctl": _one_of(0, (PR_SET_NAME, PR_GET_NAME)),
         "prlimit64": [*new_limit, _op(EQUAL, 0, 1, 0), _op(RETURN, REFUSE), _op(RETURN, ALLOW)],

@@ -115,7 +115,6 @@ ALWAYS = {
     "eventfd2": (290, 19),
     "pipe": (22, None),
     "pipe2": (293, 59),
-    "sendto": (44, 206),
     "recvfrom": (45, 207),
     "getsockname": (51, 204),
     "getpeername": (52, 205),
@@ -168,4 +167,5 @@ CHECKED = {
     "kill": (62, 129),
     "tgkill": (234, 131),
     "socketpair": (53, 199),
+    "sendto": (44, 206),
 }

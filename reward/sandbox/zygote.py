@@ -149,10 +149,22 @@ def warm_up(packages: list[str], package_paths: list[str]) -> None:
         os.environ[name] = "1"
     for name in (*WARM, *packages):
         importlib.import_module(name)
+    forget_unlisted(package_paths)
     sys.path[:] = before
     os.environ.clear()
     sys.setswitchinterval(0.005)
     sys.dont_write_bytecode = True
+
+
+def forget_unlisted(package_paths: list[str]) -> None:
+    """Make modules that only came in with the allowed packages impossible to import."""
+    folders = {os.path.dirname(path) + os.sep for path in package_paths}
+    listed = tuple(path if os.path.isfile(path) else path + os.sep for path in package_paths)
+    for name, module in list(sys.modules.items()):
+        source = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+        ours = name.partition(".")[0] == "couplet"
+        if source.startswith(tuple(folders)) and not source.startswith(listed) and not ours:
+            del sys.modules[name]
 
 
 def continue_in_child(wire: control.Wire) -> None:

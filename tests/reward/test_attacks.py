@@ -24,6 +24,33 @@ FORGED_TESTS = (f"assert f(1) == {ANSWER}", f"assert abs(f(2) - {ANSWER}) < 1e-6
 # Attacks on the machine return True only if they succeeded.
 BREACH_TESTS = ("assert f(1) == True",)
 
+# Exceptions that would end a judge which rebuilt them carelessly, or end an iteration of the test's.
+ABSURD = "class E({base}):\n    __str__ = lambda s: ''\ndef f(x): raise E({arguments})"
+FATAL = {
+    "Unicode positions below": ABSURD.format(base="UnicodeDecodeError", arguments="'u', b'x', -2**60, 1 - 2**60, ''"),
+    "Unicode positions above": ABSURD.format(base="UnicodeEncodeError", arguments="'u', 'x', 2**62, 2**62 + 1, ''"),
+    "Unicode positions swapped": ABSURD.format(base="UnicodeTranslateError", arguments="'x' * 9, 8, -2**40, ''"),
+    "Unicode error itself": "def f(x): raise UnicodeDecodeError('u', b'x', -2**60, 1 - 2**60, '')",
+    "Unicode error late": "import time\ndef f(x):\n    time.sleep(0.4)\n    raise UnicodeDecodeError('u', b'x', -2**60, 1 - 2**60, '')",
+    "syntax error of nonsense": "def f(x): raise SyntaxError('m', (b'f', -2**70, 2**70, {}, [], 1))",
+    "system error of nonsense": "def f(x): raise OSError(-2**40, {}, [], b'x', (1,))",
+    "decode error of nonsense": "import json\nclass E(json.JSONDecodeError):\n    def __init__(s): s.args = (1, -2**60, 'x')\ndef f(x): raise E",
+    "import error of nonsense": "def f(x): raise ImportError([], name={}, path=b'x')",
+    "exception with its own attributes": "class E(ValueError): pass\ndef f(x):\n    e = E()\n    e.__dict__.update(args=1, __traceback__=2, with_traceback=3, __class__=4)\n    raise e",
+    "group of nonsense": "def f(x): raise ExceptionGroup('g' * 10**5, [ValueError(-2**80)] * 99)",
+    "StopIteration": "def f(x): raise StopIteration",
+    "StopIteration of its own": "class E(StopIteration, ValueError): pass\ndef f(x): raise E(918273645)",
+    "StopAsyncIteration": "def f(x): raise StopAsyncIteration",
+    "GeneratorExit": "def f(x): raise GeneratorExit",
+    "IndexError": "def f(x): raise IndexError",
+    "KeyboardInterrupt": "def f(x): raise KeyboardInterrupt",
+    "references to nothing": "from couplet.reward.sandbox import child\nchild.Program.call = lambda self, *a: [['r', 10**9], None]\ndef f(x): return 1",
+    "other arguments": "from couplet.reward.sandbox import child\nchild.Program.call = lambda self, *a: [['t', ['value', 918273645, '']], [['l', []]] * 99]\ndef f(x): return 1",
+    "a field named __eq__": "from couplet.reward.sandbox import child\nchild.Program.encoded = lambda self, v: ['@', 'namedtuple', ['N', ['l', ['__eq__']], ['l', [1]]]]\ndef f(x): return 1",
+    "a class of no table": "from couplet.reward.sandbox import child\nchild.Program.encoded = lambda self, v: ['@', 'os.system', ['x']]\ndef f(x): return 1",
+    "a huge Decimal": "import decimal\ndef f(x): return decimal.Decimal('1e99999') ** 9",
+}
+
 EXIT = {
     "os._exit on import": "import os\nos._exit(0)",
     "sys.exit on import": "import sys\nsys.exit(0)",
@@ -439,6 +466,33 @@ def judge_attack(worker, program: str, tests: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("name", FORGERIES)
 def test_no_verdict_is_forged(attacked, name):
     judge_attack(attacked, FORGERIES[name], FORGED_TESTS)
+
+
+# In each of these tests an exception of the program's, or what it leaves of an argument, meets the test's own loop.
+MET_TESTS = (
+    f"assert abs(f(2) - {ANSWER}) < 1e-6",
+    f"assert all(map(lambda t: f(t) == {ANSWER}, [1, 2]))",
+    f"assert [f(k) for k in (1, 2)] == [{ANSWER}] * 2",
+    f"class Values:\n    def __getitem__(self, k): return f(k)\nassert all(v == {ANSWER} for v in Values())",
+    f"def each():\n    for k in range(3):\n        yield f(k)\nassert list(each()) == [{ANSWER}] * 3",
+    f"x = [1]\nf(x)\nassert x == [{ANSWER}]",
+)
+
+
+@pytest.mark.parametrize("name", FATAL)
+def test_nothing_a_program_returns_or_raises_ends_a_judge(attacked, name):
+    faults = attacked.runner.faults.total()
+    judge_attack(attacked, FATAL[name], MET_TESTS)
+    assert attacked.runner.faults.total() == faults, f"{name} became a fault"
+
+
+def test_a_group_of_hostile_programs_loses_no_sample_to_faults(attacked):
+    """How often the samples of one group become faults, and which program did it."""
+    programs = {**EXIT, **FATAL}
+    problem = Problem("group", "q", FORGED_TESTS)
+    verdicts = attacked.judge([problem] * len(programs), list(programs.values()))
+    excluded = {name: v.reason for name, v in zip(programs, verdicts) if not v.outcome.is_verdict}
+    assert excluded == {}
 
 
 @pytest.mark.parametrize("name", BREACHES)

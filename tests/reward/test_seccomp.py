@@ -130,6 +130,7 @@ def test_calls_are_allowed_by_their_arguments(ask):
         ("ioctl", (0, 0x5401), ALLOW),
         ("ioctl", (0, 0x5412), REFUSE),
         ("fcntl", (0, 1030), ALLOW),
+        ("fcntl", (0, 5), REFUSE),
         ("fcntl", (0, 8), REFUSE),
         ("fcntl", (0, 10), REFUSE),
         ("prlimit64", (0, 9, 0, 0x7FFF0000), ALLOW),
@@ -140,6 +141,9 @@ def test_calls_are_allowed_by_their_arguments(ask):
         ("socketpair", (1, 1 | 0x80000), ALLOW),
         ("socketpair", (1, 2), REFUSE),
         ("socketpair", (2, 1), REFUSE),
+        ("sendto", (3, 0, 1, 0x4000), ALLOW),
+        ("sendto", (3, 0, 1, 1), REFUSE),
+        ("sendto", (3, 0, 1, 0x4001), REFUSE),
     ]
     for name, arguments, expected in cases:
         assert ask(True, CHECKED, name, *arguments) == expected, (name, arguments)
