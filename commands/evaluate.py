@@ -28,7 +28,6 @@ from couplet.data.trajectory import ScoredGroup
 from couplet.data.verdict import Verdict
 from couplet.evaluation.benchmark import Plan, run_benchmark, run_canonical
 from couplet.evaluation.request import EvalRequest, Progress
-from couplet.evaluation.score_file import wide_enough
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +70,6 @@ def run_evaluation(subject: Subject, plan: Plan, console: Console) -> list[dict[
     """
     folder, config = open_policy(subject.policy, subject.recipe, subject.overrides)
     prompts = prompts_of(config, folder, subject.problems, subject.limit, subject.overrides)
-    config = config.replace(sandbox=wide_enough(config.sandbox, prompts.problems))
     if plan.temperatures is None:
         plan = replace(plan, temperatures=(config.evaluation.greedy_temperature,))
     facts: dict[str, Any] = {
@@ -111,7 +109,6 @@ def run_canonical_check(subject: Subject, console: Console) -> dict[str, Any]:
     """Judge the canonical solutions as if the policy had written them; nothing is sampled."""
     _, config = open_policy(subject.policy, subject.recipe, subject.overrides)
     found = load_problems(subject.problems, seed=config.problems.seed, limit=subject.limit)
-    config = config.replace(sandbox=wide_enough(config.sandbox, found))
     with open_evaluator(config, local=subject.local) as evaluator:
 
         def judge(problem: Problem, texts: Sequence[str]) -> list[Verdict]:

@@ -117,8 +117,7 @@ class Problem:
         source: name of the set the problem comes from; selects rules of comparison for `inputs`.
         metadata: whatever else is worth keeping; plain JSON values. `plus_tests`: how many of the last tests are
             EvalPlus's additional ones; without them the base pass@1 is computed. `time_limit`: the published limit in
-            seconds per test. `answer_kb`: the least `sandbox.reply_kb` that lets its canonical solution answer.
-            `checked`: `prepare` has found no program that passes its tests and computes nothing.
+            seconds per test. `checked`: `prepare` has found no program that passes its tests and computes nothing.
     """
 
     problem_id: str

@@ -93,7 +93,7 @@ def score_file(
     samples = read_samples(Path(samples_path), problems)
     for problem in {id(sample.problem): sample.problem for sample in samples}.values():
         plan(problem)
-    reward, sandbox = reward or RewardConfig(), wide_enough(sandbox or SCORING, problems)
+    reward, sandbox = reward or RewardConfig(), sandbox or SCORING
     target = Path(out) if out is not None else Path(samples_path).with_suffix(".verdicts.jsonl")
     require_other(target, split_source(str(problems_path))[0], samples_path)
     with writing(target):
@@ -104,12 +104,6 @@ def score_file(
     rows = [_row(sample, verdict) for sample, verdict in zip(samples, verdicts)]
     write_text(target, "".join(json.dumps(row) + "\n" for row in rows))
     return _summary(samples, rows, verdicts, problems, seconds, tier, target)
-
-
-def wide_enough(sandbox: SandboxConfig, problems: Sequence[Problem]) -> SandboxConfig:
-    """The limits, with answers as large as a benchmark's canonical solutions give."""
-    largest = max((problem.metadata.get("answer_kb", 0) for problem in problems), default=0)
-    return sandbox.replace(reply_kb=max(sandbox.reply_kb, largest))
 
 
 def _judge_all(

@@ -17,8 +17,6 @@ from couplet.data.formats.wording import SYSTEM, completion_question, fenced
 from couplet.data.problem import CallCase, Problem
 from couplet.data.syntax import NotPython, parse
 
-HUMANEVAL_ANSWER_KB = 16384  # HumanEval/15, 100 and 130 are asked for a million items
-
 
 def evalplus(row: Row) -> Problem:
     """HumanEval+ and MBPP+ as EvalPlus publishes them: inputs whose outputs are compared with the canonical ones.
@@ -43,12 +41,7 @@ def evalplus(row: Row) -> Problem:
         inputs=tuple(list(arguments) for arguments in (*base, *plus)),
         atol=number(row, "atol", 0.0),
         source="mbpp+" if is_mbpp else "humaneval+",
-        metadata={
-            "system": SYSTEM,
-            "base_inputs": len(base),
-            "plus_tests": len(plus),
-            **({} if is_mbpp else {"answer_kb": HUMANEVAL_ANSWER_KB}),
-        },
+        metadata={"system": SYSTEM, "base_inputs": len(base), "plus_tests": len(plus)},
     )
 
 

@@ -14,7 +14,7 @@ from couplet.data.formats.columns import Row, need, number, text, texts, unexpec
 from couplet.data.problem import CallCase, Comparison, Problem, StdioCase, Suite
 
 MARK = b"couplet.problems"  # key in the schema's metadata; its value is the version of the layout
-VERSIONS = (b"1", b"2")  # readable ones; the last is written
+VERSION = b"2"
 OPTIONAL = ("entry_point", "canonical_solution")
 TEXTS = (
     "problem_id",
@@ -132,7 +132,7 @@ def write_parquet(problems: Sequence[Problem], path: str | Path) -> None:
     path = Path(path)
     types = {"tests": pa.list_(pa.string()), "packages": pa.list_(pa.string()), "atol": pa.float64()}
     fields = [(name, types.get(name, pa.string())) for name in problem_to_row(Problem("", ""))]
-    schema = pa.schema(fields, metadata={MARK: VERSIONS[-1]})
+    schema = pa.schema(fields, metadata={MARK: VERSION})
     table = pa.Table.from_pylist([problem_to_row(problem) for problem in problems], schema=schema)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=4096)
