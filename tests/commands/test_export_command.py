@@ -9,10 +9,12 @@ import torch
 import yaml
 
 from couplet.commands.export import find_policy_of
+from couplet.configs.schema import AdapterConfig
 from couplet.data.tokenizer import load_tokenizer
 from couplet.evaluation.policy_settings import config_for
 from couplet.learner.checkpoint import save_checkpoint
 from couplet.model.policy import DiffusionPolicy
+from tests.learner.toys import toy_policy
 
 TOKENS = torch.tensor([[9, 8, 7, 4, 4, 20, 30, 4]])
 # What DreamConfig of the published folders takes; read from its signature.
@@ -102,3 +104,18 @@ def test_existing_files_are_never_replaced(run_folder, tmp_path, command):
     (tmp_path / "out").mkdir()
     code, _, error = command("export", run_folder, tmp_path / "out")
     assert code == 2 and "exists: name a new folder" in error
+
+
+def test_the_adapter_of_a_checkpoint_is_exported_as_a_peft_folder(tmp_path, command):
+    def write(folder):
+        policy = toy_policy()
+        policy.add_adapter(AdapterConfig(rank=2), seed=0)
+        policy.save_adapter(folder / "adapter")
+
+    save_checkpoint(tmp_path / "run" / "checkpoints", 1, write, {})
+    assert command("export", tmp_path / "run", tmp_path / "out", "--adapter")[0] == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+    (tmp_path / "plain").mkdir()
+    code, _, error = command("export", tmp_path / "plain", tmp_path / "other", "--adapter")
+    assert code == 2 and "no checkpoint with an adapter" in error
