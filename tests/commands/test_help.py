@@ -75,7 +75,7 @@ def test_a_set_shows_only_the_options_it_takes(command):
     _, shown, _ = command("prepare", "katas", "--help")
     assert "--split" in shown and "--seed" in shown and "--level" not in shown
     code, _, error = command("prepare", "humaneval", "--source", "x.jsonl", "--out", "o.parquet", "--level", "easy")
-    assert code == 2 and "has no use for --level" in error
+    assert code == 2 and "does not use --level" in error
 
 
 def test_every_option_has_a_help_text():
