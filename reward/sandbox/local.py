@@ -35,10 +35,10 @@ def package_paths(packages: tuple[str, ...]) -> tuple[str, ...]:
     paths: list[str] = []
     for name in packages:
         spec = importlib.util.find_spec(name)
-        if spec is None or not spec.origin:
+        if spec is None or not (spec.origin or spec.submodule_search_locations):
             raise ConfigError(f"sandbox.packages = {packages!r}: {name!r} is not installed")
-        folder = os.path.dirname(spec.origin) if spec.submodule_search_locations else spec.origin
-        paths += [path for path in (folder, f"{folder}.libs") if os.path.exists(path)]
+        for folder in spec.submodule_search_locations or [str(spec.origin)]:
+            paths += [path for path in (folder, f"{folder}.libs") if os.path.exists(path)]
     return tuple(paths)
 
 

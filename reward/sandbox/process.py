@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from couplet import ROOT
-from couplet.configs.schema import SandboxConfig
+from couplet.configs.schema import ConfigError, SandboxConfig
 from couplet.reward.sandbox import control
 from couplet.reward.sandbox.faults import SandboxFault, TierUnavailable
 from couplet.reward.sandbox.handle import Budget, Child, ChildGone
@@ -72,6 +72,8 @@ class ZygoteProcess:
         finally:
             if self.pidfds:
                 os.close(worker)
+        if "sandbox.packages" in reply.get("error", ""):
+            raise ConfigError(reply["error"].partition(": ")[2])
         if "error" in reply:
             raise TierUnavailable("start", f"tier {self.tier}: {reply['error']}")
         self.threads_limited = bool(reply.get("threads_limited"))

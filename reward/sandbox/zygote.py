@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.machinery
 import json
 import os
 import random
@@ -138,33 +139,39 @@ def count_threads() -> int:
         return 0
 
 
+class Listed:
+    """Finds the allowed packages, and nothing else that is installed beside them."""
+
+    def __init__(self, packages: list[str], folders: list[str]) -> None:
+        self.packages, self.folders = set(packages), folders
+
+    def find_spec(self, name, path=None, target=None):
+        found = name in self.packages and path is None
+        return importlib.machinery.PathFinder.find_spec(name, self.folders) if found else None
+
+
 def warm_up(packages: list[str], package_paths: list[str]) -> None:
     """Import what programs commonly use, and the allowed packages with one thread per math library.
 
     Packages are found below the folders of `package_paths` this once; nothing else there can be imported later.
     """
-    before = list(sys.path)
-    sys.path += sorted({os.path.dirname(path) for path in package_paths})
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    for name in (*WARM, *packages):
+    for name in WARM:
         importlib.import_module(name)
-    forget_unlisted(package_paths)
-    sys.path[:] = before
+    finder = Listed(packages, sorted({os.path.dirname(path) for path in package_paths}))
+    sys.meta_path.append(finder)
+    for name in packages:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(
+                f"sandbox.packages: {name!r} cannot be imported: {error}; list what it needs, too"
+            ) from None
+    sys.meta_path.remove(finder)
     os.environ.clear()
     sys.setswitchinterval(0.005)
     sys.dont_write_bytecode = True
-
-
-def forget_unlisted(package_paths: list[str]) -> None:
-    """Make modules that only came in with the allowed packages impossible to import."""
-    folders = {os.path.dirname(path) + os.sep for path in package_paths}
-    listed = tuple(path if os.path.isfile(path) else path + os.sep for path in package_paths)
-    for name, module in list(sys.modules.items()):
-        source = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
-        ours = name.partition(".")[0] == "couplet"
-        if source.startswith(tuple(folders)) and not source.startswith(listed) and not ours:
-            del sys.modules[name]
 
 
 def continue_in_child(wire: control.Wire) -> None:
