@@ -48,7 +48,7 @@ class Judged:
 
 
 RewardFunction = Callable[[Judged], float | None]
-MOST_SILENT = 16  # answers, all of the first ones, on which a reward function may have no opinion
+MOST_WITHOUT_OPINION = 16  # answers, all of the first ones, on which a reward function may have no opinion
 REWARDS: dict[str, RewardFunction] = {}
 
 
@@ -128,7 +128,7 @@ def pay(functions: dict[str, Chosen], judged: Judged) -> tuple[float, dict[str, 
 
 
 def _value(chosen: Chosen, judged: Judged) -> float | None:
-    """What a reward function returns; None is no opinion.
+    """What a reward function returns; None means no opinion.
 
     `UserError` with function, value and problem if it raises, or returns anything else than a finite number.
     """
@@ -148,17 +148,17 @@ class Opinions:
     """Stops a run whose reward function never returns a number, such as one without a `return`."""
 
     def __init__(self, functions: dict[str, Chosen]) -> None:
-        self.silent = dict.fromkeys(functions, 0)  # answers without an opinion so far; a function with one is left out
+        self.without = dict.fromkeys(functions, 0)  # answers without an opinion so far; a function with one is left out
 
     def count(self, functions: dict[str, Chosen], judged: Judged, parts: dict[str, float]) -> None:
-        """Count one answer. `UserError` once a function has had no opinion on any of the first `MOST_SILENT`."""
-        for name in list(self.silent):
+        """Count one answer. `UserError` once a function has had no opinion on any of the first `MOST_WITHOUT_OPINION`."""
+        for name in list(self.without):
             if name in parts:
-                del self.silent[name]
+                del self.without[name]
                 continue
-            self.silent[name] += 1
-            if self.silent[name] == MOST_SILENT:
+            self.without[name] += 1
+            if self.without[name] == MOST_WITHOUT_OPINION:
                 raise UserError(
                     f"reward function {functions[name].name}: problem {judged.problem.problem_id}: returned None, as for "
-                    f"each of the first {MOST_SILENT} answers; return a finite number where it has an opinion"
+                    f"each of the first {MOST_WITHOUT_OPINION} answers; return a finite number where it has an opinion"
                 )

@@ -15,7 +15,7 @@ from couplet.configs.errors import UserError
 from couplet.configs.load import from_dict
 from couplet.configs.schema import ConfigError, RewardConfig
 from couplet.data.problem import Problem
-from couplet.reward.functions import MOST_SILENT, Chosen, Judged, Opinions, chosen, pay
+from couplet.reward.functions import MOST_WITHOUT_OPINION, Chosen, Judged, Opinions, chosen, pay
 
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
@@ -76,13 +76,13 @@ def test_a_reward_function_that_fails_is_named(function, message):
         pay({"m_mine": Chosen(function, 1.0, "m:mine")}, judged)
 
 
-def test_none_is_no_opinion_and_nothing_but_none_is_an_error():
+def test_none_means_no_opinion_and_nothing_but_none_is_an_error():
     judged = Judged(Problem("p", "q", ("assert f(1) == 1",)), "", "def f(x): return x", 1.0, (), 1.0)
     functions = {"some": Chosen(lambda judged: 0.5, 2.0, "some"), "none": Chosen(lambda judged: None, 1.0, "m:none")}
     total, parts = pay(functions, judged)
     assert (total, parts) == (1.0, {"some": 0.5})
     opinions = Opinions(functions)
-    for _ in range(MOST_SILENT - 1):
+    for _ in range(MOST_WITHOUT_OPINION - 1):
         opinions.count(functions, judged, parts)
     with pytest.raises(UserError, match="reward function m:none: problem p: returned None"):
         opinions.count(functions, judged, parts)
