@@ -173,6 +173,7 @@ def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
         _write_json(path, settings | {"tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": classes}})
     elif "auto_map" in settings:
         load_tokenizer(source).save(folder)
+        _write_json(path, {name: value for name, value in read_object(path).items() if name != "auto_map"})
     settle_settings(folder)
 
 

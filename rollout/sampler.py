@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from couplet.configs.errors import UserError
 from couplet.configs.schema import SamplerConfig
 from couplet.model.policy import DiffusionPolicy
 from couplet.rollout.canvas import Canvas, Template
@@ -138,7 +139,7 @@ def _templates(
 def _check_tokens(policy: DiffusionPolicy, where: str, tokens: Sequence[int]) -> None:
     mask, vocab = policy.token_ids.mask, policy.config.vocab_size
     if mask in tokens:
-        raise ValueError(f"{where} contains the mask token ({mask}): it would be decoded")
+        raise UserError(f"{where} contains the mask token ({mask}): it would be decoded")
     if len(tokens) and not (min(tokens) >= 0 and max(tokens) < vocab):
         raise ValueError(f"{where} contains a token id outside the vocabulary of {vocab}")
 

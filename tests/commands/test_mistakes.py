@@ -69,7 +69,7 @@ MISTAKES = {
     "prepare humaneval --source {problems} --out {tmp}/o.parquet": "holds problems of mbpp, not of humaneval",
     "prepare rate {columns} --policy {run} --out {tmp}/o.parquet --local": "unknown problem format",
     "score {columns} {samples}": "columns.jsonl: unknown problem format",
-    "score {problems} {columns}": "columns.jsonl, line 1",
+    "score {problems} {columns}": "columns.jsonl:1: a sample is an object",
     "evaluate {run} {columns} --local": "columns.jsonl: unknown problem format",
     "analyze {run} {columns} --local": "columns.jsonl: unknown problem format",
     # an empty file, a broken one
@@ -79,7 +79,7 @@ MISTAKES = {
     "prepare rate {empty} --policy {run} --out {tmp}/o.parquet --local": "empty.jsonl: the file is empty",
     "score {empty} {samples}": "empty.jsonl: the file is empty",
     "score {problems} {empty}": "empty.jsonl: the file has no samples",
-    "score {problems} {broken}": "broken.jsonl, line 1: not JSON",
+    "score {problems} {broken}": "broken.jsonl:1: broken JSON",
     "evaluate {run} {empty} --local": "empty.jsonl: the file is empty",
     "evaluate {run} {broken} --local": "broken.jsonl:1: broken JSON",
     "analyze {run} {empty} --local": "empty.jsonl: the file is empty",
