@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from couplet.actors.learner_actor import LearnerActor
 from couplet.actors.rank_group import RankGroup
-from couplet.actors.remote import DIED, is_defect, start_actor
+from couplet.actors.remote import DIED, is_defect, named, start_actor
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.trajectory import ScoredGroup
 
@@ -86,6 +86,7 @@ class LearnerGroup:
         self.ranks.stop()
 
     def _create(self, rank: int, options: dict[str, Any]) -> ActorHandle:
+        options |= named(self.config.name, "learner", rank)
         return start_actor(LearnerActor, options, self.config, self.start_folder, rank)
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:

@@ -49,7 +49,8 @@ class RankGroup:
         share = {name: amount for name, amount in wanted if amount > 0}
         if not share or self.placement is not None:
             return
-        self.placement = placement_group([share] * self.config.ranks, strategy="PACK")
+        labels = [self.config.labels] * self.config.ranks
+        self.placement = placement_group([share] * self.config.ranks, "PACK", bundle_label_selector=labels)
         deadline = time.monotonic() + self.start_seconds
         while not self.placement.wait(1):
             if time.monotonic() > deadline:
@@ -65,6 +66,8 @@ class RankGroup:
         for rank in range(self.config.ranks):
             where = PlacementGroupSchedulingStrategy(self.placement, rank) if self.placement else "DEFAULT"
             options = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus, "scheduling_strategy": where}
+            if self.placement is None:
+                options["label_selector"] = self.config.labels
             self.actors.append(self.create(rank, {**options, "max_restarts": 0}))
         try:
             meeting = self.probe(self.start_seconds)[0]

@@ -55,7 +55,7 @@ class RayCluster:
         self.recovery = checkpoints / "recovery"
         self.step = 0
         targets = {"rollout": config.rollout.actors, "reward": config.reward.actors}
-        self.memory = Memory(Record(), targets=targets)
+        self.memory = Memory(Record(), targets=targets, folder=str(checkpoints.parent.resolve()))
         self.times = PhaseTimes()
         self.faults = FaultShareLimit(config.reward.max_fault_share)  # of evaluations; the queue guards training
         self.tiers: set[str] = set()
@@ -185,12 +185,17 @@ class RayCluster:
 
     def describe(self) -> str:
         """For the user."""
-        dashboard = f"dashboard {self.connection.dashboard}\n  " if self.connection.dashboard else ""
         counts = self.pool.counts()
-        return (
-            f"{dashboard}{counts['rollout']} rollout, {counts['reward']} reward (sandbox tier {self.sandbox_tier()}), "
+        workers = (
+            f"{counts['rollout']} rollout, {counts['reward']} reward (sandbox tier {self.sandbox_tier()}), "
             f"{self.config.learner.ranks} learner ({self.config.learner.engine}) on {len(alive_nodes())} node(s)"
         )
+        return "\n  ".join(part for part in (self.connection.describe(), workers) if part)
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the Ray cluster."""
+        return self.connection.address
 
     def sandbox_tier(self) -> str:
         """The sandbox tier in use; several names if nodes differ."""

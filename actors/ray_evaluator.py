@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
@@ -32,7 +33,8 @@ class RayEvaluator:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.connection = connect(config)
-        self.pool = WorkerPool(config, "")
+        driver = ray.get_runtime_context().get_job_id()  # evaluations beside a run of the same name
+        self.pool = WorkerPool(config, "", owner=f"{config.name}:evaluation-{driver}")
         self.faults = FaultShareLimit(config.reward.max_fault_share)
         try:
             self._need(rollout=0)

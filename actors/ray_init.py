@@ -9,15 +9,17 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants, services
 
 from couplet import IS_CHECKOUT, PACKAGES, ROOT
+from couplet.actors.authentication import MODE, authenticate, is_loopback, is_socket
 from couplet.configs.schema import AdaptConfig, ConfigError, RayConfig, RunConfig, require
 
 CODE_SUFFIXES = (".py", ".yaml")
@@ -25,14 +27,32 @@ COUNTS = {"learner": "ranks", "rollout": "actors", "reward": "actors"}  # role -
 SPARE_CPUS = 4  # of a local Ray, for actors that request none
 TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # says that the safe default is used
 WORKER_LOGGER = "ray._private.worker"  # warns about joining Ray from a thread, which is intended
+LOOPBACK = "127.0.0.1"
+SOCKET_PATH = 107  # longest path of a Unix socket
+SESSION_PATH = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # below the temporary folder
+
+log = logging.getLogger("couplet")
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A joined cluster: where its dashboard is, and whether this process started Ray and so must stop it."""
+    """A joined cluster: where its dashboard is, and whether this process joined Ray and so must leave it."""
 
     dashboard: str | None
     owned: bool
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the cluster."""
+        address: str = ray.get_runtime_context().gcs_address
+        return address
+
+    def describe(self) -> str:
+        """The dashboard, and how to open it; "" if there is none."""
+        if self.dashboard is None:
+            return ""
+        asked = os.environ.get(MODE, "").lower() == "token"
+        return f"dashboard {self.dashboard}" + (" (asks for a token: `ray get-auth-token`)" if asked else "")
 
     def close(self) -> None:
         """Leave the cluster; a local one that was started here stops."""
@@ -44,7 +64,7 @@ def connect(config: RunConfig | AdaptConfig) -> Connection:
     """Join the cluster of `ray.address` or RAY_ADDRESS, or start a local Ray; one that is joined already is kept.
 
     Raises:
-        ConfigError: no cluster answers at the address, or the cluster lacks the resources the run asks for.
+        ConfigError: no cluster answers at the address, it refuses this process, or it lacks what the run asks for.
     """
     if ray.is_initialized():
         connection = Connection(None, owned=False)
@@ -74,28 +94,113 @@ def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True,
     address = _address(config)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if address is None and local:
-        return ray.init(
-            address="local",
-            num_cpus=config.num_cpus or local_cpus,
-            object_store_memory=config.object_store_mb * 2**20,
-            include_dashboard=config.dashboard,
-            **options,
-        )
+        return _start_local(config, local_cpus, **options)
+    address = address or _only_cluster()
     require_listener(config)
+    authenticate(_socket_of(address), config, may_be_open=not local)
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     packages = PACKAGES if IS_CHECKOUT else ()  # else installed, as on every node
     if inside_job or not local or not (packages or modules):
-        return _init_within(config, address=address or "auto", **options)
+        return _init_within(config, address=address, **options)
     with _code_alone(packages, modules) as code:
         return _init_within(config, address=address, runtime_env={"working_dir": str(code)}, **options)
+
+
+def _start_local(config: RayConfig, cpus: int | None, **options: Any) -> Any:
+    """Start Ray on this machine, with every port of it bound to loopback."""
+    inherited = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", **_short_tmpdir()}
+    with _environment(inherited), _loopback_kept():
+        return ray.init(
+            address="local",
+            num_cpus=config.num_cpus or cpus,
+            object_store_memory=config.object_store_mb * 2**20,
+            include_dashboard=config.dashboard,
+            dashboard_host=LOOPBACK,
+            _node_ip_address=LOOPBACK,
+            **options,
+        )
+
+
+@contextmanager
+def _loopback_kept() -> Iterator[None]:
+    """Without this, Ray replaces a loopback address by one that other machines reach."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _short_tmpdir() -> dict[str, str]:
+    """Variables that keep Ray's sockets in /tmp if TMPDIR is too long for the path of a socket.
+
+    Raises:
+        ConfigError: /tmp cannot be used either.
+    """
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    longest = SOCKET_PATH - SESSION_PATH
+    if len(os.fsencode(os.environ.get(name, "/tmp"))) <= longest:
+        return {}
+    if not os.access("/tmp", os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{name} = {os.environ[name]!r}: longer than {longest} bytes, so Ray's sockets do not fit, and /tmp cannot be "
+            f"written; set {name} to a shorter folder"
+        )
+    log.warning("%s is longer than %d bytes: Ray and its actors use /tmp instead", name, longest)
+    return {name: "/tmp", "TMPDIR": "/tmp"}  # Ray's dashboard makes sockets in the latter
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _only_cluster() -> str:
+    """The address of the Ray cluster on this machine, if there is exactly one.
+
+    Raises:
+        NoCluster: there is none.
+        ConfigError: there are several.
+    """
+    services.find_gcs_addresses.cache_clear()
+    found = sorted(services.find_gcs_addresses())
+    if not found:
+        raise NoCluster("no Ray cluster runs on this machine")
+    if len(found) > 1:
+        raise ConfigError(
+            f"{len(found)} Ray clusters run on this machine ({', '.join(found)}): name the run's folder with --run, or a "
+            "cluster with --address"
+        )
+    return found[0]
+
+
+def _socket_of(address: str) -> str:
+    """HOST:PORT of an address, as far as it is known before joining."""
+    if address != "auto":
+        return address
+    try:
+        return services.canonicalize_bootstrap_address("auto", None) or address
+    except ConnectionError:
+        return address  # `ray.init` will say that there is none
 
 
 def require_listener(config: RayConfig) -> None:
     """`ConfigError` if nothing listens at HOST:PORT of `ray.address` or RAY_ADDRESS; other forms are not checked."""
     address = _address(config) or ""
-    host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdigit():
+    if not is_socket(address):
         return
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=config.connect_timeout).close()
     except OSError as error:
@@ -148,11 +253,12 @@ def _init_within(config: RayConfig, **options: Any) -> Any:
             outcome["error"] = error
 
     thread = threading.Thread(target=init, daemon=True)
-    thread.start()
-    thread.join(config.connect_timeout)
-    joined = getattr(ray._private.worker, "_global_node", None) is not None
-    if joined:
-        thread.join(config.call_timeout)
+    with _loopback_kept() if is_loopback(options["address"]) else nullcontext():
+        thread.start()
+        thread.join(config.connect_timeout)
+        joined = getattr(ray._private.worker, "_global_node", None) is not None
+        if joined:
+            thread.join(config.call_timeout)
     if "context" in outcome:
         return outcome["context"]
     address, error = options["address"], outcome.get("error")
@@ -194,6 +300,8 @@ def _roles(config: RunConfig | AdaptConfig) -> dict[str, tuple[int, Any]]:
 def _require_resources(config: RunConfig | AdaptConfig) -> None:
     """`ConfigError` if the cluster, or its largest node, is too small; busy resources may become free."""
     roles = _roles(config)
+    for role, (_, section) in roles.items():
+        _require_labels(role, getattr(section, "labels", {}))
     for resource, field in (("CPU", "cpus"), ("GPU", "gpus")):
         each = {role: getattr(section, field, 0.0) for role, (_, section) in roles.items()}
         largest = max((node["Resources"].get(resource, 0.0) for node in alive_nodes()), default=0.0)
@@ -212,3 +320,12 @@ def _require_resources(config: RunConfig | AdaptConfig) -> None:
                 f"the run asks for {total:g} {resource} ({parts}), the cluster has {have:g}: lower "
                 f"{', '.join(f'{role}.{COUNTS[role]}' for role in roles)} or their {field}, or add nodes"
             )
+
+
+def _require_labels(role: str, labels: Mapping[str, str]) -> None:
+    if not any(labels.items() <= node.get("Labels", {}).items() for node in alive_nodes()):
+        written = ",".join(f"{name}={value}" for name, value in labels.items())
+        raise ConfigError(
+            f"{role}.labels = {written}: no node of the cluster has them; start one with `ray start --labels={written}`, or "
+            f"leave {role}.labels empty"
+        )

@@ -16,6 +16,8 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
+NAMESPACE = "couplet:"  # prefix of the namespaces of runs
+NAME_SECONDS = 30.0  # the actors of a driver that was killed end within this time
 DIED = (RayActorError, OutOfMemoryError)  # an actor's process ended; the second if Ray's memory monitor ended it
 
 
@@ -32,10 +34,36 @@ class WeightsLate(RuntimeError):
 
 
 def start_actor(kind: type, options: Mapping[str, Any], *arguments: Any) -> ActorHandle:
-    """Start an actor of class `kind` with these options of Ray."""
+    """Start an actor of class `kind` with these options of Ray; a name that a dying actor still holds is waited for.
+
+    Raises:
+        ValueError: an actor that stays alive has the name.
+    """
     actor: Any = ray.remote(kind)
-    handle: ActorHandle = actor.options(**options).remote(*arguments)
-    return handle
+    deadline = time.monotonic() + NAME_SECONDS
+    while True:
+        try:
+            handle: ActorHandle = actor.options(**options).remote(*arguments)
+            return handle
+        except ValueError:
+            if "name" not in options or not _is_taken(options) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _is_taken(options: Mapping[str, Any]) -> bool:
+    names = ray.util.list_named_actors(all_namespaces=True)
+    return {"name": options["name"], "namespace": options.get("namespace")} in names
+
+
+def namespace_of(run: str) -> str:
+    """Ray's namespace of the actors of a run."""
+    return f"{NAMESPACE}{run}"
+
+
+def named(run: str, role: str, index: int) -> dict[str, str]:
+    """Options that name an actor, e.g. `rollout-0`, in the namespace of its run; Ray's dashboard shows the name."""
+    return {"name": f"{role}-{index}", "namespace": namespace_of(run)}
 
 
 def is_defect(error: BaseException) -> bool:

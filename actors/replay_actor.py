@@ -22,7 +22,7 @@ from couplet.actors.gauges import Exporter
 from couplet.actors.generation import Generation
 from couplet.actors.judging import Judging
 from couplet.actors.messages import ROLES, Lease, PublishedWeights, Roster, StartedWorker
-from couplet.actors.remote import start_actor
+from couplet.actors.remote import namespace_of, start_actor
 from couplet.actors.replay_state import Hub, Worker
 from couplet.configs.schema import RunConfig
 from couplet.replay.ledger import Ledger
@@ -30,21 +30,16 @@ from couplet.replay.record import Cursor, Record, State
 from couplet.replay.schedule import Schedule
 from couplet.training.replay_metrics import ledger_metrics
 
-NAMESPACE = "couplet"
+NAME = "replay"  # of the queue in the namespace of its run, by which `status` and `scale` find it
 EXPORT_SECONDS = 2.0  # between two exports of the queue's depths and rates
-
-
-def replay_name(run: str) -> str:
-    """Name of a run's replay queue, by which `status` and `scale` find it."""
-    return f"replay:{run}"
 
 
 def start_replay(config: RunConfig, schedule: Schedule, memory: Memory) -> ActorHandle:
     """Start the queue of a run on the driver's node; it dies with the driver. ValueError: the name is in use."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {
-        "name": replay_name(config.name),
-        "namespace": NAMESPACE,
+        "name": NAME,
+        "namespace": namespace_of(config.name),
         "num_cpus": 0,
         "max_concurrency": 1000,
         "scheduling_strategy": here,
@@ -64,6 +59,7 @@ class Memory:
     targets: dict[str, int] = field(default_factory=dict)  # wanted workers per role
     lost: dict[str, int] = field(default_factory=dict)  # workers lost so far, per role
     tiers: tuple[str, ...] = ()  # sandbox tiers the run accepts; empty: any
+    folder: str = ""  # of the run
 
 
 class ReplayActor:
@@ -89,6 +85,7 @@ class ReplayActor:
         self.generation.weights = memory.weights
         self.targets = dict(memory.targets)
         self.restarts = memory.restarts
+        self.folder = memory.folder
         self.reward_mean: float | None = None  # of the groups that were leased last
         self.metrics = Exporter(config.name, role="replay")
         self._exporting: asyncio.Task[None] | None = None
@@ -126,7 +123,7 @@ class ReplayActor:
         while True:
             if self.hub.failure is not None:
                 raise self.hub.failure
-            reissued = self.ledger.record.reissued
+            reissued, depths = self.ledger.record.reissued, self._depths()  # as the learner finds the queue
             numbers = self.ledger.lease(count, time.monotonic())
             if self.ledger.record.reissued > reissued:
                 self.hub.notify()  # stale groups went back to be issued again
@@ -144,7 +141,7 @@ class ReplayActor:
             groups,
             verdicts,
             self.ledger.unreported(),
-            self.hub.telemetry.report(time.monotonic()) | self._depths(),
+            self.hub.telemetry.report(time.monotonic()) | depths,
         )
 
     async def begin_report(self) -> None:
@@ -189,6 +186,7 @@ class ReplayActor:
         """Workers, ledger states and rates as a JSON document, for `launch.py status`."""
         return {
             "run": self.config.name,
+            "folder": self.folder,
             "step": self.ledger.version,
             "steps": self.config.steps,
             "published_version": self.ledger.published,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from couplet.actors.replay_actor import Memory, start_replay
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.replay.schedule import Schedule
 
-NAME_SECONDS = 30.0  # the actors of a driver that was killed end within this time
 TRIES = 5  # for one call that finds the queue dead
 
 
@@ -48,17 +46,12 @@ class ReplayClient:
         Raises:
             ConfigError: another run of this name uses the cluster.
         """
-        deadline = time.monotonic() + NAME_SECONDS
-        while True:
-            try:
-                self.handle = start_replay(self.config, self.schedule, self.memory)
-                return
-            except ValueError:  # the name is not free yet
-                if time.monotonic() > deadline:
-                    raise ConfigError(
-                        f"name = {self.config.name!r}: a run of that name is active on this cluster; choose another name"
-                    ) from None
-                time.sleep(0.2)
+        try:
+            self.handle = start_replay(self.config, self.schedule, self.memory)
+        except ValueError:  # its name is taken
+            raise ConfigError(
+                f"name = {self.config.name!r}: a run of that name is active on this cluster; choose another name"
+            ) from None
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the queue; if it has died, rebuild it and call again (every method may be called twice)."""

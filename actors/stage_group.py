@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 from couplet.actors.messages import WorkerInfo
 from couplet.actors.rank_group import RankGroup
 from couplet.actors.ray_init import connect
-from couplet.actors.remote import start_actor
+from couplet.actors.remote import named, start_actor
 from couplet.actors.storage import require_shared
 from couplet.configs.schema import AdaptConfig
 from couplet.learner.rendezvous import free_port, join_environment
@@ -75,6 +75,7 @@ class StageGroup:
 
     def __init__(self, config: AdaptConfig, index: int, start: str, checkpoints: Path) -> None:
         def create(rank: int, options: dict[str, Any]) -> ActorHandle:
+            options |= named(f"{config.name}:stage-{index + 1}", "learner", rank)
             return start_actor(StageActor, options, config, index, start, rank)
 
         self.ranks = RankGroup(config.learner, config.ray.call_timeout, create)

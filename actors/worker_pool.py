@@ -12,7 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from couplet.actors.messages import ROLES, StartedWorker, WorkerInfo
-from couplet.actors.remote import cause_lines, is_gone, start_actor
+from couplet.actors.remote import cause_lines, is_gone, named, start_actor
 from couplet.actors.reward_actor import RewardActor
 from couplet.actors.rollout_actor import RolloutActor
 from couplet.configs.schema import ConfigError, RunConfig
@@ -45,6 +45,7 @@ class WorkerPool:
         reconcile: called about every second while the driver waits for evaluation work; by default it replaces workers
             that died.
         republish: called when the weights of a call were lost.
+        owner: whose actors they are in Ray's dashboard; by default the run.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class WorkerPool:
         start: str,
         reconcile: Callable[[], None] | None = None,
         republish: Callable[[], None] = lambda: None,
+        owner: str | None = None,
     ) -> None:
         self.config = config
+        self.owner = owner or config.name
         self.start = start
         self.members: dict[str, dict[int, Member]] = {role: {} for role in ROLES}
         self.targets = dict.fromkeys(ROLES, 0)
@@ -195,6 +198,8 @@ class WorkerPool:
     def _launch(self, role: str, index: int) -> ActorHandle:
         section = getattr(self.config, role)
         options = {
+            **named(self.owner, role, index),
+            "label_selector": section.labels,
             "num_cpus": section.cpus,
             "num_gpus": getattr(section, "gpus", 0.0),
             "max_restarts": getattr(section, "max_restarts", -1),

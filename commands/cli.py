@@ -31,6 +31,7 @@ COMMANDS = {
     "sample": "type a prompt and watch it being denoised",
     "report": "one HTML page of a run: curves, staleness, idle shares, completions",
     "export": "a run's policy as a Hugging Face folder with decoding defaults and a model card",
+    "dashboard": "files for Prometheus and Grafana: every metric of running jobs as a chart",
     "status": "workers, groups and rates of a running job",
     "scale": "change the number of workers of a running job",
 }
@@ -157,8 +158,12 @@ def add_local(parser: argparse.ArgumentParser) -> None:
 
 def add_job(parser: argparse.ArgumentParser) -> None:
     """--run and --address: which running job."""
-    parser.add_argument("--run", metavar="NAME", help="name of the run, if several are running")
-    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, or the one on this machine)")
+    parser.add_argument(
+        "--run", metavar="FOLDER|NAME", help="folder of the run, which names its cluster; or its name on the cluster"
+    )
+    parser.add_argument(
+        "--address", help="Ray cluster (default: that of the folder, RAY_ADDRESS, or the one on this machine)"
+    )
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -6,7 +6,9 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,9 +17,10 @@ from rich.table import Table
 
 from couplet.actors.messages import ROLES
 from couplet.actors.ray_init import NoCluster, attach
-from couplet.actors.remote import DIED, fetch
-from couplet.actors.replay_actor import NAMESPACE, replay_name
+from couplet.actors.remote import DIED, NAMESPACE, fetch, namespace_of
+from couplet.actors.replay_actor import NAME
 from couplet.commands.display import identity
+from couplet.configs.json_file import read_object
 from couplet.configs.schema import ConfigError, RayConfig
 
 CALL_SECONDS = 30.0
@@ -53,7 +56,7 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     eta = f"about {timedelta(seconds=round(left / speed))} to the end" if speed > 0 else "no group in the last minute"
     reward = "none yet" if status["reward_mean"] is None else f"{status['reward_mean']:.2f}"
     return [
-        f"run {status['run']}: learner step {status['step']} of {status['steps']}, {eta}",
+        f"run {status['run']} in {status['folder']}: learner step {status['step']} of {status['steps']}, {eta}",
         f"learner: {learner['ranks']} rank(s), {learner['engine']}; weights of step {status['published_version']} published",
         f"reward of the newest step: {reward}",
         identity(totals),
@@ -118,22 +121,65 @@ def _target(text: str) -> tuple[str, int]:
     return role, int(count)
 
 
+@dataclass(frozen=True)
+class Job:
+    """A running job: the name of the run, its cluster, and its folder; None if it is not known."""
+
+    run: str | None
+    address: str | None
+    folder: Path | None = None
+
+    @classmethod
+    def named(cls, run: str | None, address: str | None) -> Job:
+        """`run` is the folder of a run, whose `run.json` names the cluster, or a name."""
+        if run is None or not (Path(run) / "run.json").is_file():
+            if run is not None and (os.sep in run or Path(run).is_dir()):
+                raise ConfigError(f"--run {run!r}: not the folder of a run (it has no run.json)")
+            return cls(run, address)
+        folder = Path(run).resolve()
+        known = read_object(folder / "run.json", "give --run NAME --address HOST:PORT instead")
+        if not known.get("address") and address is None:
+            raise ConfigError(f"--run {run!r}: this run has not joined a Ray cluster (run.json has no address)")
+        return cls(known.get("name") or folder.name, address or known["address"], folder)
+
+
 def _find(run: str | None, address: str | None) -> Any:
+    """The replay queue of a running job.
+
+    Raises:
+        ConfigError: there is no such job, or several could be meant.
+    """
+    job = Job.named(run, address)
     try:
-        attach(RayConfig(address=address), local=False)
+        attach(RayConfig(address=job.address), local=False)
     except NoCluster as error:
-        if address is None and not os.environ.get("RAY_ADDRESS"):
+        if job.folder is not None and address is None:
+            raise ConfigError(f"the run in {job.folder} is not running: no Ray cluster at {job.address}") from error
+        if job.address is None and not os.environ.get("RAY_ADDRESS"):
             raise ConfigError("no job is running on this machine; --address HOST:PORT names another cluster") from error
         raise
-    prefix = replay_name("")
-    names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
-    runs = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    queue = ray.get_actor(NAME, namespace=namespace_of(_choose(job.run, _running())))
+    if job.folder is not None and (found := Path(_call(queue, "status")["folder"])) != job.folder:
+        raise ConfigError(
+            f"the run in {job.folder} is not running: the run of that name at {job.address} is in {found}"
+        )
+    return queue
+
+
+def _running() -> list[str]:
+    """Names of the runs on the cluster."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    spaces = (actor["namespace"] for actor in actors if actor["name"] == NAME)
+    return sorted(space.removeprefix(NAMESPACE) for space in spaces if space.startswith(NAMESPACE))
+
+
+def _choose(run: str | None, runs: Sequence[str]) -> str:
     if not runs or (run is not None and run not in runs):
         running = f"; running: {', '.join(runs)}" if runs else ""
         raise ConfigError(f"no running job{'' if run is None else f' named {run!r}'} on this cluster{running}")
     if run is None and len(runs) > 1:
         raise ConfigError(f"several jobs are running ({', '.join(runs)}): name one with --run")
-    return ray.get_actor(replay_name(run or runs[0]), namespace=NAMESPACE)
+    return run or runs[0]
 
 
 def _call(queue: Any, method: str, *arguments: Any) -> Any:

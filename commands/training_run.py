@@ -53,6 +53,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         display.headline(_starting(config, local=local))
         cluster = open_cluster(config, start, folder.checkpoints, local=local)
         ends.callback(cluster.close)
+        folder.note_cluster(config.name, cluster.address)
         interruption.install()
         folder.tracker = open_tracker(config.tracker, folder.root, to_dict(config))
         display.say(f"  {cluster.describe()}")

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from couplet.configs.section import Rule, Section, Switch
+from couplet.configs.system import NodeLabels
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class RolloutConfig(Section):
     actors: int = Field(1, gt=0, description="processes that decode")
     cpus: float = Field(1.0, ge=0, description="CPUs Ray reserves per actor")
     gpus: float = Field(0.0, ge=0, description="GPUs per actor, fractions allowed; 0 = on the CPU")
+    labels: NodeLabels = Field({}, description="labels that a Ray node must have to run them")
     threads: int = Field(1, gt=0, description="of torch, on the CPU")
     groups_per_call: int = Field(1, gt=0, description="prompt groups decoded in one batch")
     microbatch_rows: int = Field(256, gt=0, description="completions per forward pass")

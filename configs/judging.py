@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from couplet.configs.section import Rule, Section, Switch, Texts
+from couplet.configs.system import NodeLabels
 
 
 class SandboxConfig(Section):
@@ -55,6 +56,7 @@ class RewardConfig(Section):
 
     actors: int = Field(1, gt=0, description="processes that judge, each with its sandbox")
     cpus: float = Field(1.0, ge=0, description="CPUs Ray reserves per actor")
+    labels: NodeLabels = Field({}, description="labels that a Ray node must have to run them")
     functions: dict[str, float] = Field(
         {"code": 2.0, "code_format": 0.5},
         min_length=1,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict
 
 from couplet.configs.section import Rule, Section, Switch, Texts
+from couplet.configs.system import NodeLabels
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -104,6 +105,7 @@ class LearnerConfig(Section):
     ranks: int = Field(1, gt=0, description="processes that learn together")
     cpus: float = Field(1.0, ge=0, description="CPUs Ray reserves per rank")
     gpus: float = Field(0.0, ge=0, description="GPUs per rank; 0 = on the CPU")
+    labels: NodeLabels = Field({}, description="labels that a Ray node must have to run them")
     threads: int = Field(1, gt=0, description="of torch, on the CPU")
     zero_stage: Literal[0, 1, 2, 3] = Field(
         0, description="what is sharded over ranks: 1 optimiser, 2 also gradients, 3 also weights"

@@ -22,6 +22,14 @@ FolderName = Annotated[str, AfterValidator(_check_folder_name)]
 """The name of a run is that of its folder, next to the link `latest`."""
 
 
+LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+
+LabelName = Annotated[str, Field(pattern=rf"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?/)?{LABEL}$")]
+LabelValue = Annotated[str, Field(pattern=rf"^{LABEL}$")]
+NodeLabels = dict[LabelName, LabelValue]
+"""Labels of Ray nodes, as `ray start --labels` takes them."""
+
+
 class CheckpointConfig(Section):
     """Checkpoints of the learner, the ledger and the seeds."""
 
@@ -45,3 +53,7 @@ class RayConfig(Section):
     object_store_mb: int = Field(512, gt=0, description="shared memory of a local Ray")
     connect_timeout: float = Field(30.0, gt=0, description="seconds to join a cluster")
     call_timeout: float = Field(300.0, gt=0, description="seconds of control calls (status, credits, acknowledgements)")
+    require_auth: Switch | None = Field(
+        None,
+        description="refuse to join a cluster without token authentication; null = unless its address is loopback",
+    )

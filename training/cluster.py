@@ -44,6 +44,10 @@ class Cluster(Protocol):
     step: int  # learner steps done
     schedule: Schedule  # the training problems, as requests
 
+    @property
+    def address(self) -> str | None:
+        """HOST:PORT of the Ray cluster; None for one process."""
+
     def publish(self) -> None:
         """Give the learner's weights to the rollout workers, which swap between groups."""
 

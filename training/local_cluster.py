@@ -52,6 +52,8 @@ class LocalCluster:
         self.telemetry = Telemetry(time.monotonic())
         self._ready: dict[int, ScoredGroup] = {}
 
+    address = None
+
     def publish(self) -> None:
         """Copy the learner's weights into the rollout worker."""
         weights = self.learner.weights(self.config.weights.bucket_mb * 2**20)

@@ -116,6 +116,11 @@ class RunFolder:
         """Read a JSON document of the run."""
         return read_object(self.root / name, "delete it to have it written again")
 
+    def note_cluster(self, name: str, address: str | None) -> None:
+        """Write to run.json where the run is, for `status` and `scale`."""
+        known = self.read_json("run.json") if (self.root / "run.json").is_file() else {}
+        self.write_json("run.json", {**known, "name": name, "address": address})
+
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl, and the same values to TensorBoard and the tracker.
 

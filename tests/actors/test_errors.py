@@ -94,7 +94,7 @@ def test_a_worker_in_a_weaker_sandbox_tier_than_the_runs_judges_nothing(scripted
 
 
 def test_two_runs_of_one_name_do_not_mix(scripted, monkeypatch):
-    monkeypatch.setattr("couplet.actors.replay_client.NAME_SECONDS", 0.5)
+    monkeypatch.setattr("couplet.actors.remote.NAME_SECONDS", 0.5)
     scripted("twins")
     with pytest.raises(ConfigError, match="name = 'twins': a run of that name is active on this cluster"):
         scripted("twins")

@@ -42,7 +42,11 @@ def test_a_killed_driver_resumes_and_trains_every_group_once(ray_cluster, start,
     steps = 60
     config = settings(start, "driver", runs_dir=str(tmp_path), steps=steps, checkpoint={"every": 5})
     config["evaluation"] |= {"limit": 1, "samples": 2, "ar_ness_problems": 1}
-    config["ray"] |= {"address": ray.get_runtime_context().gcs_address, "connect_timeout": TIME_LIMIT}
+    config["ray"] |= {
+        "address": ray.get_runtime_context().gcs_address,
+        "connect_timeout": TIME_LIMIT,
+        "require_auth": False,
+    }
     recipe, run = tmp_path / "driver.yaml", tmp_path / "driver"
     recipe.write_text(yaml.safe_dump(config))
 

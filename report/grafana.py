@@ -1,0 +1,147 @@
+"""A Grafana dashboard of the metric table, and the files that let Prometheus and Grafana find a Ray session."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from couplet.data.metric_table import GROUPS, METRICS, Metric
+
+PREFIX = "ray_couplet_"
+ROLES = {"rollout_actor": "rollout", "reward_actor": "reward"}  # of the groups whose gauges are not the driver's
+IN_FILES_ALONE = "evaluation"  # the group that is not exported
+LIVE = re.compile(r"ledger_|(rollout|reward)_(workers|restarts)|replay_restarts|groups_per_second|judged_per_second")
+UNITS = {
+    "share": "percentunit", "s": "s", "MiB": "mbytes", "tokens/s": "tokens/s", "groups/s": "groups/s",
+    "completions/s": "completions/s",
+}  # fmt: skip
+WIDTH, HEIGHT, COLUMNS = 8, 7, 3  # of a panel, on Grafana's grid of 24 columns
+SOURCE = {"type": "prometheus", "uid": "couplet"}
+PROMETHEUS = "http://127.0.0.1:9090"
+GRAFANA = "http://127.0.0.1:3000"
+
+
+def query(metric: Metric) -> str:
+    """PromQL of a metric or a family. The replay queue exports depths all the time, the driver once per step."""
+    role = ROLES.get(metric.group, "replay" if LIVE.match(metric.name) else "driver")
+    tags = f'run=~"$run", role="{role}"'
+    if "{" not in metric.name:
+        return f"{PREFIX}{metric.name}{{{tags}}}"
+    others = "|".join(one.name for one in METRICS if "{" not in one.name and re.fullmatch(metric.pattern, one.name))
+    family = f'__name__=~"{PREFIX}{metric.pattern}"' + (f', __name__!~"{PREFIX}({others})"' if others else "")
+    return f"{{{family}, {tags}}}"
+
+
+def dashboard() -> dict[str, Any]:
+    """The dashboard's JSON document: one row per group of the table, one panel per metric or family."""
+    return {
+        "uid": "couplet",
+        "title": "Couplet",
+        "tags": ["couplet", "ray"],
+        "schemaVersion": 39,
+        "time": {"from": "now-1h", "to": "now"},
+        "refresh": "10s",
+        "graphTooltip": 1,
+        "templating": {"list": [_run_variable()]},
+        "panels": list(_panels()),
+    }
+
+
+def _run_variable() -> dict[str, Any]:
+    values = f"label_values({PREFIX}ledger_issued_total, run)"
+    shared = {"name": "run", "label": "run", "type": "query", "datasource": SOURCE, "refresh": 2}
+    return {**shared, "query": {"query": values, "refId": "runs"}, "includeAll": True, "multi": True, "allValue": ".*"}
+
+
+def _panels() -> Iterator[dict[str, Any]]:
+    number, y = 0, 0
+    for group, title in GROUPS.items():
+        metrics = [metric for metric in METRICS if metric.group == group]
+        if group == IN_FILES_ALONE:
+            continue
+        number += 1
+        yield {
+            "id": number,
+            "type": "row",
+            "title": title,
+            "collapsed": False,
+            "panels": [],
+            "gridPos": _place(0, y, 24, 1),
+        }
+        y += 1
+        for place, metric in enumerate(metrics):
+            row, column = divmod(place, COLUMNS)
+            number += 1
+            yield _panel(number, metric, _place(column * WIDTH, y + row * HEIGHT, WIDTH, HEIGHT))
+        y += -(-len(metrics) // COLUMNS) * HEIGHT
+
+
+def _place(x: int, y: int, width: int, height: int) -> dict[str, int]:
+    return {"x": x, "y": y, "w": width, "h": height}
+
+
+def _panel(number: int, metric: Metric, place: dict[str, int]) -> dict[str, Any]:
+    legend = "{{__name__}} {{run}}" if "{" in metric.name else "{{run}}"
+    if metric.group in ROLES:
+        legend += " {{index}}"
+    scale = {"unit": UNITS.get(metric.unit, "none"), **({"min": 0, "max": 1} if metric.unit == "share" else {})}
+    return {
+        "id": number,
+        "type": "timeseries",
+        "title": metric.name,
+        "description": f"{metric.meaning} [{metric.unit}]" if metric.unit else metric.meaning,
+        "datasource": SOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": scale, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+        "targets": [{"refId": "A", "datasource": SOURCE, "expr": query(metric), "legendFormat": legend}],
+    }
+
+
+def files(out: Path, session: Path) -> dict[str, str]:
+    """Name below `out` -> text of every file; `session` is Ray's session folder, on the head node."""
+    provisioning = out / "grafana" / "provisioning"
+    discovery = session / "prom_metrics_service_discovery.json"
+    scrape = {"job_name": "ray", "file_sd_configs": [{"files": [str(discovery)], "refresh_interval": "10s"}]}
+    source = {"name": "Prometheus", "uid": "couplet", "type": "prometheus", "access": "proxy", "url": PROMETHEUS}
+    folders = {"Couplet": out / "grafana" / "dashboards", "Ray": session / "metrics" / "grafana" / "dashboards"}
+    providers = [
+        {"name": name, "folder": name, "type": "file", "options": {"path": str(path)}} for name, path in folders.items()
+    ]
+    return {
+        "prometheus.yml": _yaml({"global": {"scrape_interval": "5s"}, "scrape_configs": [scrape]}),
+        "grafana/grafana.ini": INI.format(provisioning=provisioning, data=out / "grafana" / "data"),
+        "grafana/provisioning/datasources/prometheus.yml": _yaml(
+            {"apiVersion": 1, "datasources": [{**source, "isDefault": True}]}
+        ),
+        "grafana/provisioning/dashboards/couplet.yml": _yaml({"apiVersion": 1, "providers": providers}),
+        "grafana/dashboards/couplet.json": json.dumps(dashboard(), indent=1) + "\n",
+    }
+
+
+INI = """\
+[server]
+http_addr = 127.0.0.1
+http_port = 3000
+
+[security]
+allow_embedding = true
+
+[auth.anonymous]
+enabled = true
+org_role = Viewer
+
+[paths]
+data = {data}
+provisioning = {provisioning}
+"""
+
+
+def _yaml(tree: Any) -> str:
+    text: str = yaml.safe_dump(tree, sort_keys=False)
+    return text
