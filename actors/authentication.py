@@ -12,7 +12,7 @@ from enum import Enum
 import grpc
 from ray._private.authentication.authentication_token_setup import AUTH_MODE_ENV_VAR as MODE
 from ray._private.authentication.authentication_token_setup import _enable_token_auth as enable_token_mode
-from ray._raylet import AuthenticationTokenLoader
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from couplet.configs.schema import ConfigError, RayConfig
 

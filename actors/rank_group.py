@@ -65,7 +65,8 @@ class RankGroup:
         self.actors = []
         for rank in range(self.config.ranks):
             where = PlacementGroupSchedulingStrategy(self.placement, rank) if self.placement else "DEFAULT"
-            options = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus, "scheduling_strategy": where}
+            options: dict[str, Any] = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus}
+            options["scheduling_strategy"] = where
             if self.placement is None:
                 options["label_selector"] = self.config.labels
             self.actors.append(self.create(rank, {**options, "max_restarts": 0}))

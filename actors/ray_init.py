@@ -173,7 +173,7 @@ def _only_cluster() -> str:
         NoCluster: there is none.
         ConfigError: there are several.
     """
-    services.find_gcs_addresses.cache_clear()
+    services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]
     found = sorted(services.find_gcs_addresses())
     if not found:
         raise NoCluster("no Ray cluster runs on this machine")

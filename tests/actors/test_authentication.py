@@ -1,4 +1,4 @@
-"""Token authentication of clusters: every mismatch is one line with its remedy, told apart from a missing cluster."""
+"""Token authentication of clusters: every mismatch is one line with its remedy, and no mistake for a missing cluster."""
 
 import json
 import os

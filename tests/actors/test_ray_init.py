@@ -93,9 +93,9 @@ def test_a_slow_upload_is_not_a_missing_cluster(monkeypatch):
         return options
 
     monkeypatch.setattr(ray, "init", init)
-    config = RayConfig(address="auto", connect_timeout=0.8, call_timeout=60.0)
+    config = RayConfig(address="auto", connect_timeout=0.8, call_timeout=60.0, require_auth=False)
     assert "working_dir" in connect.attach(config)["runtime_env"]
-    config = RayConfig(address="auto", connect_timeout=0.8, call_timeout=0.1)
+    config = config.replace(call_timeout=0.1)
     with pytest.raises(ConfigError, match=r"the cluster answers, but .*not done within ray.call_timeout = 0.1 s"):
         connect.attach(config)
     monkeypatch.setattr(ray._private.worker, "_global_node", None)
