@@ -12,6 +12,7 @@ from enum import Enum
 import grpc
 from ray._private.authentication.authentication_token_setup import AUTH_MODE_ENV_VAR as MODE
 from ray._private.authentication.authentication_token_setup import _enable_token_auth as enable_token_mode
+from ray._private.authentication.authentication_token_setup import generate_and_save_token
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from couplet.configs.schema import ConfigError, RayConfig
@@ -58,6 +59,18 @@ def authenticate(address: str, config: RayConfig, *, may_be_open: bool = False) 
     if answer is Answer.REFUSED:
         _require_accepted(address, seconds)
         enable_token_mode()
+
+
+def make_token() -> None:
+    """Make a token for a local Ray if this process finds none, as `ray.init` would, but readable by its owner alone."""
+    if os.environ.get(MODE, "token").lower() != "token" or token() is not None:
+        return
+    before = os.umask(0o077)
+    try:
+        generate_and_save_token()
+    finally:
+        os.umask(before)
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def token() -> str | None:

@@ -19,7 +19,7 @@ import ray
 from ray._private import ray_constants, services
 
 from couplet import IS_CHECKOUT, PACKAGES, ROOT
-from couplet.actors.authentication import MODE, authenticate, is_loopback, is_socket
+from couplet.actors.authentication import MODE, authenticate, is_loopback, is_socket, make_token
 from couplet.configs.schema import AdaptConfig, ConfigError, RayConfig, RunConfig, require
 
 CODE_SUFFIXES = (".py", ".yaml")
@@ -108,6 +108,7 @@ def attach(config: RayConfig, local_cpus: int | None = None, local: bool = True,
 
 def _start_local(config: RayConfig, cpus: int | None, **options: Any) -> Any:
     """Start Ray on this machine, with every port of it bound to loopback."""
+    make_token()
     inherited = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", **_short_tmpdir()}
     with _environment(inherited), _loopback_kept():
         return ray.init(

@@ -218,6 +218,7 @@ def test_a_local_ray_listens_on_loopback_alone_and_refuses_a_home_without_its_to
         assert said["mode"] == "token" and "`ray get-auth-token`" in said["shown"]
         assert said["listening"] == ["127.0.0.1"]
         assert address.startswith("127.0.0.1:")
+        assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
 
         def status(home):
             return subprocess.run(

@@ -109,15 +109,16 @@ def test_each_rank_reserves_what_it_asks_for(tmp_path, monkeypatch, learner, bun
     asked = []
 
     class Placement:
-        def __init__(self, bundles, strategy):
-            asked.append((bundles, strategy))
+        def __init__(self, bundles, strategy, bundle_label_selector):
+            asked.append((bundles, strategy, bundle_label_selector))
 
         def wait(self, seconds):
             return True
 
     monkeypatch.setattr("couplet.actors.rank_group.placement_group", Placement)
-    LearnerGroup(run_config(tmp_path, "placed", learner={"ranks": 2, **learner}), "").ranks.reserve()
-    assert asked == ([(bundles, "PACK")] if bundles else [])
+    labels = {"market": "on-demand"}
+    LearnerGroup(run_config(tmp_path, "placed", learner={"ranks": 2, "labels": labels, **learner}), "").ranks.reserve()
+    assert asked == ([(bundles, "PACK", [labels] * 2)] if bundles else [])
 
 
 def test_ranks_without_resources_are_named_and_stop_waiting(ray_cluster, tmp_path):
