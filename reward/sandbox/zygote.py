@@ -169,6 +169,9 @@ def warm_up(packages: list[str], package_paths: list[str]) -> None:
                 f"sandbox.packages: {name!r} cannot be imported: {error}; list what it needs, too"
             ) from None
     sys.meta_path.remove(finder)
+    if (pools := sys.modules.get("threadpoolctl")) is not None:
+        # It looks for math libraries in /proc, which programs do not have; each of them has one thread in any case.
+        pools.ThreadpoolController._find_libraries_with_linux = lambda self: None
     os.environ.clear()
     sys.setswitchinterval(0.005)
     sys.dont_write_bytecode = True
