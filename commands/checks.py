@@ -46,10 +46,15 @@ def check_settings(config: RunConfig) -> None:
         chance, "sampler.temperature", 0.0, "all completions of a prompt would be equal, and nothing could be learned"
     )
     chosen(rewards)  # each name known
-    longest, needed = _longest(config), config.problems.max_prompt_tokens + sampler.completion_length
-    if longest is not None:
-        where = "problems.max_prompt_tokens + sampler.completion_length"
-        require(needed <= longest, where, needed, f"the model has positions for {longest} tokens")
+    longest = _longest(config)
+    prompts = {
+        "problems.max_prompt_tokens": config.problems.max_prompt_tokens,
+        "evaluation.max_prompt_tokens": config.evaluation.max_prompt_tokens or 0,
+    }
+    for name, tokens in prompts.items() if longest is not None else ():
+        needed = tokens + sampler.completion_length
+        where, remedy = f"{name} + sampler.completion_length", f"the model has positions for {longest} tokens"
+        require(needed <= longest, where, needed, remedy)
 
 
 def _longest(config: RunConfig) -> int | None:

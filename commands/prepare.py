@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from couplet.commands import cli, rate
-from couplet.commands.display import Display
 from couplet.configs.errors import UserError
 from couplet.data.column_mapping import ROLES
 from couplet.data.levels import LEVELS
 from couplet.data.prepare import DEFAULT_SOURCES, NGRAM, SETS, USED_BY, Request
 from couplet.data.prepare import prepare as prepare_set
-from couplet.data.problem import CALL_RULES, STDIO_RULES, Comparison, Problem
+from couplet.data.problem import CALL_RULES, STDIO_RULES, Comparison
 
 TEXTS = {
     "acecode": "AceCode: pass rates of two models decide the level, prompts are doubled",
@@ -25,7 +24,6 @@ TEXTS = {
     "katas": "the generated problems of the tiny recipes",
     "columns": "any JSONL, JSON or Parquet file with prompts and tests",
 }
-GENERATED = ("katas",)
 RATE = "rate problems by a model: levels of difficulty, and the model's own pass@k"
 
 
@@ -60,21 +58,10 @@ def run(args: argparse.Namespace) -> None:
         comparison=Comparison(args.compare, args.tolerance) if args.compare else None,
         keep_unsound=args.keep_unsound,
     )
-    summary = prepare_set(request, None if args.unchecked or args.set in GENERATED else find_unsound)
+    from couplet.commands.soundness import find_unsound
+
+    summary = prepare_set(request, None if args.unchecked or args.set == "katas" else find_unsound)
     print(summary.text())
-
-
-def find_unsound(problems: Sequence[Problem]) -> dict[str, str]:
-    """Problems whose tests cannot be trusted, with the reason: found by running programs that compute nothing."""
-    from couplet.configs.schema import RewardConfig, SandboxConfig
-    from couplet.evaluation.soundness import unsound_problems
-    from couplet.reward.worker import RewardWorker
-
-    with (
-        RewardWorker(RewardConfig(), SandboxConfig()) as worker,
-        Display().bar("checking the tests", len(problems)) as bar,
-    ):
-        return unsound_problems(problems, worker.judge, bar.update)
 
 
 def column_mapping(pairs: Sequence[str]) -> dict[str, str]:

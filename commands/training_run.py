@@ -15,6 +15,7 @@ from couplet.commands.backends import open_cluster
 from couplet.commands.checks import check_settings
 from couplet.commands.display import Display, Pace, identity, interval, percent
 from couplet.commands.initial_policy import resolve_start
+from couplet.commands.soundness import without_unsound
 from couplet.commands.unfinished import leaving_no_empty_folder
 from couplet.configs.load import to_dict
 from couplet.configs.schema import RunConfig, require
@@ -49,7 +50,15 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         interruption = ends.enter_context(Interruption())
         display.say(f"run folder {folder.root}")
         start = str(Path(resolve_start(config, display)).absolute())
-        held_out = load_prompts(start, config.problems.evaluate, config.problems, config.model, config.evaluation.limit)
+        longest = config.evaluation.max_prompt_tokens or config.problems.max_prompt_tokens
+        held_out = load_prompts(
+            start,
+            config.problems.evaluate,
+            config.problems.replace(max_prompt_tokens=longest),
+            config.model,
+            config.evaluation.limit,
+        )
+        config = without_unsound(config, folder, display)
         display.headline(_starting(config, local=local))
         cluster = open_cluster(config, start, folder.checkpoints, local=local)
         ends.callback(cluster.close)
@@ -59,7 +68,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         display.say(f"  {cluster.describe()}")
         prompts = {"train": cluster.schedule.prompts, "held_out": held_out}
         if any(some.dropped or some.truncated for some in prompts.values()):
-            display.say(f"  problems.max_prompt_tokens = {config.problems.max_prompt_tokens}: {_shortened(prompts)}")
+            display.say(f"  too long (problems.max_prompt_tokens, evaluation.max_prompt_tokens): {_shortened(prompts)}")
         if resume:
             step = cluster.restore()
             require(config.steps >= step, "steps", config.steps, f"the run is at learner step {step} already")

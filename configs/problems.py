@@ -20,6 +20,10 @@ class ProblemsConfig(Section):
     limit: int | None = Field(None, ge=1, description="first problems of the training set only; null = all problems")
     max_prompt_tokens: int = Field(200, gt=0, description="longest prompt")
     long_prompts: Literal["drop", "truncate_left"] = Field("drop", description="what happens to longer prompts")
+    exclude: Annotated[tuple[str, ...], Strict(False)] = Field((), description="ids of training problems to leave out")
+    keep_unsound: Switch = Field(
+        False, description="learn also from problems whose tests a program that computes nothing passes"
+    )
 
 
 class ReplayConfig(Section):
@@ -39,6 +43,9 @@ class EvaluationConfig(Section):
 
     every: int = Field(0, ge=0, description="learner steps between evaluations; 0 = before and after only")
     limit: int | None = Field(None, ge=1, description="first problems of problems.evaluate only; null = all problems")
+    max_prompt_tokens: int | None = Field(
+        None, gt=0, description="longest held-out prompt; null = as problems.max_prompt_tokens"
+    )
     samples: int = Field(8, gt=0, description="per problem at `temperature`, for pass@1 and pass@samples")
     temperature: float = Field(1.0, ge=0, description="the high temperature: pass@1 and pass@samples")
     greedy_temperature: float = Field(0.2, ge=0, description="the low temperature of pass@1")

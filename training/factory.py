@@ -5,7 +5,7 @@ Heavy imports are inside the functions, so that a reward actor's process never l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,18 +103,24 @@ class LearnerSlice:
 def build_schedule(config: RunConfig, start: str) -> Schedule:
     """The training problems as requests, with prompts of the policy in folder `start`."""
     problems = config.problems
-    prompts = load_prompts(start, problems.train, problems, config.model, problems.limit)
+    prompts = load_prompts(start, problems.train, problems, config.model, problems.limit, exclude=problems.exclude)
     return Schedule(prompts, config.replay.completions, config.seed)
 
 
 def load_prompts(
-    start: str, source: str, config: ProblemsConfig, model: ModelConfig, limit: int | None = None
+    start: str,
+    source: str,
+    config: ProblemsConfig,
+    model: ModelConfig,
+    limit: int | None = None,
+    exclude: Collection[str] = (),
 ) -> PromptSet:
-    """The problems of `source` as prompts of the policy in folder `start`."""
+    """The first `limit` problems of `source`, without those in `exclude`, as prompts of the policy in folder `start`."""
     from couplet.model.folder import folder_token_ids
 
     tokenizer = load_tokenizer(start)
-    problems = load_problems(source, seed=config.seed, limit=limit)
+    left_out = set(exclude)
+    problems = [p for p in load_problems(source, seed=config.seed, limit=limit) if p.problem_id not in left_out]
     mask = folder_token_ids(Path(start), model.end_tokens, mask_token=model.mask_token).mask
     return encode_prompts(problems, tokenizer.chat_prompt, config, mask)
 

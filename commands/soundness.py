@@ -1,0 +1,63 @@
+"""Problems whose tests cannot be trusted: found by `prepare`, and at the start of a run among those it has not checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from couplet.commands.display import Display
+from couplet.configs.schema import RewardConfig, RunConfig, SandboxConfig
+from couplet.data.problem import Problem
+from couplet.data.problem_sets import GENERATORS, load_problems
+from couplet.evaluation.soundness import unsound_problems
+from couplet.reward.worker import RewardWorker
+from couplet.training.run_folder import RunFolder
+
+RECORD = "unsound.json"
+
+
+def find_unsound(
+    problems: Sequence[Problem],
+    reward: RewardConfig | None = None,
+    sandbox: SandboxConfig | None = None,
+    display: Display | None = None,
+) -> dict[str, str]:
+    """Why the tests of a problem cannot be trusted, by id; runs programs that compute nothing."""
+    display = display or Display()
+    with (
+        RewardWorker(reward or RewardConfig(), sandbox or SandboxConfig()) as worker,
+        display.bar("checking the tests", len(problems)) as bar,
+    ):
+        return unsound_problems(problems, worker.judge, bar.update)
+
+
+def without_unsound(config: RunConfig, folder: RunFolder, display: Display) -> RunConfig:
+    """`config` with the unsound problems of its training set excluded; they are named in the run folder.
+
+    Generated problems and those that `prepare` has checked are not checked again. A resumed run leaves out what it left
+    out before.
+    """
+    problems = config.problems
+    if problems.keep_unsound:
+        return config
+    if (folder.root / RECORD).is_file():
+        found = folder.read_json(RECORD)
+    else:
+        unchecked = _unchecked(config)
+        found = find_unsound(unchecked, config.reward, config.sandbox, display) if unchecked else {}
+        folder.write_json(RECORD, found)
+    if not found:
+        return config
+    name, reason = next(iter(found.items()))
+    display.say(
+        f"  {len(found)} training problems left out, whose tests cannot be trusted ({RECORD}; first {name}: {reason}); "
+        "problems.keep_unsound=true keeps them"
+    )
+    return config.replace(problems=problems.replace(exclude=(*problems.exclude, *found)))
+
+
+def _unchecked(config: RunConfig) -> list[Problem]:
+    problems = config.problems
+    if problems.train.partition(":")[0] in GENERATORS:
+        return []
+    loaded = load_problems(problems.train, seed=problems.seed, limit=problems.limit)
+    return [p for p in loaded if not p.metadata.get("checked") and p.problem_id not in problems.exclude]
