@@ -161,3 +161,14 @@ def test_the_other_zero_stages(pair, expected, stage: int, dtype: str) -> None:
         same(found, expected, 1e-4)
     else:
         assert all(np.isfinite(metrics["loss"]) for metrics in found["metrics"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_run_resumes_with_another_number_of_ranks(pair, alone, tmp_path, stage: int) -> None:
+    options = {"engine": "deepspeed", "learner": ADAPTER | {"zero_stage": stage}, **CALM}
+    pair.run("train", steps=2, save=str(tmp_path), **options)
+    resumed = alone("train", steps=1, first=2, restore=str(tmp_path), **options)
+    both = pair.run("train", steps=1, first=2, restore=str(tmp_path), **options)[0]
+    close = [np.frombuffer(result["weights"][0], dtype=np.float32) for result in (resumed, both)]
+    np.testing.assert_allclose(*close, rtol=0, atol=1e-4)
