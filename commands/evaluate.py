@@ -33,7 +33,8 @@ from couplet.evaluation.request import EvalRequest, Progress
 def options(parser: argparse.ArgumentParser) -> None:
     """Options of `evaluate`."""
     parser.epilog = (
-        "Keys and defaults: docs/configuration.md, with the limits of `score` (8 CPU seconds per test, 1 GB)."
+        "Keys and defaults: docs/configuration.md, with the limits of `score` (8 CPU seconds per test, 1 GB) and its reading "
+        "of answers (reward.answers=any)."
     )
     cli.add_policy_and_problems(parser)
     temperatures = "default: evaluation.greedy_temperature, 0.2"
@@ -69,6 +70,8 @@ def run_evaluation(subject: Subject, plan: Plan, console: Console) -> list[dict[
     Temperatures that are None mean `evaluation.greedy_temperature`. Raises `UserError`.
     """
     folder, config = open_policy(subject.policy, subject.recipe, subject.overrides)
+    if not any(override.startswith("reward.answers=") for override in subject.overrides):
+        config = config.replace(reward=config.reward.replace(answers="any"))  # as `score` reads them
     prompts = prompts_of(config, folder, subject.problems, subject.limit, subject.overrides)
     if plan.temperatures is None:
         plan = replace(plan, temperatures=(config.evaluation.greedy_temperature,))

@@ -69,6 +69,10 @@ class RewardConfig(Section):
         0.0, ge=0, le=1, description="share of each problem's tests kept for the verdict only, never for the reward"
     )
     strict_format: Switch = Field(False, description="exactly one newline before the closing fence, as published")
+    answers: Literal["formatted", "any"] = Field(
+        "formatted",
+        description="which answers are run: those that the format rule accepts, or code in any form that models write",
+    )
     cache_entries: int = Field(100_000, ge=0, description="results remembered per actor; 0 = none")
     retries: int = Field(3, ge=0, description="of an infrastructure fault, each on another worker if there is one")
     max_fault_share: float = Field(

@@ -146,10 +146,11 @@ def _sample(
 
 def record(problem: Problem, scored: ScoredGroup) -> dict[str, Any]:
     """What is kept of one problem's completions."""
-    return {"problem_id": problem.problem_id, **_verdicts(scored.group.texts, scored.verdicts)}
+    formats = [read_answer(text, problem).score for text in scored.group.texts]
+    return {"problem_id": problem.problem_id, **_verdicts(scored.group.texts, scored.verdicts, formats)}
 
 
-def _verdicts(texts: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _verdicts(texts: Sequence[str], verdicts: Sequence[Verdict], formats: Sequence[float]) -> dict[str, Any]:
     judged = [v for v in verdicts if v.outcome.is_verdict]
     return {
         "samples": len(verdicts),
@@ -162,9 +163,10 @@ def _verdicts(texts: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, An
                 "reason": v.reason,
                 "tests": [test.passed for test in v.tests],
                 "reasons": sorted({test.reason for test in v.tests if not test.passed}),
+                "format": score,
                 "text": text,
             }
-            for text, v in zip(texts, verdicts, strict=True)
+            for text, v, score in zip(texts, verdicts, formats, strict=True)
         ],
     }
 
@@ -177,7 +179,7 @@ def summarise(records: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any
         "problems": len(records),
         "excluded": len(completions) - len(judged),
         "pass_rate": _mean(c["pass_rate"] for c in judged),
-        "format_rate": _mean(c["outcome"] != Outcome.FORMAT_ERROR.value for c in judged),
+        "format_rate": _mean(c["format"] == 1.0 for c in judged),
     }
     for k in plan.ks:
         counts = [(row["judged"], row["correct"]) for row in records if row["judged"] >= k]

@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from couplet.configs.schema import RewardConfig, SandboxConfig
+from couplet.data.answers import program_of_answer
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
 from couplet.data.verdict import Outcome, TestResult, Verdict
 from couplet.reward.cache import VerdictCache, limits_fingerprint, problem_fingerprint, program_key
-from couplet.reward.code_format import read_answer
+from couplet.reward.code_format import Formatted, read_answer
 from couplet.reward.functions import Judged, Opinions, chosen, pay
 from couplet.reward.planner.plan import Case, ProblemDefect, plan
 from couplet.reward.runner import LocalRunner, Quarantined, Runner
@@ -105,10 +106,9 @@ class RewardWorker:
 
     def score_batch(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
         """One verdict per (problem, completion) pair, in order. Raises ValueError for a problem without tests."""
-        formats = [
-            read_answer(text, problem, self.config.strict_format) for problem, text in zip(problems, texts, strict=True)
-        ]
-        wanted = [index for index, answer in enumerate(formats) if answer.score == 1.0]
+        formats = [self._read(problem, text) for problem, text in zip(problems, texts, strict=True)]
+        every = self.config.answers == "any"
+        wanted = [index for index, answer in enumerate(formats) if every or answer.score == 1.0]
         runs = dict(zip(wanted, self.run_batch([problems[i] for i in wanted], [formats[i].program for i in wanted])))
         verdicts = []
         for index, (problem, text) in enumerate(zip(problems, texts)):
@@ -124,6 +124,13 @@ class RewardWorker:
             self.opinions.count(self.functions, judged, parts)
             verdicts.append(self._verdict(run, total, parts))
         return verdicts
+
+    def _read(self, problem: Problem, text: str) -> Formatted:
+        """The answer by the format rule; one that the rule refuses keeps its score, and may be read more freely."""
+        answer = read_answer(text, problem, self.config.strict_format)
+        if answer.score == 1.0 or self.config.answers == "formatted":
+            return answer
+        return Formatted(answer.score, program_of_answer(text, problem))
 
     def judge(self, problems: Sequence[Problem], programs: Sequence[str]) -> list[Verdict]:
         """Verdicts of whole programs, without the format rule; the reward is the pass rate."""

@@ -70,6 +70,27 @@ def test_each_failure_has_its_reason(worker):
     assert [v.reason for v in verdicts] == list(programs.values())
 
 
+def test_an_evaluation_reads_answers_in_any_form_and_the_reward_stays_that_of_the_format():
+    """A wrong tag, no fence, two blocks: judged as `score` judges them, and paid nothing."""
+    problem = Problem("p", "q", ("assert f(1) == 2",), entry_point="f")
+    right = "def f(x):\n    return x + 1"
+    texts = [
+        f"```python\n{right}\n```",
+        f"```py\n{right}\n```",
+        right,
+        f"```\n1\n```\n```python\n{right}\n```",
+        "no code",
+    ]
+    with RewardWorker(RewardConfig(answers="any"), SandboxConfig()) as worker:
+        verdicts = worker.score(problem, texts)
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.PASSED] * 4 + [Outcome.FAILED]
+    assert [verdict.reward for verdict in verdicts] == [2.5, 0.0, 0.0, 0.0, 0.0]
+    with RewardWorker(RewardConfig(), SandboxConfig()) as worker:
+        assert [verdict.outcome for verdict in worker.score(problem, texts)] == [Outcome.PASSED] + [
+            Outcome.FORMAT_ERROR
+        ] * 4
+
+
 def test_a_timeout_fails_its_test_and_the_others_continue():
     problem = Problem("p", "q", tuple(f"assert f({x}) == {x}" for x in range(6)))
     loop = "def f(x):\n    while x in (1, 3): pass\n    return x"
