@@ -34,7 +34,7 @@ def test_a_name_leaves_the_cluster_open(tmp_path, monkeypatch):
     assert Job.named("tiny", None) == Job("tiny", None) and Job.named(None, "head:1") == Job(None, "head:1")
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ConfigError, match="not the folder of a run"):
             Job.named(str(path), None)
