@@ -47,11 +47,13 @@ def check_settings(config: RunConfig) -> None:
     )
     chosen(rewards)  # each name known
     longest = _longest(config)
+    if longest is None:
+        return
     prompts = {
         "problems.max_prompt_tokens": config.problems.max_prompt_tokens,
         "evaluation.max_prompt_tokens": config.evaluation.max_prompt_tokens or 0,
     }
-    for name, tokens in prompts.items() if longest is not None else ():
+    for name, tokens in prompts.items():
         needed = tokens + sampler.completion_length
         where, remedy = f"{name} + sampler.completion_length", f"the model has positions for {longest} tokens"
         require(needed <= longest, where, needed, remedy)
