@@ -146,7 +146,7 @@ class LearnerGroup:
     def _rebuild(self, step: int) -> None:
         """Start new ranks, load the last checkpoint, and repeat the later steps before `step`."""
         self.restarts += 1
-        self.ranks.start()
+        self.ranks.start(self._call_meanwhile)
         first = 0
         if self.checkpoint is not None:
             first, path = self.checkpoint

@@ -56,8 +56,8 @@ class RankGroup:
             if time.monotonic() > deadline:
                 raise self._no_resources()
 
-    def start(self) -> None:
-        """Start all ranks on the reserved resources and let them join.
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Start all ranks on the reserved resources and let them join; `meanwhile` is called about every second.
 
         Raises:
             ConfigError: they do not start in time.
@@ -74,7 +74,7 @@ class RankGroup:
             meeting = self.probe(self.start_seconds)[0]
         except TimeoutError as error:
             raise self._no_resources() from error
-        self.places = self.call("build", *meeting)
+        self.places = self.call("build", *meeting, meanwhile=meanwhile)
 
     def call(self, method: str, *arguments: Any, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
         """Call every rank; a failure is raised at once, since the others of a collective cannot end then."""

@@ -41,12 +41,16 @@ def start_actor(kind: type, options: Mapping[str, Any], *arguments: Any) -> Acto
     """
     actor: Any = ray.remote(kind)
     deadline = time.monotonic() + NAME_SECONDS
+    unexplained = 0
     while True:
         try:
             handle: ActorHandle = actor.options(**options).remote(*arguments)
             return handle
         except ValueError:
-            if "name" not in options or not _is_taken(options) or time.monotonic() > deadline:
+            if "name" not in options or time.monotonic() > deadline:
+                raise
+            unexplained += not _is_taken(options)
+            if unexplained > 1:  # once, the name may have become free just now
                 raise
             time.sleep(0.2)
 

@@ -75,7 +75,8 @@ class StageGroup:
 
     def __init__(self, config: AdaptConfig, index: int, start: str, checkpoints: Path) -> None:
         def create(rank: int, options: dict[str, Any]) -> ActorHandle:
-            options |= named(f"{config.name}:stage-{index + 1}", "learner", rank)
+            driver = ray.get_runtime_context().get_job_id()  # adaptations of one name beside each other
+            options |= named(f"{config.name}:stage-{index + 1}-{driver}", "learner", rank)
             return start_actor(StageActor, options, config, index, start, rank)
 
         self.ranks = RankGroup(config.learner, config.ray.call_timeout, create)

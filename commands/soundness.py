@@ -34,13 +34,15 @@ def without_unsound(config: RunConfig, folder: RunFolder, display: Display) -> R
     """`config` with the unsound problems of its training set excluded; they are named in the run folder.
 
     Generated problems and those that `prepare` has checked are not checked again. A resumed run leaves out what it left
-    out before.
+    out before, even if that was nothing.
     """
     problems = config.problems
     if problems.keep_unsound:
         return config
     if (folder.root / RECORD).is_file():
         found = folder.read_json(RECORD)
+    elif any(folder.checkpoints.glob("step-*")):
+        found = {}  # it has trained on all of them, and groups are numbered by them
     else:
         unchecked = _unchecked(config)
         found = find_unsound(unchecked, config.reward, config.sandbox, display) if unchecked else {}

@@ -121,6 +121,7 @@ class _Run:
     def evaluate(self, step: int, name: str) -> dict[str, Any]:
         """Run the evaluation suite, or read its result if an interrupted run has it already."""
         if (found := self.log.find(name, step)) is not None:
+            self._link_best(step)  # the interruption may have come before it
             return found
         when = f"{name} training" if name in ("before", "after") else f"at step {step}"
         self.display.headline(f"Evaluating {when} on {len(self.held_out)} held-out problems")
@@ -133,8 +134,7 @@ class _Run:
                 lambda what, done, total: bar.update(done, what, total),
             )
         self.log.add(name, step, result)
-        if self.log.is_best(step):
-            self.folder.link_best(self._checkpoint(step))
+        self._link_best(step)
         samples = self.config.evaluation.samples
         self.display.say(
             f"  pass@1 {percent(result['pass_at_1'])} at T = {self.config.evaluation.greedy_temperature:g}, "
@@ -143,6 +143,10 @@ class _Run:
         )
         return result
 
+    def _link_best(self, step: int) -> None:
+        if self.log.is_best(step):
+            self.folder.link_best(self._checkpoint(step))
+
     def _checkpoint(self, step: int) -> Path:
         """The checkpoint of the step that has just been done, written if there is none."""
         found = latest_checkpoint(self.folder.checkpoints)
@@ -150,11 +154,14 @@ class _Run:
 
     @contextmanager
     def saving_if_interrupted(self) -> Iterator[None]:
-        """Write a checkpoint of the steps done so far if a signal ends the run."""
+        """Write a checkpoint of the steps done so far if a signal ends the run.
+
+        If it ended inside a step, the learner may have done this step or a part of it: the last checkpoint stays.
+        """
         try:
             yield
-        except Interrupted:
-            if self.cluster.step > 0:
+        except Interrupted as interrupt:
+            if self.cluster.step > 0 and not interrupt.abandoned:
                 self.display.say(f"saving the checkpoint of step {self.cluster.step}")
                 self._checkpoint(self.cluster.step)
             raise

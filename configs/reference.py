@@ -72,6 +72,7 @@ TAIL = """## Environment variables
 | `RAY_ADDRESS` | the Ray cluster to join if `ray.address` is null; without both a local Ray is started |
 | `HF_HOME` | cache of the models and data sets of the hub (default `~/.cache/huggingface`) |
 | `COUPLET_CACHE` | cache of the policies that `model.recipe` makes (default `couplet` in `XDG_CACHE_HOME`, else `~/.cache/couplet`) |
+| `COUPLET_GRACE_SECONDS` | how long a run that gets SIGTERM or SIGHUP may take to finish its step (default 20; batch systems often kill after 30) |
 | `E2B_API_KEY` | key of E2B's cloud, for `sandbox.tier: e2b` only |
 | `OPENAI_API_KEY` | key that `prepare rate --endpoint` sends, if it is set |
 
@@ -85,7 +86,7 @@ The trackers (`tracker: wandb`, `mlflow`) read variables of their own.
 | 1 | a defect of Couplet, with its traceback |
 | 2 | a mistake of the user (a setting, a file, an option, a missing package), reported without a traceback |
 | 130 | Ctrl-C; `train` and `adapt` resume with `--resume` |
-| 143, 129 | SIGTERM, SIGHUP: `train` finishes the step within 20 seconds or abandons it, saves, and resumes with `--resume` |
+| 143, 129 | SIGTERM, SIGHUP: `train` finishes its step and saves; a step that takes longer than `COUPLET_GRACE_SECONDS` is abandoned, and the last checkpoint stays |
 | 141 | the reader of the output has ended, as in a pipe into `head` |
 """
 

@@ -29,9 +29,11 @@ from couplet.training.trackers import Tracker
 
 ADVICE = {"remedy": "check the run folder", "again": "resume"}  # if it cannot be written
 MINIMUM_FREE_BYTES = 64 * 2**20
-# Settings that a resumed run must share: they decide the problem of a group's number, and the initial weights.
+# Settings that a resumed run must share: they decide the problem of a group's number, the initial weights, and which
+# weights a checkpoint contains and how they are applied.
 IDENTITY = (
-    "seed", "problems", "model.path", "model.recipe", "model.dtype", "model.end_tokens", "start", "shape", "tokenizer",
+    "seed", "problems", "model.path", "model.recipe", "model.dtype", "model.end_tokens", "model.mask_token", "start", "shape",
+    "tokenizer", "learner.adapter.rank", "learner.adapter.alpha", "learner.adapter.targets",
 )  # fmt: skip
 
 
@@ -172,7 +174,7 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Remove what was written after learner step `step`, so that a resumed run writes each step once."""
-        evaluated = {read_object(path)["step"] for path in (self.root / "evaluations").glob("*.json")}
+        evaluated = {read_object(path).get("step") for path in (self.root / "evaluations").glob("*.json")}
         rows = [row for row in self._rows() if row["step"] <= step]
         kept = [row for row in rows if is_learner_step(row) or row["step"] in evaluated]
         self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))

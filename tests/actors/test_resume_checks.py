@@ -64,6 +64,13 @@ def test_a_folder_without_a_config_belongs_to_nobody(made):
         ({"problems": {"seed": 1}}, "problems.seed = 1, but the run in .* has 0"),
         ({"problems": {"max_prompt_tokens": 64}}, "problems.max_prompt_tokens = 64, but the run in .* has 200"),
         ({"model": {"path": "/other"}}, "model.path = '/other', but the run in .* has '/policy'"),
+        ({"model": {"path": "/policy", "mask_token": "<m>"}}, "model.mask_token = '<m>', but the run in .* has None"),
+        ({"learner": {"adapter": {"rank": 4}}}, "learner.adapter.rank = 4, but the run in .* has 0"),
+        ({"learner": {"adapter": {"alpha": 4.0}}}, "learner.adapter.alpha = 4.0, but the run in .* has 32.0"),
+        (
+            {"learner": {"adapter": {"targets": ["q_proj"]}}},
+            r"learner.adapter.targets = \['q_proj'\], but the run in .*",
+        ),
         ({"model": {"path": "/policy", "recipe": "a.yaml"}}, "model.recipe = 'a.yaml', but the run in .* has None"),
     ],
 )

@@ -56,6 +56,14 @@ def test_a_resumed_run_leaves_out_the_same_without_checking_again(config, monkey
     assert len(again.problems.exclude) == 1
 
 
+def test_a_resumed_run_without_a_record_leaves_nothing_out(config, monkeypatch):
+    monkeypatch.setattr("couplet.commands.soundness.find_unsound", None)
+    folder = RunFolder.create(config)
+    (folder.checkpoints / "step-00000001").mkdir(parents=True)
+    assert without_unsound(config, folder, Display(Console(file=io.StringIO()))) == config
+    folder.close()
+
+
 def test_they_are_kept_if_asked_and_generated_problems_are_not_checked(config, monkeypatch):
     monkeypatch.setattr("couplet.commands.soundness.find_unsound", None)
     kept = config.replace(problems=config.problems.replace(keep_unsound=True))
