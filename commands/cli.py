@@ -108,12 +108,21 @@ def _reader_is_gone() -> bool:
     return bool(watch.poll(0))
 
 
+class _Aligned(argparse.HelpFormatter):
+    """Help in one column: argparse measures the names of commands without their own indentation."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        self._action_max_length += self._indent_increment * isinstance(action, argparse._SubParsersAction)
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parsed arguments, with the sub-command's `run` as `driver`; `key=value` overrides may come anywhere after its name."""
     root = argparse.ArgumentParser(
         prog="couplet" if Path(sys.argv[0]).name == "couplet" else "launch.py",
         description=DESCRIPTION,
         epilog="`COMMAND --help` shows its options. Without a command: train configs/tiny.yaml.",
+        formatter_class=_Aligned,
     )
     parsers = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():

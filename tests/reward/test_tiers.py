@@ -40,9 +40,10 @@ def test_a_package_that_starts_threads_does_not_lower_the_tier(tmp_path, monkeyp
     program = "import couplet_test_threads\ndef f(x): return x + couplet_test_threads.VALUE\n"
     with RewardWorker(RewardConfig(), SandboxConfig()) as plain:
         tier = plain.tier
+    others = set(psutil.Process().children(recursive=True))  # those of a Ray that the tests share
     with RewardWorker(RewardConfig(), SandboxConfig(packages=("couplet_test_threads",))) as worker:
         assert worker.tier == tier
         (verdict,) = worker.judge([Problem("p", "q", ("assert f(1) == 8",), "f")], [program])
-        processes = psutil.Process().children(recursive=True)
+        processes = set(psutil.Process().children(recursive=True)) - others
     assert verdict.outcome is Outcome.PASSED
-    assert not psutil.wait_procs(processes, timeout=10)[1]
+    assert processes and not psutil.wait_procs(list(processes), timeout=10)[1]
