@@ -66,6 +66,7 @@ class Dispatch(Generic[Job, Result]):
         self.limit: float = getattr(pool.config, role).timeout
         self._again: list[_Call[Job]] = []
         self._flying: dict[ObjectRef, _Call[Job]] = {}
+        self._ended = False  # no job waits to be given out for the first time
         self._last = 0.0  # when a call was last made or answered
         self._lost = 0  # calls in a row that found their weights lost
 
@@ -77,11 +78,11 @@ class Dispatch(Generic[Job, Result]):
             Exception: what the actor's code raised.
         """
         waiting = (_Call(job) for job in jobs)
-        self._last = time.monotonic()
+        self._ended, self._last = False, time.monotonic()
         while True:
             self.pool.reconcile()
-            ended = self._hand_out(waiting)
-            if ended and not self._flying and not self._again:
+            self._hand_out(waiting)
+            if self._ended and not self._flying and not self._again:
                 return
             done = ray.wait(list(self._flying), timeout=1.0)[0] if self._flying else []
             if not done:
@@ -104,22 +105,20 @@ class Dispatch(Generic[Job, Result]):
             self._lost = 0
             yield call.job, result
 
-    def _hand_out(self, waiting: Iterator[_Call[Job]]) -> bool:
-        """Give every usable actor its calls; True once `waiting` is exhausted."""
-        ended = False
+    def _hand_out(self, waiting: Iterator[_Call[Job]]) -> None:
+        """Give every usable actor its calls."""
         for index, handle in self.pool.usable(self.role):
             load = [call.killed for call in self._flying.values() if call.index == index]
             while len(load) < IN_FLIGHT and not any(load):
                 redo = self._again and not (load and self._again[-1].killed)
                 call = self._again.pop() if redo else next(waiting, None)
                 if call is None:
-                    ended = True
+                    self._ended = True
                     break
                 call.index = index
                 self._flying[self.submit(handle, call.job)] = call
                 load.append(call.killed)
                 self._last = time.monotonic()
-        return ended
 
     def _died(self, call: _Call[Job], error: Exception) -> bool:
         """The actor of a call died: repeat the call, or return True if it has killed too many."""

@@ -21,7 +21,8 @@ def leaving_no_empty_folder(folder: RunFolder) -> Iterator[None]:
         found = latest_checkpoint(folder.checkpoints)
         if found is None and not any((folder.root / name).exists() for name in RESULTS):
             folder.discard()
-        if isinstance(error, KeyboardInterrupt) and not error.args:
+        if isinstance(error, KeyboardInterrupt):
             kept = f"the newest checkpoint is {cli.relative(found[0])}" if found else "there is no checkpoint yet"
-            error.args = (f"interrupted; {kept}", found is not None)
+            inner = error.args[:1] if found is None else ()  # of an adaptation inside, which resumes by itself
+            error.args = (*(inner or (f"interrupted; {kept}",)), found is not None)
         raise

@@ -164,6 +164,19 @@ def test_an_evaluation_has_lost_weights_published_again_and_waits_for_late_ones(
     assert len(published) == times
 
 
+def test_an_evaluation_ends_with_its_last_answer_also_if_no_actor_is_left(tmp_path, monkeypatch):
+    fake = SimpleNamespace(wait=lambda refs, timeout: (refs[:1], refs[1:]), get=lambda reference, timeout: "done")
+    monkeypatch.setattr("couplet.actors.dispatch.ray", fake)
+    pool = WorkerPool(run_config(tmp_path, "evaluation", rollout={"timeout": 1.0}), "", reconcile=lambda: None)
+    pool.members["rollout"][0] = Member(None, None, PROCESS)
+    answered = []
+    for job, _ in Dispatch(pool, "rollout", lambda handle, job: object()).run(["first", "last"]):
+        answered.append(job)
+        if job == "last":
+            pool.members["rollout"].clear()
+    assert answered == ["first", "last"]
+
+
 @pytest.mark.parametrize("whole_between", [False, True])
 def test_damaged_weights_are_published_again_and_a_defect_the_second_time_in_a_row(tmp_path, whole_between):
     damaged = raised(WeightsDamaged("weights version 4: bucket 0 arrived damaged"))
