@@ -36,6 +36,7 @@ def run_until(tmp_path, start, text, number="SIGINT", **changes):
     command += [sys.executable, "-c", LAUNCH, "train", str(recipe)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {key: str(value) for key, value in LIMITS.items()}
+    environment["COUPLET_GRACE_SECONDS"] = "300"  # a busy machine finishes its step too
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1400)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -61,7 +62,7 @@ def test_a_scheduler_s_signal_saves_the_step_and_leaves_no_process(tmp_path, sta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["run folder", "Starting the Ray cluster", "Evaluating before"])
+@pytest.mark.parametrize("moment", ["run folder", "Starting Ray on this machine", "Evaluating before"])
 def test_ctrl_c_while_a_run_starts_leaves_no_process(tmp_path, start, moment):
     end = run_until(tmp_path, start, moment, steps=100_000)
     assert end["returncode"] == 130, end["output"]
