@@ -177,7 +177,7 @@ def _compare(test: ast.expr, names: frozenset[str], local: _Local, roles: Roles)
 
     def candidate(node: ast.expr, direct: bool = True) -> bool:
         shaped = shape.is_direct(node) if direct else shape.is_rooted(node)
-        return shaped and not free_names(ast.unparse(node), "eval") & (local.names | roles.helpers)
+        return shaped and not free_names(ast.unparse(node), "eval") & (local.names | roles.helpers | roles.data)
 
     def trusted(node: ast.expr) -> bool:
         free = free_names(ast.unparse(node), "eval")

@@ -6,9 +6,9 @@ import ast
 import re
 from collections.abc import Container, Iterable, Iterator
 
-from couplet.reward.planner.names import mentions, root_name
+from couplet.reward.planner.names import BUILTINS, mentions, root_name
 
-CHECKING = re.compile(r"_*(assert|check|expect|fail|raises|verif|approx_equal)", re.IGNORECASE)
+CHECKING = re.compile(r"_*(assert|check|expect|exit|fail|raises|quit|verif|approx_equal)", re.IGNORECASE)
 CATCHALL = frozenset({"AssertionError", "Exception", "BaseException"})
 
 
@@ -18,6 +18,8 @@ def why_empty(body: list[ast.stmt], names: Container[str], helpers: Container[st
     `names` are the candidate's: calling one checks that it raises nothing. `helpers` are functions defined elsewhere,
     which may check what they are given.
     """
+    if any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in _run(body)):
+        return "it is a generator, which nothing runs"
     functions = {
         node.name: node.body
         for node in ast.walk(ast.Module(body, []))
@@ -68,9 +70,17 @@ def _swallows(handlers: list[ast.ExceptHandler]) -> bool:
     """Whether a failed assertion would be caught and forgotten."""
     for handler in handlers:
         caught = handler.type is None or mentions(handler.type, CATCHALL)
-        if caught and not any(isinstance(node, (ast.Raise, ast.Assert, ast.Call)) for node in ast.walk(handler)):
+        if caught and not any(_may_raise(node) for node in ast.walk(handler)):
             return True
     return False
+
+
+def _may_raise(node: ast.AST) -> bool:
+    """Whether part of a handler may let the test fail after all; what only reports, such as ``print``, does not."""
+    if isinstance(node, ast.Call):
+        own = isinstance(node.func, ast.Name) and node.func.id not in BUILTINS
+        return own or bool(CHECKING.match(_last_name(node.func)))
+    return isinstance(node, (ast.Raise, ast.Assert))
 
 
 def _suppresses(item: ast.withitem) -> bool:
@@ -79,7 +89,18 @@ def _suppresses(item: ast.withitem) -> bool:
 
 
 def _is_always_true(test: ast.expr) -> bool:
-    return (isinstance(test, ast.Tuple) and bool(test.elts)) or (isinstance(test, ast.Constant) and bool(test.value))
+    match test:
+        case ast.Constant(value=value):
+            return bool(value)
+        case ast.Tuple(elts=items) | ast.List(elts=items) | ast.Set(elts=items):
+            return any(not isinstance(item, ast.Starred) for item in items)
+        case ast.Dict(keys=keys):
+            return any(keys)
+        case ast.BoolOp(op=ast.Or(), values=values):
+            return any(map(_is_always_true, values))
+        case ast.BoolOp(values=values):
+            return all(map(_is_always_true, values))
+    return isinstance(test, (ast.GeneratorExp, ast.JoinedStr, ast.Lambda))
 
 
 def _checks(node: ast.AST, names: Container[str], helpers: Container[str]) -> bool:
@@ -88,8 +109,12 @@ def _checks(node: ast.AST, names: Container[str], helpers: Container[str]) -> bo
     if isinstance(node, ast.Raise):
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        if not _checks(node.value, names, helpers) and CHECKING.match(_last_name(node.value.func)):
+            return False
         return root_name(node.value.func) in names  # type: ignore[operator]
     if isinstance(node, ast.Call):
         name = _last_name(node.func)
+        if name == "assertTrue" and node.args and _is_always_true(node.args[0]):
+            return False
         return bool(CHECKING.match(name)) or name in helpers
     return False

@@ -34,6 +34,9 @@ from couplet.reward.planner.names import (
 from couplet.reward.planner.shape import Shape
 
 STDLIB = sys.stdlib_module_names
+FILLING = frozenset(
+    {"add", "append", "appendleft", "extend", "insert", "setdefault", "update"}
+)  # methods of containers
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Roles:
         asked: words of the question, where functions that the program must define are named.
         prelude: trusted source that runs before every test.
         trusted: names the prelude binds.
-        helpers: functions among what prompt and set-up define.
+        helpers: functions among what prompt and set-up define; `data` is what else the set-up binds by itself, such as a
+            table of inputs and expected values.
         setup: statements of the set-up; `setup_names` are those that it binds with the program's help, in its process.
         canonical: source of the canonical solution; `functions` are those that it defines, and the entry point.
     """
@@ -59,6 +63,7 @@ class Roles:
     prelude: str
     trusted: frozenset[str]
     helpers: frozenset[str]
+    data: frozenset[str]
     setup: tuple[ast.stmt, ...]
     setup_names: frozenset[str]
     canonical: str
@@ -124,6 +129,8 @@ def helpers(tree: ast.AST, names: frozenset[str], classes: frozenset[str], entry
         if isinstance(node, ast.Call):
             parts = [*node.args, *(option.value for option in node.keywords)]
             called = makers.get(root_name(node.func) or "", frozenset())
+            if not called and not isinstance(node.func, (ast.Name, ast.Attribute)):
+                called = _given(node.func, makers)  # ``[is_valid][0](...)``, ``partial(is_valid)(...)``
             if isinstance(node.func, ast.Name):
                 called -= classes
             given = frozenset[str]().union(*(_given(part, sources) for part in parts))
@@ -151,19 +158,24 @@ def _sources(tree: ast.AST, names: frozenset[str]) -> dict[str, frozenset[str]]:
     """Which of `names` each name may be, or hold a value of."""
     sources = {name: frozenset([name]) for name in names}
     local = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    held = stored(tree)
     before: dict[str, frozenset[str]] = {}
     while sources != before:
         before = dict(sources)
         for node in ast.walk(tree):
-            for targets, values in _flows(node, local):
+            for targets, values in _flows(node, local, held):
                 given = frozenset[str]().union(*(_given(value, before) for value in values))
                 for name in targets - names:
                     sources[name] = sources.get(name, frozenset()) | given
     return {name: given for name, given in sources.items() if given}
 
 
-def _flows(node: ast.AST, local: dict[str, ast.FunctionDef]) -> Iterator[tuple[set[str], list[ast.expr]]]:
-    """(names, expressions whose values they may get) of a node; `local` are functions that the test defines."""
+def _flows(
+    node: ast.AST, local: dict[str, ast.FunctionDef], held: frozenset[str]
+) -> Iterator[tuple[set[str], list[ast.expr]]]:
+    """(names, expressions whose values they may get) of a node; `local` are functions that the test defines, `held` the
+    names that it assigns.
+    """
     match node:
         case ast.Assign(targets=targets, value=value):
             yield _names_in(targets), [value]
@@ -176,11 +188,35 @@ def _flows(node: ast.AST, local: dict[str, ast.FunctionDef]) -> Iterator[tuple[s
             | ast.withitem(context_expr=value, optional_vars=ast.expr() as target)
         ):
             yield _names_in([target]), [value]
+        case ast.Match(subject=subject, cases=branches):
+            yield {found for branch in branches for found in _captured(branch.pattern)}, [subject]
+        case ast.ClassDef(name=name, body=body):
+            yield {name}, _expressions(body)
+        case ast.FunctionDef(name=name, body=body, args=arguments):
+            yield {name}, _expressions(body)
+            yield {each.arg for each in arguments.args + arguments.kwonlyargs}, _defaults(arguments)
+        case ast.Expr(value=ast.Call(args=args)):  # called for what it does to its arguments
+            yield {each.id for each in args if isinstance(each, ast.Name)}, [node.value.func]
         case ast.Call(func=func, args=args, keywords=keywords):
+            if isinstance(func, ast.Attribute) and func.attr in FILLING:  # ``found.append(f(1))``
+                yield {root_name(func) or ""} & held, [*args, *(option.value for option in keywords)]
             for called in (func, *args):
                 function = local.get(called.id) if isinstance(called, ast.Name) else called
                 if isinstance(function, (ast.FunctionDef, ast.Lambda)):
                     yield {each.arg for each in function.args.args}, [*args, *(option.value for option in keywords)]
+
+
+def _expressions(body: list[ast.stmt]) -> list[ast.expr]:
+    return [node for each in body for node in ast.walk(each) if isinstance(node, ast.expr)]
+
+
+def _defaults(arguments: ast.arguments) -> list[ast.expr]:
+    return [value for value in (*arguments.defaults, *arguments.kw_defaults) if value is not None]
+
+
+def _captured(pattern: ast.pattern) -> set[str]:
+    names = {getattr(part, "name", None) or getattr(part, "rest", None) for part in ast.walk(pattern)}
+    return {name for name in names if isinstance(name, str)}
 
 
 def _names_in(targets: list[ast.expr]) -> set[str]:
@@ -212,6 +248,7 @@ def roles(problem: Problem, bodies: list[list[ast.stmt]], setup: list[ast.stmt])
         source_of([*prefix, *own_setup]),
         trusted,
         defined([*prefix, *setup], False),
+        bound_names(node for node in own_setup if not isinstance(node, (ast.Import, ast.ImportFrom))),
         tuple(setup),
         setup_names,
         problem.canonical_solution or "",

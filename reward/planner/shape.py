@@ -80,7 +80,12 @@ class Shape:
         return harmless and bool(values) and all(map(self.is_rooted, values))
 
     def _is_method(self, func: ast.Attribute) -> bool:
-        """Whether `func` is a method of one of the candidate's classes, and of no plain value it might hold instead."""
+        """Whether `func` is a method of one of the candidate's classes, and of no plain value it might hold instead.
+
+        Not so if the instance is made of what the candidate returned: its class would be a helper.
+        """
+        if isinstance(func.value, ast.Call) and self.wraps(func.value):
+            return False
         made = func.value.func if isinstance(func.value, ast.Call) else func.value
         held = isinstance(made, ast.Name) and made.id in self.names and is_class(made.id)
         return held and not is_plain_attribute(func.attr)

@@ -114,12 +114,22 @@ def _case(
     body: list[ast.stmt], owner: ast.ClassDef | None, test: Function, arguments: str, framework: str, roles: Roles
 ) -> Case:
     """The case of one test, with the rest of the suite except its other tests."""
-    if why := why_empty([*test.body], _Anything(), ()):
+    if why := _why_unchecked(owner, test, framework) or why_empty([*test.body], _Anything(), ()):
         raise ProblemDefect(f"{test.name}: {why}")
     others = {id(each) for each in _tests_of(body)} - {id(test)}
     kept = [_without(node, others) for node in body if id(node) not in others]
     driver = RUN.format(framework=framework, arguments=arguments)
     return judged(kept, [], roles, framework=framework, driver=driver)
+
+
+def _why_unchecked(owner: ast.ClassDef | None, test: Function, framework: str) -> str:
+    """Why a framework would let any program pass a test; empty if it would not."""
+    if any(ast.unparse(mark).endswith("expectedFailure") for mark in test.decorator_list):
+        return "it is expected to fail"
+    awaits = owner is None or any("Async" in ast.unparse(base) for base in owner.bases)
+    if framework == "unittest" and isinstance(test, ast.AsyncFunctionDef) and not awaits:
+        return "nothing awaits it"
+    return ""
 
 
 class _Anything:

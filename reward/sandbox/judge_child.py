@@ -126,6 +126,8 @@ def yielded(items, complete):
 
 
 FINISHED = {"coroutine": done, "iterator": lambda parts: yielded(*parts)}
+# Modules whose exceptions a candidate may raise: those of a test framework would tell it to stop or to skip the test.
+RAISABLE = sys.stdlib_module_names - {"unittest", "doctest"}
 UNICODE = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)
 
 
@@ -168,7 +170,7 @@ def made(kind, details, attributes) -> Exception:
 def standard_exception(path):
     """The exception class ``module:name``, or None for one that is not of the standard library or not in use here."""
     module, _, name = str(path).partition(":")
-    found = sys.modules.get(module) if module.partition(".")[0] in sys.stdlib_module_names else None
+    found = sys.modules.get(module) if module.partition(".")[0] in RAISABLE else None
     for part in name.split("."):
         found = getattr(found, part, None)
     return found if isinstance(found, type) and issubclass(found, Exception) else None

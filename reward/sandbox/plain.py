@@ -20,6 +20,7 @@ MAX_KEYED = 5_000  # elements of all sets and dicts of one value
 MAX_COMPARED = 2_000_000  # small values compared if keys of sets and dicts have equal hashes: quadratic in such keys
 MAX_RATIOS, RATIO_BITS = 10_000, 1 << 14  # fractions of one value, bits of each side: they are reduced and compared
 RATIO_COST = 40  # small values that can be compared while two fractions, or values of `standard`, are
+MAX_ELEMENTS = 1 << 20  # that the worker reads from one collection: a range may describe any number
 MAX_STANDARD = 20_000  # values of `standard` in one value
 SMALL = 2**53
 BUILT_IN = (int, float, str, list, tuple, dict, set, frozenset, bytes, bytearray, complex, bool, type(None))
@@ -290,7 +291,11 @@ def weight(value) -> int:
 
 
 def as_set(values) -> set:
-    """``set(values)`` at a bounded cost. Raises ValueError for values that collide too often, TypeError as `set` does."""
+    """``set(values)`` at a bounded cost. Raises ValueError for too many values or ones that collide too often, TypeError
+    as `set` does.
+    """
+    if len(values) > MAX_ELEMENTS:
+        raise ValueError("too many values")
     try:
         Decoder().compare(values, list(map(weight, values)))
     except BadReply as error:

@@ -105,6 +105,21 @@ def built(path):
     return lambda *parts: of(path)(*parts)
 
 
+def made_of(build, *kinds):
+    """`build` for parts of these kinds, the last of which holds for all further ones.
+
+    Nothing else may be given to what iterates over it: a reply of a few bytes can describe a range of any length.
+    """
+
+    def checked(*parts):
+        for place, part in enumerate(parts):
+            if not isinstance(part, kinds[min(place, len(kinds) - 1)]):
+                raise TypeError("wrong kind of part")
+        return build(*parts)
+
+    return checked
+
+
 def from_text(path):
     return lambda text: of(path).fromisoformat(text)
 
@@ -139,30 +154,32 @@ APART = {
 TOGETHER = {
     "builtins.range": range,
     "builtins.slice": slice,
-    "builtins.memoryview": lambda data: memoryview(bytes(data)),
-    "builtins.dict_items": lambda pairs: pairs.items(),
-    "builtins.dict_keys": lambda keys: keys.keys(),
-    "builtins.dict_values": lambda items: dict(enumerate(items)).values(),
-    "builtins.mappingproxy": dict,
-    "collections.ChainMap": collections.ChainMap,
-    "collections.Counter": collections.Counter,
-    "collections.OrderedDict": collections.OrderedDict,
-    "collections.defaultdict": lambda items, kind: collections.defaultdict(FACTORIES.get(kind), items),
-    "collections.deque": collections.deque,
-    "array.array": built("array.array"),
+    "builtins.memoryview": made_of(memoryview, bytes),
+    "builtins.dict_items": made_of(dict.items, dict),
+    "builtins.dict_keys": made_of(dict.keys, dict),
+    "builtins.dict_values": made_of(lambda items: dict(enumerate(items)).values(), list),
+    "builtins.mappingproxy": made_of(dict, dict),
+    "collections.ChainMap": made_of(collections.ChainMap, dict),
+    "collections.Counter": made_of(collections.Counter, dict),
+    "collections.OrderedDict": made_of(collections.OrderedDict, dict),
+    "collections.defaultdict": made_of(
+        lambda items, kind: collections.defaultdict(FACTORIES.get(kind), items), dict, (str, type(None))
+    ),
+    "collections.deque": made_of(collections.deque, list, (int, type(None))),
+    "array.array": made_of(built("array.array"), str, list),
     "datetime.date": from_text("datetime.date"),
     "datetime.datetime": from_text("datetime.datetime"),
     "datetime.time": from_text("datetime.time"),
     "datetime.timedelta": built("datetime.timedelta"),
     "datetime.timezone": built("datetime.timezone"),
     "decimal.Decimal": decimal_of,
-    "numpy.ndarray": array_of,
-    "pathlib.PosixPath": built("pathlib.PurePosixPath"),
-    "pathlib.PurePosixPath": built("pathlib.PurePosixPath"),
-    "uuid.UUID": built("uuid.UUID"),
-    "enum": Member,
-    "namedtuple": named_tuple,
-    "dataclass": Record,
+    "numpy.ndarray": made_of(array_of, str, (list, int, float, complex, str, bytes)),
+    "pathlib.PosixPath": made_of(built("pathlib.PurePosixPath"), str),
+    "pathlib.PurePosixPath": made_of(built("pathlib.PurePosixPath"), str),
+    "uuid.UUID": made_of(built("uuid.UUID"), str),
+    "enum": made_of(Member, str, (str, type(None)), object),
+    "namedtuple": made_of(named_tuple, str, list),
+    "dataclass": made_of(Record, str, dict),
 }
 # fmt: on
 

@@ -15,7 +15,7 @@ import uuid
 import pytest
 
 from couplet.reward.sandbox.child import Channel
-from couplet.reward.sandbox.plain import BadReply, Decoder, Encoder, NotPlain, TooLarge, decode, parse
+from couplet.reward.sandbox.plain import BadReply, Decoder, Encoder, NotPlain, TooLarge, as_set, decode, parse
 
 
 def there_and_back(value):
@@ -193,6 +193,33 @@ def test_nothing_but_encodings_is_decoded(tree):
 def test_nothing_but_json_is_parsed(body):
     with pytest.raises(BadReply):
         parse(body)
+
+
+ENDLESS = ["@", "builtins.range", [0, ["i", hex(10**12)], 1]]
+
+
+@pytest.mark.parametrize(
+    "path, parts",
+    [
+        ("builtins.dict_keys", [ENDLESS]),
+        ("builtins.dict_values", [ENDLESS]),
+        ("builtins.memoryview", [["i", hex(10**12)]]),
+        ("collections.ChainMap", [["d", []], ENDLESS]),
+        ("collections.Counter", [ENDLESS]),
+        ("collections.deque", [ENDLESS, 1]),
+        ("array.array", ["q", ENDLESS]),
+        ("namedtuple", ["N", ENDLESS, ENDLESS]),
+    ],
+)
+def test_a_short_tree_does_not_describe_a_collection_without_end(path, parts):
+    with pytest.raises(BadReply):
+        decode(["@", path, parts])
+
+
+def test_a_set_is_not_made_of_a_range_without_end():
+    assert as_set(range(3)) == {0, 1, 2}
+    with pytest.raises(ValueError):
+        as_set(range(10**12))
 
 
 def test_deep_trees_are_refused():

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from couplet.configs.schema import RewardConfig, SandboxConfig
-from couplet.data.problem import Problem
+from couplet.data.problem import CallCase, Comparison, Problem
 from couplet.data.retry import Retry
 from couplet.data.verdict import Outcome
 from couplet.reward.cache import problem_fingerprint
@@ -92,6 +92,17 @@ MATCHERS = [
     ("def fine(v):\n    return is_valid(v)\nassert fine(f(1))", "is_valid = lambda v: True\n" + ZERO),
     ("assert not differs(f(1), 2.5)", "differs = lambda *a: False\n" + ZERO),
     ("assert (lambda v: is_valid(v))(f(1))", "is_valid = lambda v: True\n" + ZERO),
+    ("assert [is_valid][0](f(1))", "is_valid = lambda v: True\n" + ZERO),
+    ("assert (is_valid if True else None)(f(1))", "is_valid = lambda v: True\n" + ZERO),
+    ("from functools import partial\nassert partial(is_valid)(f(1))", "is_valid = lambda v: True\n" + ZERO),
+    ("found = []\nfound.append(f(1))\nassert is_valid(found[0])", "is_valid = lambda v: True\n" + ZERO),
+    ("found = {}\nfound.update(r=f(1))\nassert is_valid(found['r'])", "is_valid = lambda v: True\n" + ZERO),
+    ("class Held:\n    r = f(1)\nassert is_valid(Held.r)", "is_valid = lambda v: True\n" + ZERO),
+    ("def get():\n    return f(1)\nassert is_valid(get())", "is_valid = lambda v: True\n" + ZERO),
+    ("def each():\n    yield f(1)\nassert all(map(is_valid, each()))", "is_valid = lambda v: True\n" + ZERO),
+    ("def fine(r=f(1)):\n    assert is_valid(r)\nfine()", "is_valid = lambda v: True\n" + ZERO),
+    ("match f(1):\n    case r:\n        assert is_valid(r)", "is_valid = lambda v: True\n" + ZERO),
+    ("x = [0]\nf(x)\nassert is_valid(x)", "is_valid = lambda v: True\n" + ZERO),
 ]  # fmt: skip
 
 
@@ -109,6 +120,49 @@ def test_a_helper_that_the_question_asks_for_is_weak(worker, test, program):
     question = "Write f, close_to, errors, equals, Checker and is_valid."
     (verdict,) = worker.judge([Problem("p", question, (test,), **fields)], [program])
     assert [(each.passed, each.strength) for each in verdict.tests] == [(True, "weak")]
+
+
+@pytest.mark.parametrize("test", ["assert Box(f(5)).equals(918273645)", "assert Box(f(5)).error(918273645) == 0"])
+def test_a_class_around_what_a_function_returned_makes_a_test_weak(worker, test):
+    program = (
+        "class Box:\n    def __init__(s, v): pass\n    def equals(s, e): return True\n    def error(s, e): return 0\n"
+    )
+    for entry_point in ("f", None):
+        assert judged(worker, program + ZERO, test, entry_point=entry_point) == [(True, "weak")]
+
+
+@pytest.mark.parametrize(
+    "setup, test",
+    [
+        ("CASES = [(5, 125)]", "assert f(CASES[0][0]) == CASES[0][1]"),
+        ("CASES = [(5, 125)]", "assert f(CASES[0][0]) == 125"),
+        ("X, Y = 5, 125", "assert f(X) == Y"),
+        ("class Row:\n    x, y = 5, 125", "assert f(Row.x) == Row.y"),
+    ],
+)
+def test_a_table_of_inputs_and_answers_stays_in_the_judge(worker, setup, test):
+    peek = "def f(x):\n    found = globals()\n    return dict(found['CASES'])[x] if 'CASES' in found else found.get('Y', Row.y)"
+    assert judged(worker, peek, test, test_setup=setup) == [(False, "strong")]
+    assert judged(worker, "def f(x): return x ** 3", test, test_setup=setup) == [(True, "strong")]
+
+
+@pytest.mark.parametrize("kind", ["unittest.case:_ShouldStop", "unittest.case:SkipTest"])
+def test_no_exception_of_a_test_framework_is_the_candidates_to_raise(worker, kind):
+    module, name = kind.split(":")
+    program = (
+        f"class Stop(Exception): pass\nStop.__module__, Stop.__qualname__ = {module!r}, {name!r}\ndef f(x): raise Stop"
+    )
+    for how in ("self.assertEqual(f(5), 120)", "with self.subTest():\n            self.assertEqual(f(5), 120)"):
+        suite = f"import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        {how}\n"
+        assert judged(worker, program, suite) == [(False, "strong")]
+
+
+def test_a_key_that_json_cannot_name_is_a_wrong_answer(worker):
+    for key in ("10 ** 5000", "(10 ** 5000,)"):
+        call = CallCase((5,), {"a": 1})
+        problem = Problem("p", "q", entry_point="f", calls=(call,), comparison=Comparison("json"))
+        (verdict,) = worker.judge([problem], [f"def f(x): return {{{key}: 1}}"])
+        assert (verdict.outcome, verdict.reason) == (Outcome.FAILED, "wrong_value")
 
 
 HELPED = """
