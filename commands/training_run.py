@@ -196,8 +196,9 @@ def _summary(
     samples = config.evaluation.samples
     summary: dict[str, Any] = {}
     for name in ("pass_at_1", "pass_at_1_t1", f"pass_at_{samples}", "format_rate_t1"):
-        summary[f"{name}_before"] = before[name]
-        summary[f"{name}_after"] = after[name]
+        if name in before and name in after:  # a resumed run may have other evaluation settings than before
+            summary[f"{name}_before"] = before[name]
+            summary[f"{name}_after"] = after[name]
     summary |= {
         "steps": cluster.step,
         "seconds": seconds,
@@ -240,7 +241,7 @@ def _overlap(folder: RunFolder) -> dict[str, Any]:
 
 
 def _comparison(config: RunConfig, summary: dict[str, Any], both: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Rows of pass rates with their intervals and of AR-ness, before and after training."""
+    """Rows of pass rates with their intervals and of AR-ness, of what was measured both before and after training."""
     settings = config.evaluation
     labels = {f"pass@1, T = {settings.greedy_temperature:g}": "pass_at_1"}
     labels |= {f"pass@1, T = {settings.temperature:g}": "pass_at_1_t1"}
@@ -248,11 +249,13 @@ def _comparison(config: RunConfig, summary: dict[str, Any], both: Sequence[dict[
     rows = [
         [label, *(interval(result[name], *result.get("intervals", {}).get(name, (None, None))) for result in both)]
         for label, name in labels.items()
+        if all(name in result for result in both)
     ]
-    for temperature, before in summary["ar_ness"]["before"].items():
-        after = summary["ar_ness"]["after"][temperature]
+    before, after = (summary["ar_ness"][when] for when in ("before", "after"))
+    for temperature in (temperature for temperature in before if temperature in after):
         for kind in ("local", "global"):
-            rows.append([f"{kind} AR-ness, T = {temperature}", f"{before[kind]:.2f}", f"{after[kind]:.2f}"])
+            values = (f"{measured[temperature][kind]:.2f}" for measured in (before, after))
+            rows.append([f"{kind} AR-ness, T = {temperature}", *values])
     return rows
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from couplet.commands.display import Display
-from couplet.commands.training_run import _Run
+from couplet.commands.training_run import _comparison, _Run
 from couplet.configs.load import from_dict
 from couplet.configs.schema import RunConfig
 from couplet.learner.checkpoint import save_checkpoint
@@ -37,3 +37,14 @@ def test_a_signal_saves_what_is_done_unless_it_cuts_a_step(run, abandoned, saved
     with pytest.raises(Interrupted), run.saving_if_interrupted():
         raise Interrupted(15, abandoned=abandoned)
     assert [path.name for path in run.folder.checkpoints.glob("step-*")] == saved
+
+
+def test_results_of_other_evaluation_settings_are_compared_as_far_as_they_go():
+    def result(samples, temperature):
+        passed = {"pass_at_1": 0.25, "pass_at_1_t1": 0.5, f"pass_at_{samples}": 0.75}
+        return passed | {"ar_ness": {"0.2": {"local": 0.5, "global": 0.5}, temperature: {"local": 1.0, "global": 1.0}}}
+
+    config, both = from_dict(RunConfig, {"evaluation": {"samples": 4}}), (result(8, "1.2"), result(4, "0.9"))
+    summary = {"ar_ness": dict(zip(("before", "after"), (some["ar_ness"] for some in both), strict=True))}
+    labels = [row[0] for row in _comparison(config, summary, both)]
+    assert labels == ["pass@1, T = 0.2", "pass@1, T = 1", "local AR-ness, T = 0.2", "global AR-ness, T = 0.2"]
