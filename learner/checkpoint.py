@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,13 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state:
     temporary = root / f".writing-{final.name}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(root.glob(".writing-*"))  # of a run that was killed
         _check_space(root)
         temporary.mkdir()
         write(temporary)
         (temporary / STATE).write_text(json.dumps(state))
         sizes = _flush(temporary)
-        replaced = _rename(temporary, final)
+        _rename(temporary, final)
         _write_mark(final, sizes)
     except Exception as error:
         full = _disk_is_full(error, root)
@@ -68,8 +68,7 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state:
                 "Free some space, or lower checkpoint.keep"
             ) from error
         raise
-    if replaced is not None:
-        shutil.rmtree(replaced)
+    _remove(root.glob(".replaced-*"))
     _forget_old(root, keep)
     return final
 
@@ -119,16 +118,19 @@ def _flush(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def _rename(temporary: Path, final: Path) -> Path | None:
-    """Move into place; an older checkpoint of the same step is moved to a temporary path, which is returned."""
-    replaced = None
+def _rename(temporary: Path, final: Path) -> None:
+    """Move into place; an older checkpoint of the same step is moved to a temporary path."""
     if final.exists():
         replaced = final.with_name(f".replaced-{final.name}")
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     temporary.rename(final)
     _sync(final.parent)
-    return replaced
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_mark(folder: Path, sizes: dict[str, int]) -> None:

@@ -108,3 +108,17 @@ def test_leftovers_of_a_killed_write_do_not_disturb(tmp_path):
     (tmp_path / ".writing-step-00000001" / "old").write_text("old")
     folder = save_checkpoint(tmp_path, 1, writer("one"), {})
     assert not (folder / "old").exists()
+
+
+def test_what_a_killed_run_left_behind_is_removed(tmp_path):
+    save_checkpoint(tmp_path, 1, writer("one"), {"step": 1})
+
+    def killed(folder):
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 2, killed, {})
+    (tmp_path / "step-00000001").rename(tmp_path / ".replaced-step-00000001")  # killed between the two renames
+    save_checkpoint(tmp_path, 3, writer("three"), {"step": 3})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
