@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import time
@@ -20,7 +21,7 @@ from couplet.data.problem_sets import load_problems, split_source
 from couplet.data.verdict import Outcome, Verdict
 from couplet.evaluation.samples import Sample, read_samples
 from couplet.reward.judgement import Judgement, judge_in_rounds
-from couplet.reward.planner.plan import plan
+from couplet.reward.planner.plan import ProblemDefect, plan
 from couplet.reward.worker import RewardWorker
 
 # Published solutions may be slow, so the limits are higher than in training. As in published judges, a program that
@@ -92,7 +93,8 @@ def score_file(
     problems = load_problems(str(problems_path))
     samples = read_samples(Path(samples_path), problems)
     for problem in {id(sample.problem): sample.problem for sample in samples}.values():
-        plan(problem)
+        with contextlib.suppress(ProblemDefect):  # its samples get no verdict
+            plan(problem)
     reward, sandbox = reward or RewardConfig(), sandbox or SCORING
     target = Path(out) if out is not None else Path(samples_path).with_suffix(".verdicts.jsonl")
     require_other(target, split_source(str(problems_path))[0], samples_path)

@@ -5,11 +5,11 @@ solution, whether its tests can be judged here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from couplet.data.problem import Problem
-from couplet.reward.candidate import Asked, TestFailed
+from couplet.reward.candidate import Asked, Candidate, TestFailed
 from couplet.reward.judge import REPLY, Judge, TrustedTimeout, value_of
 from couplet.reward.oracles import EXISTENCE_TASKS, LONG_ANSWERS
 from couplet.reward.planner.plan import Case, ProblemDefect
@@ -17,6 +17,41 @@ from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.plain import Encoder
 
 ENDINGS = 3  # ends of the process that runs trusted code, each under a zygote of its own, that make a defect
+
+
+# Notes what a program asks for that the sandbox forbids, by the interpreter's audit events (PEP 578), even if it does not
+# load. What packages try beside their work (joblib looks for cores in /proc and by `lscpu`) does not count; psutil reads
+# /proc as its work. NLTK names data that is not installed in its exception only.
+WATCHED = """
+import sys as _sys
+_watched, _PLACES = [], ("<program>", "<suite>", "<test>")
+_PROCESS = {{"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}}
+_NETWORK = {{"socket.connect", "socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname", "socket.sendto"}}
+def _own():
+    frame = _sys._getframe(2)
+    while frame.f_back and frame.f_code.co_filename not in _PLACES and "site-packages" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return "site-packages" not in frame.f_code.co_filename or "/psutil/" in frame.f_code.co_filename
+def _watch(event, arguments):
+    if event in _PROCESS and _own():
+        _watched.append("another process")
+    elif event in _NETWORK or (event == "socket.__new__" and arguments[1] != 1):
+        _watched.append("the network")
+    elif event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).strip("b'")[:5] in ("/proc", "/sys/") and _own():
+        _watched.append("/proc or /sys")
+def _run(source, name):
+    try:
+        exec(compile(source, name, "exec", dont_inherit=True), globals())
+    except Exception as error:
+        if "nltk.download" in str(error):
+            _watched.append("data of NLTK, which is not installed")
+        raise
+_sys.addaudithook(_watch)
+try:
+    _run({solution!r}, "<program>")
+except Exception:
+    pass
+"""
 
 
 class Unknown(Exception):
@@ -37,6 +72,9 @@ class Expectations:
         self.weak: dict[
             tuple[Any, ...], bool
         ] = {}  # whether a test can only be judged weakly, by its canonical solution
+        self.needs: dict[
+            tuple[Any, ...], str
+        ] = {}  # what a suite needs and the sandbox does not have; empty if nothing
 
     def trusted(self, problem: Problem, case: Case, judge: Judge) -> Any:
         """The value of a case's right side. Raises `Unknown`, `ProblemDefect` or `SandboxFault`."""
@@ -97,6 +135,25 @@ class Expectations:
         if reason in ("timeout", "exit"):
             return ProblemDefect, f"problem {problem.problem_id}: its own code to compare with ends by {reason}"
         return Unknown, reason
+
+
+def watched(solution: str, tests: Sequence[str], setup: str, judge: Judge) -> tuple[list[bool], str]:
+    """(whether a solution passes each test in its own process, in order; what the first that fails asks for and the
+    sandbox does not have, or nothing).
+    """
+    own = Candidate(judge.sandbox, judge.config, WATCHED.format(solution=solution), setup, len(tests))
+    passed, needs = [False] * len(tests), ""
+    try:
+        for place, source in enumerate(tests):
+            own.begin_test()
+            passed[place] = own.ask("exec", f"_run({source!r}, '<test>')").kind == "v"
+            if not passed[place] and not needs and (found := value_of(own.ask("eval", "_watched"))):
+                needs = str(found[0])
+    except TestFailed:
+        pass
+    finally:
+        own.end()
+    return passed, needs
 
 
 def output(problem: Problem, program: Asked, encoded: Any) -> Any:

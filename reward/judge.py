@@ -27,7 +27,7 @@ class Judge:
     """Forked when the first test needs it; one that ends is replaced."""
 
     def __init__(self, sandbox: Sandbox, config: SandboxConfig) -> None:
-        self.sandbox = sandbox
+        self.sandbox, self.config = sandbox, config
         self.cpu = TRUSTED_FACTOR * config.cpu_seconds
         self.wall = self.cpu * config.wall_factor
         self.child: Child | None = None

@@ -14,7 +14,7 @@ from couplet.data.problem import Problem
 from couplet.data.verdict import TestResult
 from couplet.reward.agreement import equal, output_agrees, returns_agree
 from couplet.reward.candidate import Asked, Candidate, Question, Sandbox, TestFailed
-from couplet.reward.expectations import Expectations, Unknown, encode_arguments, oracle_question, output
+from couplet.reward.expectations import Expectations, Unknown, encode_arguments, oracle_question, output, watched
 from couplet.reward.judge import REPLY, TRUSTED_FACTOR, Judge, TrustedTimeout, failure, value_of
 from couplet.reward.oracles import agrees
 from couplet.reward.planner.names import import_line
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 # Failures of a strong test after which the problem's own solution is asked whether the test can be judged so at all.
 STRONG_FAILURES = {"judge": ("wrong_value", "exception", "not_plain"), "compare": ("not_plain",)}
 FAILING = {"lost": "not_plain", "broken": "protocol", "skipped": "exception"}  # what a judge says -> why the test fails
+SHARED = (
+    "import couplet.reward.sandbox.suites as _suites\nglobals().update(_suites.shared({suite!r}, globals()))\n{driver}"
+)
 Start = Callable[[str, str, int, list[Question]], Asked]  # (program, set-up, number of tests, known questions)
 
 
@@ -74,26 +77,69 @@ class ProgramRun:
     def results(self, program: str, cases: tuple[Case, ...]) -> list[TestResult]:
         """One result per case. Raises `SandboxFault` or `ProblemDefect` if sandbox or problem, not the program, failed."""
         self.program, self.cases = program, cases
-        known = [known_questions(self.problem, case) for case in cases]
-        results: list[TestResult] = []
-        ahead = 0  # questions up to here have been announced
         try:
             self._require_imports()
-            for index, case in enumerate(cases):
-                candidate = self._started("main" if case.kind == "stdio" else "module", known)
-                fresh = case.kind == "stdio" or self.config.fresh_process_per_test
-                if index >= ahead and not fresh:
-                    series = list(itertools.takewhile(bool, known[index : index + MOST_ANNOUNCED]))
-                    ahead = index + len(series)
-                    candidate.expect([question for questions in series for question in questions])
-                results.append(self._result(candidate, case))
-                if fresh:
-                    candidate.end()
+            results = self._results()
+            if self._is_first_failure(results):
+                self._end()
+                self._try_suite()
+                self._end()
+                results = self._results()
+            if (needs := self.expectations.needs.get(self._suite_key(), "")) and not all(
+                each.passed for each in results
+            ):
+                what = f"its own solution needs what the sandbox does not have ({needs})"
+                raise ProblemDefect(f"problem {self.problem.problem_id}: {what}")
         finally:
-            for each in self.started.values():
-                each.end()
-            self.judge.end()
+            self._end()
         return results
+
+    def _results(self) -> list[TestResult]:
+        known = [known_questions(self.problem, case) for case in self.cases]
+        results: list[TestResult] = []
+        ahead = 0  # questions up to here have been announced
+        for index, case in enumerate(self.cases):
+            candidate = self._started("main" if case.kind == "stdio" else "module", known)
+            fresh = case.kind == "stdio" or self.config.fresh_process_per_test
+            if index >= ahead and not fresh:
+                series = list(itertools.takewhile(bool, known[index : index + MOST_ANNOUNCED]))
+                ahead = index + len(series)
+                candidate.expect([question for questions in series for question in questions])
+            results.append(self._result(candidate, case))
+            if fresh:
+                candidate.end()
+        return results
+
+    def _end(self) -> None:
+        """End all processes; the next question starts others."""
+        for each in self.started.values():
+            each.end()
+        self.started.clear()
+        self.judge.end()
+
+    def _suite_key(self) -> tuple[Any, ...]:
+        return self.problem.canonical_solution, self.problem.suite
+
+    def _is_first_failure(self, results: list[TestResult]) -> bool:
+        """Whether a suite fails and has not been tried on the problem's own solution."""
+        tried = self.problem.suite is None or not self.problem.canonical_solution
+        return not tried and self._suite_key() not in self.expectations.needs and not all(r.passed for r in results)
+
+    def _try_suite(self) -> None:
+        """Run a suite on the problem's own solution: what the sandbox lacks for it, and which tests are weak.
+
+        Its tests may depend on one another (on random states, say), so each way is tried on all of them in order.
+        """
+        solution = self.problem.canonical_solution or ""
+        sources = [self._weak_source(case) for case in self.cases]
+        passed, needs = watched(solution, sources, candidate_setup(self.problem, self.cases), self.judge)
+        for case, passes in zip(self.cases, passed):
+            if case.kind == "judge":
+                canonical = self._canonical()
+                canonical.begin_test()
+                reason = self._reason(canonical, case, self._judged)
+                self.expectations.weak[self._weak_key(case)] = reason == "not_plain" or (bool(reason) and passes)
+        self.expectations.needs[self._suite_key()] = needs
 
     def _require_imports(self) -> None:
         """Raises `ProblemDefect` if the tests, or the packages that the problem names, cannot be imported here."""
@@ -126,8 +172,11 @@ class ProgramRun:
         self.strength = case.strength
         candidate.begin_test()
         before = candidate.cpu_seconds()
-        reason = self._reason(candidate, case, self.ways[case.kind])
-        if reason in STRONG_FAILURES.get(case.kind, ()) and self._is_weak(case):
+        if self.problem.suite and self.expectations.weak.get(self._weak_key(case)):
+            reason = self._reason(candidate, case, self._weak)
+        else:
+            reason = self._reason(candidate, case, self.ways[case.kind])
+        if self.problem.suite is None and reason in STRONG_FAILURES.get(case.kind, ()) and self._is_weak(case):
             candidate.begin_test()
             reason = self._reason(candidate, case, self._weak)
         return TestResult(not reason, reason, self.strength, candidate.cpu_seconds() - before)
@@ -143,13 +192,13 @@ class ProgramRun:
             candidate.charge(time.thread_time() - started)
 
     def _is_weak(self, case: Case) -> bool:
-        """Whether the problem's own solution passes a test only in its own process, since it returns objects there.
+        """Whether the problem's own solution returns objects in a test, or passes it only in its own process.
 
         That depends on the problem alone, so a program cannot choose to be judged weakly.
         """
         if not self.problem.canonical_solution:
             return False
-        key = (self.problem.canonical_solution, self.problem.test_setup, case.source)
+        key = self._weak_key(case)
         if key not in self.expectations.weak:
             canonical, strength = self._canonical(), self.strength
             reasons = []
@@ -159,8 +208,11 @@ class ProgramRun:
                 if not reasons[-1]:
                     break
             self.strength = strength
-            self.expectations.weak[key] = len(reasons) == 2 and reasons[-1] in ("", "weak_refused")
+            self.expectations.weak[key] = reasons[0] == "not_plain" or reasons[1:] in ([""], ["weak_refused"])
         return self.expectations.weak[key]
+
+    def _weak_key(self, case: Case) -> tuple[Any, ...]:
+        return self.problem.canonical_solution, self.problem.test_setup, case.source
 
     def _judged(self, candidate: Asked, case: Case) -> bool:
         arguments = [case.prelude, list(case.modules), list(case.names), case.source]
@@ -257,11 +309,15 @@ class ProgramRun:
         self.strength = "weak"
         if self.config.strict:
             raise TestFailed("weak_refused")
-        setup = "" if case.kind == "weak" else f"{case.weak_setup}\n"
-        source = "".join(f"{import_line(name)}\n" for name in case.modules) + setup + case.source
-        reply = candidate.ask("exec", source)
+        reply = candidate.ask("exec", self._weak_source(case))
         if reply.kind == "x" and reply.value[1] == "AssertionError":
             return False
         if reply.kind != "v":
             raise TestFailed(failure(reply))
         return True
+
+    def _weak_source(self, case: Case) -> str:
+        """A test as it runs in the process of a program, where the tests of a suite share its namespace."""
+        setup = "" if case.kind == "weak" else f"{case.weak_setup}\n"
+        test = SHARED.format(suite=case.suite, driver=case.driver) if case.suite else case.source
+        return "".join(f"{import_line(name)}\n" for name in case.modules) + setup + test

@@ -10,6 +10,7 @@ from couplet.data.formats.cases import python_tests
 from couplet.data.formats.columns import Row, column, identifier, need, text, unexpected
 from couplet.data.formats.wording import SYSTEM, completion_question
 from couplet.data.problem import Problem, Suite
+from couplet.data.syntax import parse, parses
 
 
 def kodcode(row: Row) -> Problem:
@@ -45,6 +46,7 @@ def bigcodebench_instruct(row: Row) -> Problem:
 
 def _bigcodebench(row: Row, question: str, code_prefix: str, preamble: str) -> Problem:
     prompt = text(row, "complete_prompt", None) or text(row, "prompt")
+    suite = Suite("unittest", python_tests("test", [text(row, "test")])["suite"].source)
     return Problem(
         problem_id=identifier(row, "task_id"),
         question=question,
@@ -52,11 +54,19 @@ def _bigcodebench(row: Row, question: str, code_prefix: str, preamble: str) -> P
         code_prefix=code_prefix,
         preamble=preamble,
         canonical_solution=prompt + text(row, "canonical_solution"),
-        suite=Suite("unittest", python_tests("test", [text(row, "test")])["suite"].source),
+        test_setup=_imports(suite.source),  # published as one file with the program, which uses them
+        suite=suite,
         packages=_packages(row),
         source="bigcodebench",
         metadata={"system": SYSTEM},
     )
+
+
+def _imports(source: str) -> str:
+    """The imports at the top level of a test file; `from __future__` counts in that file only."""
+    body = parse(source).body if parses(source) else []
+    kept = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return "\n".join(ast.unparse(node) for node in kept if getattr(node, "module", "") != "__future__")
 
 
 def _packages(row: Row) -> tuple[str, ...]:

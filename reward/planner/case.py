@@ -35,6 +35,7 @@ class Case:
         modules: standard modules the test uses without importing them.
         arguments: positional arguments of the entry point (``oracle``).
         call, stdio: the problem's own case (of these kinds).
+        suite, driver: a whole suite, and the statements that run this test of it (``judge``, ``weak``).
     """
 
     kind: Kind
@@ -52,6 +53,8 @@ class Case:
     arguments: tuple[Any, ...] = ()
     call: CallCase | None = None
     stdio: StdioCase | None = None
+    suite: str = ""
+    driver: str = ""
 
     @property
     def strength(self) -> str:

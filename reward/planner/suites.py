@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ from couplet.data.problem import Suite
 from couplet.reward.planner.asserts import cases_of, judged
 from couplet.reward.planner.case import Case, ProblemDefect
 from couplet.reward.planner.checks import why_empty
-from couplet.reward.planner.names import BUILTINS
+from couplet.reward.planner.names import BUILTINS, mentions, source_of
 from couplet.reward.planner.roles import Roles
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -34,8 +35,12 @@ def suite_in(body: list[ast.stmt]) -> str:
 
 
 def suite_cases(framework: str, body: list[ast.stmt], roles: Roles) -> list[Case]:
-    """The cases of a suite, in its order. Raises `ProblemDefect` for a test that checks nothing."""
-    kept = [node for node in body if not _runs_all(node)]
+    """The cases of a suite, in its order. Raises `ProblemDefect` if a suite has tests and none of them checks anything.
+
+    A test that checks nothing beside others that do counts if it calls the candidate, which must raise nothing; else it
+    is left out.
+    """
+    kept = _without_empty(body, roles)
     if framework == "unittest":
         return [
             _case(kept, owner, method, f"{owner.name!r}, {method.name!r}", framework, roles)
@@ -52,6 +57,16 @@ def suite_cases(framework: str, body: list[ast.stmt], roles: Roles) -> list[Case
     if len(shared) < len(kept):
         cases += cases_of(kept, roles)
     return cases
+
+
+def _without_empty(body: list[ast.stmt], roles: Roles) -> list[ast.stmt]:
+    """A suite without what runs all of it, and without tests that neither check anything nor call the candidate."""
+    tests = list(_tests_of(body))
+    empty = {test: why for test in tests if (why := why_empty([*test.body], _Anything(), ()))}
+    if tests and len(empty) == len(tests):
+        raise ProblemDefect(f"{tests[0].name}: {empty[tests[0]]}")
+    others = {id(test) for test in empty if not mentions(test, roles.own)}
+    return [_without(node, others) for node in body if id(node) not in others and not _runs_all(node)]
 
 
 def suite_of(suite: Suite, body: list[ast.stmt], roles: Roles) -> list[Case]:
@@ -114,12 +129,13 @@ def _case(
     body: list[ast.stmt], owner: ast.ClassDef | None, test: Function, arguments: str, framework: str, roles: Roles
 ) -> Case:
     """The case of one test, with the rest of the suite except its other tests."""
-    if why := _why_unchecked(owner, test, framework) or why_empty([*test.body], _Anything(), ()):
+    if why := _why_unchecked(owner, test, framework):
         raise ProblemDefect(f"{test.name}: {why}")
     others = {id(each) for each in _tests_of(body)} - {id(test)}
     kept = [_without(node, others) for node in body if id(node) not in others]
     driver = RUN.format(framework=framework, arguments=arguments)
-    return judged(kept, [], roles, framework=framework, driver=driver)
+    case = judged(kept, [], roles, framework=framework, driver=driver)
+    return dataclasses.replace(case, suite=source_of(body), driver=driver)
 
 
 def _why_unchecked(owner: ast.ClassDef | None, test: Function, framework: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import logging
 import os
+from pathlib import Path
 
 from couplet.configs.schema import ConfigError, SandboxConfig
 from couplet.reward.sandbox import canaries
@@ -31,7 +33,12 @@ log = logging.getLogger(__name__)
 
 
 def package_paths(packages: tuple[str, ...]) -> tuple[str, ...]:
-    """Folders of the packages programs may import. Raises `ConfigError` for one that is not installed."""
+    """Folders of the packages programs may import, and of their metadata, from which some read their version.
+
+    Raises `ConfigError` for one that is not installed.
+    """
+    if not packages:
+        return ()
     paths: list[str] = []
     for name in packages:
         spec = importlib.util.find_spec(name)
@@ -39,7 +46,15 @@ def package_paths(packages: tuple[str, ...]) -> tuple[str, ...]:
             raise ConfigError(f"sandbox.packages = {packages!r}: {name!r} is not installed")
         for folder in spec.submodule_search_locations or [str(spec.origin)]:
             paths += [path for path in (folder, f"{folder}.libs") if os.path.exists(path)]
-    return tuple(paths)
+    return (*paths, *metadata_paths(packages))
+
+
+def metadata_paths(packages: tuple[str, ...]) -> list[str]:
+    """Folders of the metadata of the distributions that bring `packages`."""
+    owners = importlib.metadata.packages_distributions()
+    names = {name for package in packages for name in owners.get(package.partition(".")[0], ())}
+    files = [file for name in names for file in importlib.metadata.distribution(name).files or ()]
+    return sorted({str(Path(file.locate()).parent) for file in files if file.match("*.dist-info/METADATA")})
 
 
 class LocalSandbox:

@@ -11,6 +11,8 @@ import re
 import sys
 import types
 
+SHARED: dict[str, dict] = {}  # namespaces of suites by their source
+
 
 class Failed(AssertionError):
     """A test failed otherwise than by an assertion, e.g. because nothing was raised."""
@@ -24,6 +26,14 @@ def offer(source) -> None:
     """Make `import pytest` work in `source`, unless pytest is an allowed package."""
     if "pytest" in source and "pytest" not in sys.modules:
         sys.modules["pytest"] = Pytest("pytest")
+
+
+def shared(source, scope) -> dict:
+    """The namespace of a suite, which runs once per process: its tests may depend on what others left there."""
+    if source not in SHARED:
+        SHARED[source] = namespace = dict(scope)
+        exec(compile(source, "<suite>", "exec", dont_inherit=True), namespace)
+    return SHARED[source]
 
 
 def run_unittest(scope, owner, name) -> None:

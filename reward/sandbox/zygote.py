@@ -122,7 +122,7 @@ class Zygote:
             self.wire.send({"ready": True})
             gc.enable()
             if self.threads != 1:
-                random.seed(0)  # which os.fork() has undone
+                seed()  # which os.fork() has undone
             if kind == "judge":
                 serve_judge(self.wire)
             else:
@@ -149,6 +149,12 @@ class Listed:
         found = name in self.packages and path is None
         return importlib.machinery.PathFinder.find_spec(name, self.folders) if found else None
 
+    def find_distributions(self, context):
+        """Metadata of installed packages: some read their own version when they are imported."""
+        from importlib.metadata import DistributionFinder, MetadataPathFinder
+
+        return MetadataPathFinder.find_distributions(DistributionFinder.Context(name=context.name, path=self.folders))
+
 
 def warm_up(packages: list[str], package_paths: list[str]) -> None:
     """Import what programs commonly use, and the allowed packages with one thread per math library.
@@ -168,13 +174,19 @@ def warm_up(packages: list[str], package_paths: list[str]) -> None:
             raise ImportError(
                 f"sandbox.packages: {name!r} cannot be imported: {error}; list what it needs, too"
             ) from None
-    sys.meta_path.remove(finder)
     if (pools := sys.modules.get("threadpoolctl")) is not None:
         # It looks for math libraries in /proc, which programs do not have; each of them has one thread in any case.
         pools.ThreadpoolController._find_libraries_with_linux = lambda self: None
     os.environ.clear()
     sys.setswitchinterval(0.005)
     sys.dont_write_bytecode = True
+
+
+def seed() -> None:
+    """Fix the global random states, so that the same program gets the same verdict everywhere."""
+    random.seed(0)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(0)
 
 
 def continue_in_child(wire: control.Wire) -> None:
@@ -263,7 +275,7 @@ def main() -> None:
         text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         control.send(wire, json.dumps({"error": text}))
         return
-    random.seed(0)  # the same program gets the same verdict everywhere
+    seed()
     gc.disable()
     gc.collect()
     gc.freeze()
