@@ -140,33 +140,37 @@ def count_threads() -> int:
 
 
 class Listed:
-    """Finds the allowed packages, and nothing else that is installed beside them."""
+    """Finds the allowed packages and their metadata, and nothing else that is installed beside them."""
 
-    def __init__(self, packages: list[str], folders: list[str]) -> None:
-        self.packages, self.folders = set(packages), folders
+    def __init__(self, packages: list[str], paths: list[str]) -> None:
+        self.packages, self.folders = set(packages), sorted({os.path.dirname(path) for path in paths})
+        self.metadata = [path for path in paths if path.endswith(".dist-info")]
 
     def find_spec(self, name, path=None, target=None):
         found = name in self.packages and path is None
         return importlib.machinery.PathFinder.find_spec(name, self.folders) if found else None
 
     def find_distributions(self, context):
-        """Metadata of installed packages: some read their own version when they are imported."""
-        from importlib.metadata import DistributionFinder, MetadataPathFinder
+        """What `importlib.metadata` asks: some packages read their own version."""
+        from importlib.metadata import PathDistribution, Prepared
+        from pathlib import Path
 
-        return MetadataPathFinder.find_distributions(DistributionFinder.Context(name=context.name, path=self.folders))
+        for path in self.metadata:
+            name = os.path.basename(path).partition("-")[0]
+            if context.name is None or Prepared.normalize(name) == Prepared.normalize(context.name):
+                yield PathDistribution(Path(path))
 
 
 def warm_up(packages: list[str], package_paths: list[str]) -> None:
     """Import what programs commonly use, and the allowed packages with one thread per math library.
 
-    Packages are found below the folders of `package_paths` this once; nothing else there can be imported later.
+    Nothing else below the folders of `package_paths` can be imported, now or later.
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     for name in WARM:
         importlib.import_module(name)
-    finder = Listed(packages, sorted({os.path.dirname(path) for path in package_paths}))
-    sys.meta_path.append(finder)
+    sys.meta_path.append(Listed(packages, package_paths))
     for name in packages:
         try:
             importlib.import_module(name)
