@@ -30,6 +30,7 @@ from couplet.data.syntax import (
 NO_FENCE = r"(?:(?!```)[\s\S])*"
 ANY_FENCE = re.compile(rf"```[^\n`]*\n({NO_FENCE})(?:```|\Z)")
 
+MAX_BLOCKS = 100  # every block is read for names that others need
 INDENTED = "indented"  # in place of the language of an indented block
 _PYTHON = frozenset((INDENTED, "", "python", "py", "python3", "py3", "python2", "ipython"))
 _REASONING = re.compile(r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
@@ -123,7 +124,7 @@ def without_tokens(text: str) -> str:
 def code_blocks(text: str) -> list[Block]:
     """The fenced blocks of `text` by CommonMark's rules, also in lists and quotes, or else its indented ones.
 
-    A text of more than a megabyte has none.
+    A text of more than a megabyte has none, and of a model that repeats itself the first `MAX_BLOCKS` count.
     """
     from markdown_it import MarkdownIt
 
@@ -133,7 +134,8 @@ def code_blocks(text: str) -> list[Block]:
     tokens = markdown.parse(text)
     fences = [token for token in tokens if token.type == "fence"]
     found = [Block((token.info.split() or [""])[0].lower().strip("{.}"), token.content) for token in fences]
-    return found or [Block(INDENTED, token.content) for token in tokens if token.type == "code_block"]
+    found = found or [Block(INDENTED, token.content) for token in tokens if token.type == "code_block"]
+    return found[:MAX_BLOCKS]
 
 
 def _before_unpaired_fence(text: str) -> Iterator[str]:

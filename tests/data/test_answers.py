@@ -183,6 +183,14 @@ def test_hostile_texts_cost_little(text):
     assert time.process_time() - started < 15
 
 
+def test_only_the_first_of_very_many_blocks_are_read():
+    block = "```python\ndef f(x): return {}\n```\n"
+    assert len(code_blocks(block.format(0) * 20_000)) == 100
+    started = time.process_time()
+    program_of_answer("".join(map(block.format, range(20_000))), Problem("p", "q", ("assert f(1) == 2",), "f"))
+    assert time.process_time() - started < 3.0
+
+
 def test_blocks_follow_commonmark():
     text = "a\n```py x\n1\n``\n~~~\n````\n\n    ```\n    no\n    ```\n\n~~~ `x` y\n2\n~~~ no\n~~~~  \n```\n3"
     assert code_blocks(text) == [("py", "1\n``\n~~~\n"), ("`x`", "2\n~~~ no\n"), ("", "3")]
