@@ -195,8 +195,8 @@ def _flows(
         case ast.FunctionDef(name=name, body=body, args=arguments):
             yield {name}, _expressions(body)
             yield {each.arg for each in arguments.args + arguments.kwonlyargs}, _defaults(arguments)
-        case ast.Expr(value=ast.Call(args=args)):  # called for what it does to its arguments
-            yield {each.id for each in args if isinstance(each, ast.Name)}, [node.value.func]
+        case ast.Expr(value=ast.Call(func=func, args=args)):  # called for what it does to its arguments
+            yield {each.id for each in args if isinstance(each, ast.Name)}, [func]
         case ast.Call(func=func, args=args, keywords=keywords):
             if isinstance(func, ast.Attribute) and func.attr in FILLING:  # ``found.append(f(1))``
                 yield {root_name(func) or ""} & held, [*args, *(option.value for option in keywords)]
