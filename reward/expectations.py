@@ -21,12 +21,13 @@ ENDINGS = 3  # ends of the process that runs trusted code, each under a zygote o
 
 # Notes what a program asks for that the sandbox forbids, by the interpreter's audit events (PEP 578), even if it does not
 # load. What packages try beside their work (joblib looks for cores in /proc and by `lscpu`) does not count; psutil reads
-# /proc as its work. NLTK names data that is not installed in its exception only.
+# /proc as its work. Data that NLTK lacks and the semaphores of a pool of processes are named in exceptions only.
 WATCHED = """
 import sys as _sys
 _watched, _PLACES = [], ("<program>", "<suite>", "<test>")
 _PROCESS = {{"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}}
 _NETWORK = {{"socket.connect", "socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname", "socket.sendto"}}
+_ERRORS = {{"nltk.download": "data of NLTK, which is not installed", "_multiprocessing.SemLock(": "another process"}}
 def _own():
     frame = _sys._getframe(2)
     while frame.f_back and frame.f_code.co_filename not in _PLACES and "site-packages" not in frame.f_code.co_filename:
@@ -43,8 +44,7 @@ def _run(source, name):
     try:
         exec(compile(source, name, "exec", dont_inherit=True), globals())
     except Exception as error:
-        if "nltk.download" in str(error):
-            _watched.append("data of NLTK, which is not installed")
+        _watched.extend(needs for text, needs in _ERRORS.items() if text in str(error))
         raise
 _sys.addaudithook(_watch)
 try:

@@ -25,6 +25,16 @@ def problem(source, solution, name="p"):
     return Problem(name, "q", entry_point="f", canonical_solution=solution, suite=Suite("unittest", source))
 
 
+POOL = (
+    "import multiprocessing\ndef f():\n    with multiprocessing.Pool(2) as pool: return pool.map(str, [1])[0] + '\\n'"
+)
+
+
+def test_a_pool_of_processes_is_another_process(worker, caplog):
+    (verdict,) = worker.judge([problem(CALL, POOL, "pool")], [POOL])
+    assert verdict.reason == "problem_defect" and "(another process)" in caplog.text
+
+
 @pytest.mark.parametrize("what", LACKING)
 def test_a_suite_whose_own_solution_needs_what_the_sandbox_lacks_is_a_defect(worker, what, caplog):
     lacking = problem(CALL, LACKING[what], what)
