@@ -18,6 +18,7 @@ import importlib.machinery
 import json
 import os
 import random
+import re
 import select
 import signal
 import sys
@@ -139,6 +140,11 @@ def count_threads() -> int:
         return 0
 
 
+def normal(name: str) -> str:
+    """The name of a distribution as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 class Listed:
     """Finds the allowed packages and their metadata, and nothing else that is installed beside them."""
 
@@ -152,12 +158,12 @@ class Listed:
 
     def find_distributions(self, context):
         """What `importlib.metadata` asks: some packages read their own version."""
-        from importlib.metadata import PathDistribution, Prepared
+        from importlib.metadata import PathDistribution
         from pathlib import Path
 
         for path in self.metadata:
             name = os.path.basename(path).partition("-")[0]
-            if context.name is None or Prepared.normalize(name) == Prepared.normalize(context.name):
+            if context.name is None or normal(name) == normal(context.name):
                 yield PathDistribution(Path(path))
 
 

@@ -424,6 +424,14 @@ def test_bigcodebench_has_two_kinds_of_prompts(tmp_path):
         load_problems(f"{source}@best")
 
 
+def test_the_imports_of_a_bigcodebench_test_are_the_programs_too(tmp_path):
+    row = ROWS["bigcodebench"][0]
+    imports = "from __future__ import annotations\nimport os\nfrom math import pi\n"
+    (problem,) = load_problems(write(tmp_path / "b.jsonl", {**row, "test": imports + row["test"]}))
+    assert problem.test_setup.startswith("import os\nfrom math import pi")
+    assert "__future__" not in problem.test_setup
+
+
 def test_a_checker_that_is_a_program_becomes_a_function(tmp_path):
     program = "import sys\ndef read(p):\n    with open(p) as f:\n        return f.read().split()\n"
     program += "if __name__ == '__main__':\n    i, e, a = map(read, sys.argv[1:])\n    print(1 if sorted(e) == sorted(a) else 0)\n"
