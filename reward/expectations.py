@@ -27,7 +27,8 @@ import sys as _sys
 _watched, _PLACES = [], ("<program>", "<suite>", "<test>")
 _PROCESS = {{"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}}
 _NETWORK = {{"socket.connect", "socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname", "socket.sendto"}}
-_ERRORS = {{"nltk.download": "data of NLTK, which is not installed", "_multiprocessing.SemLock(": "another process"}}
+_DATA = "data of NLTK, which is not installed"
+_ERRORS = {{"nltk.download": _DATA, "textblob.download": _DATA, "_multiprocessing.SemLock(": "another process"}}
 def _own():
     frame = _sys._getframe(2)
     while frame.f_back and frame.f_code.co_filename not in _PLACES and "site-packages" not in frame.f_code.co_filename:
