@@ -133,7 +133,7 @@ def test_a_learner_without_enough_memory_names_what_to_lower(scripted):
 def test_a_step_that_needs_longer_than_its_limit_is_not_repeated_for_ever(scripted):
     cluster = scripted("slow", "SlowLearner", ray={"connect_timeout": 1.5})
     batch, config = cluster.take(2), cluster.config
-    cluster.learner.config = config.replace(learner=config.learner.replace(timeout=4.0))
+    cluster.learner.ranks.config = config.learner.replace(timeout=4.0)
     with pytest.raises(TimeoutError, match=r"learn \(learner.timeout\): no answer within 4 s, twice in a row"):
         cluster.learn(batch)
     assert cluster.learner.restarts == 1

@@ -151,7 +151,7 @@ def test_a_scale_without_resources_leaves_the_numbers_as_they_were(ray_cluster, 
     monkeypatch.setattr(control, "_find", lambda run, address: queue)
     monkeypatch.setattr(control, "_call", lambda queue, method, *arguments: getattr(queue, method)(*arguments))
     with pytest.raises(
-        ConfigError, match=r"scale reward=9: after 0 s there are \{'rollout': 2, 'reward': 1\}, and the old"
+        ConfigError, match=r"scale reward=9: not reached within 0 s \(2 rollout, 1 reward in service, .*; the numbers are as before"
     ):
         control.scale_workers(["reward=9"], None, None)
     assert queue.history == [{"reward": 9}, {"reward": 1}]
