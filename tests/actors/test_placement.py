@@ -151,7 +151,8 @@ def test_a_scale_without_resources_leaves_the_numbers_as_they_were(ray_cluster, 
     monkeypatch.setattr(control, "_find", lambda run, address: queue)
     monkeypatch.setattr(control, "_call", lambda queue, method, *arguments: getattr(queue, method)(*arguments))
     with pytest.raises(
-        ConfigError, match=r"scale reward=9: not reached within 0 s \(2 rollout, 1 reward in service, .*; the numbers are as before"
+        ConfigError,
+        match=r"scale reward=9: not reached within 0 s \(2 rollout, 1 reward in service, .*; the numbers are as before",
     ):
         control.scale_workers(["reward=9"], None, None)
     assert queue.history == [{"reward": 9}, {"reward": 1}]
