@@ -66,8 +66,8 @@ def _of_values(problem: Problem) -> list[Case]:
         raise ProblemDefect("inputs need an entry_point and a canonical_solution")
     if problem.calls and problem.entry_point is None:
         raise ProblemDefect("calls need an entry_point")
-    silent = problem.comparison.rule != "checker" and not any(run.output.strip() for run in problem.stdio)
-    if problem.stdio and silent:
+    blank = problem.comparison.rule != "checker" and not any(run.output.strip() for run in problem.stdio)
+    if problem.stdio and blank:
         raise ProblemDefect("none of its runs expects any output, so a program that does nothing would pass")
     return [
         *(Case("oracle", arguments=tuple(arguments)) for arguments in problem.inputs),

@@ -349,9 +349,9 @@ def test_a_test_that_checks_nothing_is_refused(worker, test, why):
 
 
 def test_runs_that_expect_no_output_check_nothing(worker):
-    silent = Problem("p/1", "q", stdio=(StdioCase("1\n", ""), StdioCase("2\n", " \n")))
+    blank = Problem("p/1", "q", stdio=(StdioCase("1\n", ""), StdioCase("2\n", " \n")))
     with pytest.raises(ProblemDefect, match="expects any output"):
-        plan(silent)
+        plan(blank)
     assert judged(worker, "pass", stdio=(StdioCase("1\n", ""), StdioCase("2\n", "2")))[1][0] is False
 
 
