@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from couplet.commands.adapt import run_adaptation
 from couplet.commands.checks import check_start
@@ -62,13 +63,16 @@ def cached_start(recipe: AdaptConfig, display: Display) -> Path:
 @contextmanager
 def _alone(path: Path, display: Display) -> Iterator[None]:
     """Hold a lock that ends with the process; wait for another holder, and say so."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            display.say(f"another process prepares this start; waiting for it ({path})")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        display.say(f"another process prepares this start; waiting for it ({path})")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def cache_folder() -> Path:

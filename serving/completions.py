@@ -145,16 +145,16 @@ class Client:
         """One request with retries."""
         pause = self.backoff
         for attempt in range(self.retries + 1):
-            fault, wait = self._attempt(path, body)
-            if isinstance(fault, dict):
-                return fault
+            outcome, wait = self._attempt(path, body)
+            if isinstance(outcome, dict):
+                return outcome
             if wait is None:
-                raise EndpointError(f"{self.base_url}{path}: {fault}")
+                raise EndpointError(f"{self.base_url}{path}: {outcome}")
             if attempt < self.retries:
                 self.sleep(max(pause, min(wait, 60.0)))
                 pause *= 2
         raise EndpointError(
-            f"{self.base_url}{path}: {fault}, after {self.retries + 1} attempts; is the server running "
+            f"{self.base_url}{path}: {outcome}, after {self.retries + 1} attempts; is the server running "
             "(vllm serve MODEL), and is this the right address?"
         )
 
