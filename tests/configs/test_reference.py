@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from couplet.configs import reference
+from couplet.configs.generated import BEGIN, END, with_generated
 from couplet.configs.load import RECIPES, dump, load, read_recipe
 from couplet.configs.mistakes import section_of
 from couplet.configs.schema import AdaptConfig, RunConfig
@@ -48,11 +49,21 @@ def test_every_key_has_a_meaning():
 
 
 def test_check_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference, "PAGE", tmp_path / "configuration.md")
+    page, old = tmp_path / "configuration.md", reference.PAGE.read_text().replace("learner steps", "learner stops")
+    page.write_text(old)
+    monkeypatch.setattr(reference, "PAGE", page)
     monkeypatch.setattr(reference, "SCHEMAS", {RunConfig: tmp_path / "schema.json"})
-    assert reference.main(["--check"]) == 1 and not list(tmp_path.iterdir())
+    assert reference.main(["--check"]) == 1 and list(tmp_path.iterdir()) == [page] and page.read_text() == old
     assert reference.main([]) == 0 and reference.main(["--check"]) == 0
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 2 and "learner steps" in page.read_text()
+
+
+def test_what_is_written_by_hand_around_a_generated_part_stays(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n\n{END}after\n")
+    assert with_generated(page, "new\n") == f"before\n{BEGIN}\nnew\n\n{END}after\n"
+    page.write_text(f"before\n{BEGIN}\nold\n")
+    assert with_generated(page, "new\n") == f"before\n{BEGIN}\nnew\n"
 
 
 @pytest.mark.parametrize("recipe", ALL_RECIPES, ids=lambda path: path.stem)
