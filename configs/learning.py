@@ -16,10 +16,13 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class EstimatorConfig(Section):
     """How log-probabilities of a completion are estimated (docs/algorithm.md, section on estimators)."""
 
-    name: Literal["coupled", "full_mask", "decoupled"] = Field(
+    name: Literal["coupled", "full_mask", "decoupled", "trace"] = Field(
         "coupled", description="which masks a completion is scored under"
     )
-    pairs: int = Field(1, ge=1, description="lambda: mask pairs per completion; name: full_mask uses none")
+    pairs: int = Field(1, ge=1, description="lambda: mask pairs per completion of coupled and decoupled")
+    slices: int = Field(
+        3, ge=1, description="K of name: trace: slices of the sampled schedule; from sampler.steps up it is exact"
+    )
     t_min: float = Field(0.2, gt=0, lt=1, description="mask rates are drawn from [t_min, t_max]")
     t_max: float = Field(0.8, gt=0, lt=1, description="highest mask rate; the partner mask has 1 - t")
     weighting: Literal["inverse_t", "half_inverse_t", "none"] = Field(
@@ -33,9 +36,14 @@ class EstimatorConfig(Section):
         yield Rule(self.t_min < self.t_max, "t_min t_max", f"must be below estimator.t_max = {self.t_max}")
 
     @property
-    def active_pairs(self) -> int:
-        """Mask pairs in use: 0 for `full_mask`."""
-        return 0 if self.name == "full_mask" else self.pairs
+    def views(self) -> int:
+        """Views of a completion besides the shared view 0, each a forward pass."""
+        return {"full_mask": 0, "trace": self.slices - 1}.get(self.name, 2 * self.pairs)
+
+    @property
+    def scores(self) -> float:
+        """How often a token is scored in these views, in expectation."""
+        return (self.slices - 1) / self.slices if self.name == "trace" else self.views / 2
 
 
 class ObjectiveConfig(Section):

@@ -14,7 +14,7 @@ Shapes: P prompts, G completions per prompt, C canvas positions, L prompt + canv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,61 +23,10 @@ import torch
 from torch import Tensor
 
 from couplet.configs.schema import EstimatorConfig
-from couplet.model.masking import coupled_masks, decoupled_masks, mask_ratios
+from couplet.model.estimators import ESTIMATORS, Canvases, Views
 
 Policy = Any
 """A `DiffusionPolicy`, or anything that wraps one and forwards its attributes (a DeepSpeed engine)."""
-
-Views = list[tuple[Tensor, Tensor]]
-"""One (mask bool [B, C], weight float32 [B]) per view besides view 0."""
-
-
-def coupled(completion_BC: Tensor, seeds_B: Sequence[int], ratio_seeds_B: Sequence[int], cfg: EstimatorConfig) -> Views:
-    """Pairs of complementary masks: each pair predicts every token exactly once."""
-    return _paired(coupled_masks, completion_BC, seeds_B, ratio_seeds_B, cfg)
-
-
-def decoupled(
-    completion_BC: Tensor, seeds_B: Sequence[int], ratio_seeds_B: Sequence[int], cfg: EstimatorConfig
-) -> Views:
-    """Pairs of independent masks at rates t and 1 - t; never renormalised if a token is in both or in neither."""
-    return _paired(decoupled_masks, completion_BC, seeds_B, ratio_seeds_B, cfg)
-
-
-def full_mask(
-    completion_BC: Tensor, seeds_B: Sequence[int], ratio_seeds_B: Sequence[int], cfg: EstimatorConfig
-) -> Views:
-    """View 0 alone (d1 without its prompt masking)."""
-    return []
-
-
-ESTIMATORS: dict[str, Callable[[Tensor, Sequence[int], Sequence[int], EstimatorConfig], Views]] = {
-    "coupled": coupled,
-    "full_mask": full_mask,
-    "decoupled": decoupled,
-}
-
-
-def view_weights(ratio_B: Tensor, weighting: str) -> tuple[Tensor, Tensor]:
-    """Weights of the two views of a pair at diffusion time t: 1/t and 1/(1-t), half of these, or 1 and 1."""
-    if weighting == "none":
-        return torch.ones_like(ratio_B), torch.ones_like(ratio_B)
-    scale = {"inverse_t": 1.0, "half_inverse_t": 0.5}[weighting]
-    return scale / ratio_B, scale / (1.0 - ratio_B)
-
-
-def _paired(
-    masks_of: Callable[[Tensor, Tensor, Sequence[int], int], tuple[Tensor, Tensor]],
-    completion_BC: Tensor,
-    seeds_B: Sequence[int],
-    ratio_seeds_B: Sequence[int],
-    cfg: EstimatorConfig,
-) -> Views:
-    views: Views = []
-    for pair in range(cfg.pairs):
-        ratio_B = mask_ratios(ratio_seeds_B, cfg.t_min, cfg.t_max, pair)
-        views += zip(masks_of(completion_BC, ratio_B, seeds_B, pair), view_weights(ratio_B, cfg.weighting))
-    return views
 
 
 @dataclass(frozen=True)
@@ -91,6 +40,7 @@ class GroupTokens:
     prompt_mask_PQ: Tensor
     tokens_PGC: Tensor
     loss_mask_PGC: Tensor
+    reveal_step_PGC: Tensor | None = None
 
     @classmethod
     def of(
@@ -100,8 +50,12 @@ class GroupTokens:
         loss_mask_PGC: Any,
         pad_id: int,
         device: torch.device | str = "cpu",
+        reveal_step_PGC: Any = None,
     ) -> GroupTokens:
-        """From arrays or tensors: `prompts` one sequence of ids per group, the rest [P, G, C]."""
+        """From arrays or tensors: `prompts` one sequence of ids per group, the rest [P, G, C].
+
+        `reveal_step_PGC` is what only `trace` needs: the sampler's step that revealed each token.
+        """
         if np.shape(tokens_PGC) != np.shape(loss_mask_PGC) or len(np.shape(tokens_PGC)) != 3:
             raise ValueError(f"tokens {np.shape(tokens_PGC)} and loss mask {np.shape(loss_mask_PGC)} must be [P, G, C]")
         if len(prompts) != np.shape(tokens_PGC)[0]:
@@ -117,6 +71,7 @@ class GroupTokens:
             torch.from_numpy(prompt_mask_PQ).to(device),
             torch.from_numpy(np.array(tokens_PGC, dtype=np.int64)).to(device),
             torch.from_numpy(np.array(loss_mask_PGC, dtype=bool)).to(device),
+            None if reveal_step_PGC is None else torch.from_numpy(np.array(reveal_step_PGC, dtype=np.int64)),
         )
 
     @property
@@ -127,42 +82,6 @@ class GroupTokens:
         return torch.nn.functional.pad(self.prompt_mask_PQ, (0, self.tokens_PGC.shape[2]), value=True)
 
 
-def inner_logprobs(
-    policy: Policy,
-    prompt_tokens: Any,
-    tokens_GC: Any,
-    loss_mask_GC: Any,
-    seeds_JG: Sequence[Sequence[int]],
-    estimator: EstimatorConfig,
-    group_seeds_J: Sequence[int],
-    temperature: float = 1.0,
-) -> Tensor:
-    """Estimated log-probabilities of one group's completions for J inner updates under the same weights.
-
-    Args:
-        policy: a `DiffusionPolicy` or a wrapper of one; called once for view 0 and once for all other views.
-        prompt_tokens: ids of the prompt.
-        tokens_GC: ids of the whole canvas, tail and filler included.
-        loss_mask_GC: bool, up to and including the first end token.
-        seeds_JG: mask seeds of each inner update, one per completion.
-        estimator: which views, and their weights.
-        group_seeds_J: seeds of the diffusion time if `estimator.t_scope` is ``group``.
-        temperature: the sampling temperature; used if `estimator.match_temperature` is set.
-
-    Returns:
-        float32 [J, G, C], zero outside the loss mask; differentiable.
-    """
-    batch = GroupTokens.of(
-        [prompt_tokens],
-        np.asarray(tokens_GC)[None],
-        np.asarray(loss_mask_GC)[None],
-        policy.token_ids.pad,
-        _device(policy),
-    )
-    seeds_JPG = [[list(seeds_G)] for seeds_G in seeds_JG]
-    return batch_logprobs(policy, batch, seeds_JPG, [[seed] for seed in group_seeds_J], estimator, temperature)[:, 0]
-
-
 def batch_logprobs(
     policy: Policy,
     batch: GroupTokens,
@@ -171,22 +90,31 @@ def batch_logprobs(
     estimator: EstimatorConfig,
     temperature: float = 1.0,
 ) -> Tensor:
-    """`inner_logprobs` for P groups at once: float32 [J, P, G, C], zero outside the loss mask.
+    """Estimated log-probabilities of P groups for J inner updates under the same weights.
 
     Two calls of the policy (one for `full_mask`) for any J, P and G, so all ranks make the same number of calls.
+
+    Args:
+        policy: a `DiffusionPolicy` or a wrapper of one; called once for view 0 and once for all other views.
+        batch: the groups.
+        seeds_JPG: mask seeds of each inner update, one per completion.
+        group_seeds_JP: seeds of the diffusion time if `estimator.t_scope` is ``group``.
+        estimator: which views, and their weights.
+        temperature: the sampling temperature; used if `estimator.match_temperature` is set.
+
+    Returns:
+        float32 [J, P, G, C], zero outside the loss mask; differentiable.
     """
     scale = temperature if estimator.match_temperature else 1.0
     if scale <= 0:
         raise ValueError(f"temperature = {temperature}: estimator.match_temperature needs a temperature above 0")
-    total_PGC = _full_mask_logprobs(policy, batch, scale, estimator.chunk_rows)
-    total_JPGC = total_PGC.expand(len(seeds_JPG), *total_PGC.shape)
     views = _all_views(batch, seeds_JPG, group_seeds_JP, estimator)
-    if views:
-        masks = torch.stack([mask for mask, _ in views], dim=1)
-        weights = torch.stack([weight for _, weight in views], dim=1)
-        logp = _view_logprobs(policy, batch, masks, scale, estimator.chunk_rows)
-        total_JPGC = total_JPGC + (weights[..., None] * logp).sum(dim=1)
-    return total_JPGC / (estimator.active_pairs + 1)
+    needed_PC = (batch.loss_mask_PGC & (views.first_BC != 0)).any(dim=0).any(dim=1)
+    total_JPGC = views.first_BC * _full_mask_logprobs(policy, batch, needed_PC, scale, estimator.chunk_rows)
+    if views.masks_BVC.shape[1]:
+        logp = _view_logprobs(policy, batch, views, scale, estimator.chunk_rows)
+        total_JPGC = total_JPGC + (views.weights_BVC * logp).sum(dim=1)
+    return total_JPGC / views.divisor
 
 
 def _all_views(
@@ -195,7 +123,7 @@ def _all_views(
     group_seeds_JP: Sequence[Sequence[int]],
     estimator: EstimatorConfig,
 ) -> Views:
-    """The views besides view 0: masks bool [J, P, G, C], weights float32 [J, P, G]."""
+    """The views of every inner update: first [J, P, G, C], masks and weights [J, V, P, G, C]."""
     prompts, completions, canvas = batch.tokens_PGC.shape
     count = len(seeds_JPG)
     seeds = [seed for seeds_PG in seeds_JPG for seeds_G in seeds_PG for seed in seeds_G]
@@ -205,20 +133,29 @@ def _all_views(
         ratio_seeds = [seed for seeds_P in group_seeds_JP for seed in seeds_P for _ in range(completions)]
     else:
         ratio_seeds = seeds
-    everything = torch.ones(len(seeds), canvas, dtype=torch.bool)
-    shape = (count, prompts, completions)
-    device = batch.tokens_PGC.device
-    return [
-        (mask.reshape(*shape, canvas).to(device), weight.reshape(shape).to(device))
-        for mask, weight in ESTIMATORS[estimator.name](everything, seeds, ratio_seeds, estimator)
-    ]
+    steps = batch.reveal_step_PGC
+    steps_BC = None if steps is None else steps.cpu().reshape(-1, canvas).repeat(count, 1)
+    found = ESTIMATORS[estimator.name](Canvases(canvas, seeds, ratio_seeds, steps_BC), estimator)
+    shape, device = (count, prompts, completions), batch.tokens_PGC.device
+
+    def by_update(values_BVC: Tensor) -> Tensor:
+        return values_BVC.unflatten(0, shape).permute(0, 3, 1, 2, 4).to(device)
+
+    return Views(
+        found.first_BC.unflatten(0, shape).to(device),
+        by_update(found.masks_BVC),
+        by_update(found.weights_BVC),
+        found.divisor,
+    )
 
 
-def _full_mask_logprobs(policy: Policy, batch: GroupTokens, temperature: float, chunk_rows: int) -> Tensor:
+def _full_mask_logprobs(
+    policy: Policy, batch: GroupTokens, needed_PC: Tensor, temperature: float, chunk_rows: int
+) -> Tensor:
     """View 0, one row per prompt: each needed row of logits serves the G tokens at its position. [P, G, C]."""
     prompts, _, canvas = batch.tokens_PGC.shape
     masked_PC = torch.full((prompts, canvas), policy.token_ids.mask, device=batch.tokens_PGC.device)
-    select_PC = _at_least_one(batch.loss_mask_PGC.any(dim=1))
+    select_PC = _at_least_one(needed_PC)
     tokens_PCG = batch.tokens_PGC.transpose(1, 2)
     prompt_length = batch.prompt_PQ.shape[1]
     logp_NG = policy(
@@ -234,9 +171,10 @@ def _full_mask_logprobs(policy: Policy, batch: GroupTokens, temperature: float, 
     return logp_PCG.transpose(1, 2) * batch.loss_mask_PGC
 
 
-def _view_logprobs(policy: Policy, batch: GroupTokens, masks: Tensor, temperature: float, chunk_rows: int) -> Tensor:
+def _view_logprobs(policy: Policy, batch: GroupTokens, views: Views, temperature: float, chunk_rows: int) -> Tensor:
     """All views of all groups in one call, [J, V, P, G, C]; rows without needed positions are left out."""
-    select = masks & batch.loss_mask_PGC
+    masks = views.masks_BVC
+    select = (views.weights_BVC != 0) & batch.loss_mask_PGC
     tokens_SC = batch.tokens_PGC.expand(masks.shape).reshape(-1, masks.shape[-1])
     needed_SC = _at_least_one(select.reshape(tokens_SC.shape))
     keep_S = needed_SC.any(dim=1)
@@ -265,7 +203,3 @@ def _at_least_one(select: Tensor) -> Tensor:
     one = torch.zeros_like(select)
     one.view(-1)[0] = True
     return one
-
-
-def _device(policy: Policy) -> torch.device:
-    return next(policy.parameters()).device

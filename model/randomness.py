@@ -21,6 +21,7 @@ PURPOSES = {
     "second_mask": 6,  # estimators: the independent second mask of `decoupled`
     "corpus_ratio": 7,  # supervised stages: diffusion time of a sequence
     "corpus_mask": 8,  # supervised stages: which tokens are masked
+    "slice": 9,  # estimator `trace`: where the schedule is cut
 }
 
 _GOLDEN = 0x9E3779B97F4A7C15

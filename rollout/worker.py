@@ -14,7 +14,7 @@ import torch
 from couplet.configs.schema import EstimatorConfig, SamplerConfig
 from couplet.data.seeds import mask_seed
 from couplet.data.trajectory import PromptGroup, RolloutRequest, answer_length
-from couplet.model.likelihood import inner_logprobs
+from couplet.model.likelihood import GroupTokens, batch_logprobs
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.weights import Manifest, unpack_into
 from couplet.rollout.ar_ness import global_ar_ness, local_ar_ness, order_entropy, reveal_order
@@ -102,10 +102,15 @@ class RolloutWorker:
         estimate: bool,
     ) -> PromptGroup:
         tokens_GC = np.stack([completion.tokens for completion in completions])
+        reveal_step_GC = np.stack([completion.reveal_step for completion in completions])
         lengths_G = [answer_length(tokens_C, self._policy.token_ids.end) for tokens_C in tokens_GC]
         loss_mask_GC = np.arange(tokens_GC.shape[1]) < np.array(lengths_G)[:, None]
         started = time.perf_counter()
-        behaviour_GJC = self._behaviour(request, tokens_GC, loss_mask_GC, config) if estimate else None
+        behaviour_GJC = (
+            self._behaviour(request, (tokens_GC, loss_mask_GC, reveal_step_GC), config.temperature)
+            if estimate
+            else None
+        )
         metrics = self._metrics(completions, loss_mask_GC, seconds)
         metrics["seconds"] = seconds + time.perf_counter() - started
         return PromptGroup(
@@ -115,7 +120,7 @@ class RolloutWorker:
             problem_id=request.problem_id,
             prompt_tokens=request.prompt_tokens,
             tokens_GC=tokens_GC,
-            reveal_step_GC=np.stack([completion.reveal_step for completion in completions]),
+            reveal_step_GC=reveal_step_GC,
             loss_mask_GC=loss_mask_GC,
             texts=tuple(self._text(tokens_C) for tokens_C in tokens_GC),
             seeds_G=request.seeds_G,
@@ -127,25 +132,26 @@ class RolloutWorker:
 
     @torch.inference_mode()
     def _behaviour(
-        self, request: RolloutRequest, tokens_GC: np.ndarray, loss_mask_GC: np.ndarray, config: SamplerConfig
+        self, request: RolloutRequest, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], temperature: float
     ) -> np.ndarray:
-        """float32 [G, J, C] under the weights that sampled the group."""
+        """float32 [G, J, C] under the weights that sampled the group; `arrays`: tokens, loss mask, reveal steps."""
         updates = range(1, self._inner_updates + 1)
-        views = max(1, 2 * self._estimator.active_pairs * self._inner_updates)  # rows of one completion
-        size = max(1, self._microbatch_rows // views) if self._microbatch_rows else len(tokens_GC)
+        views = max(1, self._estimator.views * self._inner_updates)  # rows of one completion
+        completions = len(request.seeds_G)
+        size = max(1, self._microbatch_rows // views) if self._microbatch_rows else completions
         parts = []
-        for some in (slice(first, first + size) for first in range(0, len(tokens_GC), size)):
-            logp_JgC = inner_logprobs(
+        for some in (slice(first, first + size) for first in range(0, completions, size)):
+            tokens, loss_mask, reveal_step = (array[None, some] for array in arrays)
+            pad, device = self._policy.token_ids.pad, self._policy.device
+            logp_JPgC = batch_logprobs(
                 self._policy,
-                request.prompt_tokens,
-                tokens_GC[some],
-                loss_mask_GC[some],
-                [[mask_seed(seed, j) for seed in request.seeds_G[some]] for j in updates],
+                GroupTokens.of([request.prompt_tokens], tokens, loss_mask, pad, device, reveal_step),
+                [[[mask_seed(seed, j) for seed in request.seeds_G[some]]] for j in updates],
+                [[mask_seed(request.group_seed, j)] for j in updates],
                 self._estimator,
-                [mask_seed(request.group_seed, j) for j in updates],
-                temperature=config.temperature,
+                temperature,
             )
-            parts.append(logp_JgC.transpose(0, 1).float().cpu().numpy())
+            parts.append(logp_JPgC[:, 0].transpose(0, 1).float().cpu().numpy())
         return np.concatenate(parts)
 
     def _text(self, tokens_C: np.ndarray) -> str:

@@ -27,9 +27,10 @@ from couplet.configs.errors import UserError
 from couplet.configs.schema import EstimatorConfig, SamplerConfig
 from couplet.data.seeds import derive_seed
 from couplet.data.trajectory import answer_length
-from couplet.model.likelihood import ESTIMATORS
+from couplet.model.estimators import ESTIMATORS, Canvases
 from couplet.rollout.sampler import sample
 
+PAIRED = ("coupled", "decoupled")
 WEIGHTINGS = ("inverse_t", "half_inverse_t", "none")
 TARGETS = ("inverse_t", "half_inverse_t", "elbo")
 
@@ -88,14 +89,8 @@ class Setting:
 
 
 def settings(pairs: Sequence[int]) -> list[Setting]:
-    """Every estimator of `ESTIMATORS` that the study compares."""
-    paired = [
-        Setting(name, weighting, count)
-        for name in ESTIMATORS
-        if name != "full_mask"
-        for weighting in WEIGHTINGS
-        for count in pairs
-    ]
+    """Every estimator that the study compares."""
+    paired = [Setting(name, weighting, count) for name in PAIRED for weighting in WEIGHTINGS for count in pairs]
     return [Setting("full_mask", "none", 0), *paired]
 
 
@@ -134,21 +129,21 @@ def draw_estimates(
     """Normalised estimates [D, C] of every setting of estimator `name`; all share the same masks and forward passes."""
     most = max(budget.pairs)
     canvas = len(case.tokens_C)
-    everything_DC = torch.ones(len(seeds_D), canvas, dtype=torch.bool)
+    everything_1C = torch.ones(1, canvas, dtype=torch.bool)
 
     def views(weighting: str) -> tuple[Tensor, Tensor]:
         cfg = EstimatorConfig(name=name, pairs=most, t_min=t_range[0], t_max=t_range[1], weighting=weighting)  # type: ignore[arg-type]
-        found = ESTIMATORS[name](everything_DC, seeds_D, seeds_D, cfg)
-        return torch.stack([mask for mask, _ in found], dim=1), torch.stack([weight for _, weight in found], dim=1)
+        found = ESTIMATORS[name](Canvases(canvas, seeds_D, seeds_D), cfg)
+        return found.masks_BVC, found.weights_BVC
 
     masks_DVC, _ = views("none")
     logp_DVC = masked_logprobs(policy, case, masks_DVC.flatten(0, 1), budget.rows).unflatten(0, masks_DVC.shape[:2])
-    full_C = masked_logprobs(policy, case, everything_DC[:1], 1)[0]
+    full_C = masked_logprobs(policy, case, everything_1C, 1)[0]
     for weighting in WEIGHTINGS:
-        _, weight_DV = views(weighting)
+        _, weight_DVC = views(weighting)
         for pairs in budget.pairs:
             part = slice(0, 2 * pairs)
-            total_DC = full_C + (weight_DV[:, part, None] * logp_DVC[:, part]).sum(dim=1)
+            total_DC = full_C + (weight_DVC[:, part] * logp_DVC[:, part]).sum(dim=1)
             setting = Setting(name, weighting, pairs)
             yield setting, (total_DC / ((pairs + 1) * setting.expected_weight)).double().numpy()
 
@@ -230,7 +225,7 @@ def measure(
         everything = torch.ones(1, len(loss_C), dtype=torch.bool)
         full_C = masked_logprobs(policy, case, everything, 1)[0].double().numpy()
         found = [(Setting("full_mask", "none", 0), np.repeat(full_C[None], 2, axis=0))]
-        for name in [name for name in ESTIMATORS if name != "full_mask"]:
+        for name in PAIRED:
             # Both estimators share diffusion times and first masks, which makes the comparison less noisy.
             seeds_D = [derive_seed(seed, "variance", number, d) for d in range(budget.draws)]
             found += draw_estimates(policy, case, name, budget, t_range, seeds_D)

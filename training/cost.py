@@ -62,11 +62,11 @@ def learn_flops(config: RunConfig, size: ModelSize) -> float:
 
 
 def _views(config: RunConfig, size: ModelSize, updates: int) -> float:
-    """Forward passes of one group's likelihood estimate for `updates` draws of masks: one shared view, two per pair."""
+    """Forward passes of one group's likelihood estimate for `updates` draws of views, one of which is shared."""
     canvas, completions = config.sampler.completion_length, config.replay.completions
-    pairs = config.estimator.active_pairs * updates
+    views, scores = config.estimator.views * updates, config.estimator.scores * updates
     length = config.problems.max_prompt_tokens + canvas
-    return size.forward_flops(1 + 2 * pairs * completions, length, canvas * (1 + pairs * completions))
+    return size.forward_flops(1 + views * completions, length, canvas * (1 + scores * completions))
 
 
 def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
@@ -75,7 +75,7 @@ def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     wide, sharded = BYTES[learner.dtype], {s: learner.ranks if learner.zero_stage >= s else 1 for s in (1, 2, 3)}
     optimiser = size.total * (8 + (4 if wide == 2 else 0)) / sharded[1]
     completions = min(learner.micro_completions or config.replay.completions, config.replay.completions)
-    rows = (completions * config.estimator.active_pairs * 2 + 1) * learner.micro_groups
+    rows = (completions * config.estimator.views + 1) * learner.micro_groups
     tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
     per_layer = 2 if learner.gradient_checkpointing else 34  # activations of hidden size that a layer keeps
     kept = tokens * size.hidden * (per_layer * size.layers + 34)

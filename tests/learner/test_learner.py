@@ -1,4 +1,5 @@
 import math
+import typing
 
 import numpy as np
 import pytest
@@ -8,10 +9,9 @@ import couplet.learner.learner as module
 from couplet.configs.schema import EstimatorConfig, ObjectiveConfig
 from couplet.data.seeds import mask_seed
 from couplet.learner.loss import kl_penalty
-from couplet.model.likelihood import inner_logprobs
 from couplet.model.weights import unpack_into
 from tests.learner.toys import gradients, toy_group, toy_groups, toy_learner, toy_policy, weights_of
-from tests.one_group import group_logprobs
+from tests.one_group import group_logprobs, inner_logprobs
 
 
 def assert_same(left, right, tolerance=0.0):
@@ -22,14 +22,21 @@ def assert_same(left, right, tolerance=0.0):
         )
 
 
-def with_behaviour(policy, scored, updates, version):
+def with_behaviour(policy, scored, updates, version, **estimator):
     """The group with the log-probabilities `policy` gives it, stamped with `version`."""
     group = scored.group
     seeds = [[mask_seed(seed, update) for seed in group.seeds_G] for update in range(1, updates + 1)]
     group_seeds = [mask_seed(group.group_seed, update) for update in range(1, updates + 1)]
     with torch.no_grad():
         logp_JGC = inner_logprobs(
-            policy, group.prompt_tokens, group.tokens_GC, group.loss_mask_GC, seeds, EstimatorConfig(), group_seeds
+            policy,
+            group.prompt_tokens,
+            group.tokens_GC,
+            group.loss_mask_GC,
+            seeds,
+            group_seeds,
+            EstimatorConfig(**estimator),
+            reveal_step_GC=group.reveal_step_GC,
         )
     behaviour = logp_JGC.transpose(0, 1).numpy()
     rewards = [None if math.isnan(reward) else float(reward) for reward in scored.rewards_G]
@@ -37,10 +44,14 @@ def with_behaviour(policy, scored, updates, version):
     return toy_group(index, rewards, version, behaviour=behaviour)
 
 
+NAMES = typing.get_args(EstimatorConfig.model_fields["name"].annotation)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("ratio", ["current", "behaviour", "proximal"])
-def test_on_policy_the_ratio_is_exactly_one(policy, ratio):
-    learner = toy_learner(policy, objective={"inner_updates": 1, "ratio": ratio})
-    groups = [with_behaviour(policy, scored, 1, 0) for scored in toy_groups()]
+def test_on_policy_the_ratio_is_exactly_one(policy, ratio, name):
+    learner = toy_learner(policy, objective={"inner_updates": 1, "ratio": ratio}, name=name)
+    groups = [with_behaviour(policy, scored, 1, 0, name=name) for scored in toy_groups()]
     metrics = learner.learn(groups if ratio != "current" else toy_groups())
     assert metrics["ratio_mean"] == metrics["ratio_max"] == 1.0 and metrics["clip_share"] == 0.0
 
@@ -99,12 +110,13 @@ def test_an_excluded_completion_changes_nothing(policy):
     assert_same(gradients(toy_learner(policy), groups), expected)
 
 
-def test_without_staleness_all_ratio_modes_agree():
+@pytest.mark.parametrize("name", NAMES)
+def test_without_staleness_all_ratio_modes_agree(name):
     results = {}
     for ratio in ("current", "behaviour", "proximal"):
         policy = toy_policy()
-        learner = toy_learner(policy, objective={"ratio": ratio, "inner_updates": 3})
-        results[ratio] = learner.learn([with_behaviour(policy, scored, 3, 0) for scored in toy_groups()])
+        learner = toy_learner(policy, objective={"ratio": ratio, "inner_updates": 3}, name=name)
+        results[ratio] = learner.learn([with_behaviour(policy, scored, 3, 0, name=name) for scored in toy_groups()])
     for ratio in ("behaviour", "proximal"):
         assert results[ratio]["loss_inner_1"] == results["current"]["loss_inner_1"]
         assert results[ratio]["loss_inner_3"] == pytest.approx(results["current"]["loss_inner_3"], abs=1e-5)

@@ -42,7 +42,9 @@ def toy_group(index, rewards, version=0, prompt_length=None, behaviour=None):
         version=version,
         prompt_tokens=generator.integers(4, VOCABULARY, length, dtype=np.int32),
         tokens_GC=tokens,
-        reveal_step_GC=np.zeros((completions, CANVAS), dtype=np.int16),
+        reveal_step_GC=np.random.default_rng(index + 1).permuted(
+            np.tile(np.arange(CANVAS, dtype=np.int16), (completions, 1)), axis=1
+        ),
         loss_mask_GC=np.arange(CANVAS) < ends[:, None],
         texts=("",) * completions,
         seeds_G=tuple(derive_seed(index, "completion", row) for row in range(completions)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -64,10 +66,10 @@ def test_text_and_loss_end_at_the_first_end_token() -> None:
     assert 0 < ends < 32
 
 
-@pytest.mark.parametrize("scope", ["sequence", "group"])
-def test_behaviour_is_the_learners_estimate_under_the_sampling_weights(scope: str) -> None:
+@pytest.mark.parametrize("options", [{"pairs": 2}, {"pairs": 2, "t_scope": "group"}, {"name": "trace", "slices": 2}])
+def test_behaviour_is_the_learners_estimate_under_the_sampling_weights(options: dict[str, Any]) -> None:
     worker = build(estimate_behaviour=True)
-    worker._estimator = estimator = ESTIMATOR.replace(t_scope=scope, pairs=2)
+    worker._estimator = estimator = ESTIMATOR.replace(**options)
     for group in worker.generate(REQUESTS):
         assert group.behaviour_GJC is not None
         assert group.behaviour_GJC.shape == (group.completions, 2, 8) and group.behaviour_GJC.dtype == np.float32
@@ -84,6 +86,7 @@ def test_behaviour_is_the_learners_estimate_under_the_sampling_weights(scope: st
                 [derive_seed(seed, "mask", update) for seed in group.seeds_G],
                 estimator,
                 derive_seed(group.group_seed, "mask", update),
+                reveal_step_GC=group.reveal_step_GC,
             )
             np.testing.assert_allclose(group.behaviour_GJC[:, update - 1], logp.detach().numpy(), atol=1e-5)
 
@@ -98,13 +101,13 @@ def test_a_call_may_bring_its_own_sampler_and_then_estimates_nothing() -> None:
 
 def test_the_behaviour_estimate_keeps_to_the_rows_of_a_forward(monkeypatch) -> None:
     rows: list[int] = []
-    estimate = module.inner_logprobs
+    estimate = module.batch_logprobs
 
-    def watched(policy, prompt, tokens_GC, loss_mask_GC, seeds_JG, *rest, **options):
-        rows.append(2 * len(seeds_JG) * len(tokens_GC))  # one pair of masks for each update and completion
-        return estimate(policy, prompt, tokens_GC, loss_mask_GC, seeds_JG, *rest, **options)
+    def watched(policy, batch, seeds_JPG, *rest):
+        rows.append(2 * len(seeds_JPG) * batch.tokens_PGC.shape[1])  # one pair of masks for each update and completion
+        return estimate(policy, batch, seeds_JPG, *rest)
 
-    monkeypatch.setattr(module, "inner_logprobs", watched)
+    monkeypatch.setattr(module, "batch_logprobs", watched)
     whole = build(estimate_behaviour=True).generate(REQUESTS[:1])[0]
     parts = build(estimate_behaviour=True, microbatch_rows=8).generate(REQUESTS[:1])[0]
     assert rows == [12, 8, 4]
