@@ -71,13 +71,8 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def render(page: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Replace the generated part of a page by the table of these studies. UserError: it has no such part."""
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    head, found, rest = text.partition(BEGIN)
-    _, closed, tail = rest.partition(END)
-    if not found or not closed:
-        raise UserError(f"{page}: has no part between {BEGIN} and {END}; add these two lines")
-    write_text(page, f"{head}{BEGIN}\n\n{page_part(results)}\n\n{END}{tail}")
+    """Replace the generated part of a page by the table of these studies."""
+    write_text(page, fill(page, page_part(results)))
 
 
 def page_part(results: Sequence[Mapping[str, Any]]) -> str:

@@ -119,7 +119,7 @@ def run(tmp_path, monkeypatch):
 def test_a_run_whose_holders_die_is_clean(run, seed, staleness):
     records = run(seed, staleness)
     assert violations(records) == []
-    assert checked(records)["reissued"] > 3 and checked(records)["completions"] == STEPS * P * G
+    assert checked(records)["reissued"] >= 3 and checked(records)["completions"] == STEPS * P * G
 
 
 def found(records, text):
