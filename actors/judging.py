@@ -97,7 +97,10 @@ class Judging:
         return [w for w in active if not self.hub.tiers or w.info.tier in self.hub.tiers] or active
 
     async def _judge(self, worker: Worker, job: Job) -> None:
-        self.hub.ledger.scoring(*job.attempt, time.monotonic())
+        now = time.monotonic()
+        self.hub.ledger.scoring(*job.attempt, now)
+        if job.avoid is None:
+            self.hub.telemetry.taken(now - job.generated)
         worker.calls += 1
         problem, pending = self.hub.schedule.problem(job.attempt.number), tuple(job.judgement.pending)
         call: ObjectRef = worker.handle.score.remote(problem, job.group, pending, self.hub.tiers)

@@ -19,6 +19,7 @@ from couplet.actors.ray_init import alive_nodes, connect
 from couplet.actors.remote import fetch_all
 from couplet.actors.replay_actor import Memory
 from couplet.actors.replay_client import ReplayClient
+from couplet.actors.scaling import Scaling
 from couplet.actors.storage import require_shared
 from couplet.actors.worker_pool import WorkerPool
 from couplet.configs.schema import RunConfig
@@ -64,6 +65,7 @@ class RayCluster:
         self.connection = connect(config)
         self.pool = WorkerPool(for_rollouts(config), start, reconcile=self._reconcile, republish=self._republish)
         self.queue = ReplayClient(config, self.schedule, self.memory, self.pool.serving)
+        self.scaling = Scaling(config, self.queue)
         self.learner = LearnerGroup(config, start, meanwhile=partial(self._reconcile, republish=False))
         try:
             self._start(start)
@@ -102,7 +104,8 @@ class RayCluster:
         """
         if self.times.begin():
             self.queue.call("begin_report")
-        moved, seen = time.monotonic(), -1
+        asked = moved = time.monotonic()
+        seen = -1
         while True:
             self._reconcile()
             lease: Lease = self.queue.call("take", count, TICK)
@@ -112,16 +115,16 @@ class RayCluster:
                     moved, seen = time.monotonic(), lease.progress
                 self._require_progress(time.monotonic() - moved)
             elif (groups := self._payload(lease)) is not None:
-                return self._batch(lease, groups)
+                return self._batch(lease, groups, time.monotonic() - asked)
 
-    def _batch(self, lease: Lease, groups: Sequence[PromptGroup]) -> Batch:
+    def _batch(self, lease: Lease, groups: Sequence[PromptGroup], waited: float) -> Batch:
         """Record a lease whose payload has arrived."""
         self.memory.leased = lease.numbers
         self.memory.record.add(lease.decided)
         scored = tuple(ScoredGroup(group, verdicts) for group, verdicts in zip(groups, lease.verdicts, strict=True))
         self.times.add("generate", lease.metrics["generate_seconds"])
         self.times.add("reward", lease.metrics["reward_seconds"])
-        metrics = batch_metrics(scored, self.step) | dict(lease.metrics)
+        metrics = batch_metrics(scored, self.step) | dict(lease.metrics) | {"learner_wait": waited}
         return Batch(lease.numbers, scored, dict(lease.decided), metrics)
 
     def learn(self, batch: Batch) -> dict[str, float]:
@@ -140,6 +143,7 @@ class RayCluster:
         metrics |= self.times.step({"generate": workers["rollout"], "reward": workers["reward"], "train": ranks})
         metrics |= {"learner_workers": float(ranks), "learner_restarts": float(self.learner.restarts)}
         self.metrics.export(batch.metrics | metrics)
+        self.scaling.follow(batch.metrics | metrics, workers)
         if len(self.learner.payloads) > KEPT_STEPS:
             self._save_for_recovery()
         return metrics
@@ -207,6 +211,7 @@ class RayCluster:
 
     def close(self) -> None:
         """Stop every actor, and Ray if it was started here."""
+        self.scaling.close()
         self.learner.stop()
         self.pool.stop()
         self.queue.stop()

@@ -288,7 +288,7 @@ def _no_cluster(address: str, reason: Exception) -> NoCluster:
 
 def _logical_cpus(config: RunConfig | AdaptConfig) -> int:
     """CPU slots of a local Ray: at least what the run asks for, so that a laptop shares its cores among the actors."""
-    wanted = sum(count * section.cpus for count, section in _roles(config).values())
+    wanted = sum(max(count, _most(section)) * section.cpus for count, section in _roles(config).values())
     return max(os.cpu_count() or 1, math.ceil(wanted) + SPARE_CPUS)
 
 
@@ -296,6 +296,11 @@ def _roles(config: RunConfig | AdaptConfig) -> dict[str, tuple[int, Any]]:
     """role -> (number of actors, their section)."""
     sections = {role: getattr(config, role) for role in COUNTS if hasattr(config, role)}
     return {role: (getattr(section, COUNTS[role]), section) for role, section in sections.items()}
+
+
+def _most(section: Any) -> int:
+    """Actors that autoscaling may start; 0 if it is off."""
+    return (section.autoscale.max or 0) if hasattr(section, "autoscale") else 0
 
 
 def _require_resources(config: RunConfig | AdaptConfig) -> None:

@@ -57,6 +57,7 @@ class Memory:
     weights: PublishedWeights | None = None  # the newest published ones
     restarts: int = 0
     targets: dict[str, int] = field(default_factory=dict)  # wanted workers per role
+    reasons: dict[str, str] = field(default_factory=dict)  # of the last change by autoscaling, per role
     lost: dict[str, int] = field(default_factory=dict)  # workers lost so far, per role
     tiers: tuple[str, ...] = ()  # sandbox tiers the run accepts; empty: any
     folder: str = ""  # of the run
@@ -84,6 +85,7 @@ class ReplayActor:
         self.generation = Generation(self.hub, self.judging.add)
         self.generation.weights = memory.weights
         self.targets = dict(memory.targets)
+        self.reasons = dict(memory.reasons)
         self.restarts = memory.restarts
         self.folder = memory.folder
         self.reward_mean: float | None = None  # of the groups that were leased last
@@ -164,9 +166,10 @@ class ReplayActor:
         """The ledger's totals."""
         return self.ledger.totals()
 
-    async def set_targets(self, targets: Mapping[str, int]) -> None:
-        """Wanted number of workers per role; the driver starts and stops actors to match."""
+    async def set_targets(self, targets: Mapping[str, int], reasons: Mapping[str, str] | None = None) -> None:
+        """Wanted number of workers per role, and why; the driver starts and stops actors to match."""
         self.targets |= targets
+        self.reasons |= reasons or {}
 
     async def accept(self, tiers: tuple[str, ...]) -> None:
         """The sandbox tiers the run accepts from now on."""
@@ -194,6 +197,7 @@ class ReplayActor:
             "learner": {"ranks": self.config.learner.ranks, "engine": self.config.learner.engine},
             "reward_mean": self.reward_mean,
             "targets": dict(self.targets),
+            "autoscale": {role: self._autoscale(role) for role in ROLES},
             "tiers": list(self.hub.tiers),
             "workers": {role: [_shown(w) for _, w in sorted(self.hub.workers[role].items())] for role in ROLES},
             "ledger": self.ledger.states(),
@@ -204,6 +208,11 @@ class ReplayActor:
             "sandbox_faults": dict(self.hub.telemetry.faults),
             "restarts": {"replay": self.restarts, **self.hub.lost},
         }
+
+    def _autoscale(self, role: str) -> dict[str, Any] | None:
+        """Bounds and last change of a role whose number follows the load; None if it does not."""
+        limits = getattr(self.config, role).autoscale
+        return None if limits.max is None else {**dict(limits), "last_change": self.reasons.get(role)}
 
     async def _serve(self, worker: Worker) -> None:
         await (self.generation if worker.role == "rollout" else self.judging).serve(worker)

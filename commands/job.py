@@ -55,6 +55,7 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     speed = rates["groups_per_second"]
     eta = f"about {timedelta(seconds=round(left / speed))} to the end" if speed > 0 else "no group in the last minute"
     reward = "none yet" if status["reward_mean"] is None else f"{status['reward_mean']:.2f}"
+    scaled = {role: limits for role, limits in status["autoscale"].items() if limits is not None}
     return [
         f"run {status['run']} in {status['folder']}: learner step {status['step']} of {status['steps']}, {eta}",
         f"learner: {learner['ranks']} rank(s), {learner['engine']}; weights of step {status['published_version']} published",
@@ -62,7 +63,16 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
         identity(totals),
         f"in flight: {', '.join(f'{count} {name}' for name, count in status['ledger'].items() if name in IN_FLIGHT)}",
         f"{speed:.2f} groups/s, {rates['tokens_per_second']:.0f} tokens/s",
+        *(_autoscaled(role, limits, status) for role, limits in scaled.items()),
     ]
+
+
+def _autoscaled(role: str, limits: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    wanted, serving = status["targets"][role], sum(not worker["leaving"] for worker in status["workers"][role])
+    return (
+        f"autoscale {role}: {limits['min']} to {limits['max']} actors, waits of at most {limits['target_wait']:g} s; "
+        f"{wanted} wanted, {serving} in service; last change: {limits['last_change'] or 'none'}"
+    )
 
 
 def scale_workers(targets: Sequence[str], run: str | None, address: str | None) -> None:
@@ -74,6 +84,7 @@ def scale_workers(targets: Sequence[str], run: str | None, address: str | None) 
     """
     wanted = dict(_target(text) for text in targets)
     queue = _find(run, address)
+    _require_admitted(wanted, _call(queue, "status")["autoscale"])
     before = _call(queue, "roster").targets
     _call(queue, "set_targets", wanted)
     started = reported = time.monotonic()
@@ -93,6 +104,17 @@ def scale_workers(targets: Sequence[str], run: str | None, address: str | None) 
         _call(queue, "set_targets", {role: before[role] for role in wanted})
         raise
     print(", ".join(f"{role}: {count} in service" for role, count in serving.items()))
+
+
+def _require_admitted(wanted: Mapping[str, int], autoscale: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """`ConfigError` for a number that autoscaling would change back."""
+    for role, number in wanted.items():
+        limits = autoscale[role]
+        if limits is not None and not limits["min"] <= number <= limits["max"]:
+            raise ConfigError(
+                f"scale {role}={number}: {role}.autoscale keeps it within {limits['min']} to {limits['max']}; choose a "
+                f"number within, or resume the run with other bounds"
+            )
 
 
 def _reason(serving: Mapping[str, int]) -> str:

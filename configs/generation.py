@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from couplet.configs.section import Rule, Section, Switch
-from couplet.configs.system import NodeLabels
+from couplet.configs.system import AutoscaleConfig, NodeLabels
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,10 @@ class RolloutConfig(Section):
     microbatch_rows: int = Field(256, gt=0, description="completions per forward pass")
     max_restarts: int = Field(-1, ge=-1, description="of one actor; -1 = no limit")
     timeout: float = Field(1800.0, gt=0, description="seconds of one generate call")
+    autoscale: AutoscaleConfig = Field(AutoscaleConfig(), description="what waits is the learner, for its groups")
+
+    def rules(self) -> Iterator[Rule]:
+        yield Rule(self.autoscale.admits(self.actors), "actors autoscale", "must lie in rollout.autoscale.min .. max")
 
 
 class WeightsConfig(Section):

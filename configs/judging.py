@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from couplet.configs.section import Rule, Section, Switch, Texts
-from couplet.configs.system import NodeLabels
+from couplet.configs.system import AutoscaleConfig, NodeLabels
 
 
 class SandboxConfig(Section):
@@ -79,3 +79,7 @@ class RewardConfig(Section):
         0.05, ge=0, le=1, description="the run stops if a larger share of samples is lost to infrastructure faults"
     )
     timeout: float = Field(600.0, gt=0, description="seconds of one score call")
+    autoscale: AutoscaleConfig = Field(AutoscaleConfig(), description="what waits is a generated group, to be judged")
+
+    def rules(self) -> Iterator[Rule]:
+        yield Rule(self.autoscale.admits(self.actors), "actors autoscale", "must lie in reward.autoscale.min .. max")

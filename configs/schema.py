@@ -11,11 +11,12 @@ from couplet.configs.learning import AdapterConfig, EstimatorConfig, LearnerConf
 from couplet.configs.problems import EvaluationConfig, ProblemsConfig, ReplayConfig
 from couplet.configs.run import ModelConfig, RunConfig
 from couplet.configs.section import Section
-from couplet.configs.system import CheckpointConfig, RayConfig
+from couplet.configs.system import AutoscaleConfig, CheckpointConfig, RayConfig
 
 __all__ = [
     "AdaptConfig",
     "AdapterConfig",
+    "AutoscaleConfig",
     "CheckpointConfig",
     "ConfigError",
     "EstimatorConfig",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from couplet.configs.section import Section, Switch
+from couplet.configs.section import Rule, Section, Switch
 
 
 def _check_folder_name(name: str) -> str:
@@ -28,6 +29,22 @@ LabelName = Annotated[str, Field(pattern=rf"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0
 LabelValue = Annotated[str, Field(pattern=rf"^{LABEL}$")]
 NodeLabels = dict[LabelName, LabelValue]
 """Labels of Ray nodes, as `ray start --labels` takes them."""
+
+
+class AutoscaleConfig(Section):
+    """A number of actors that follows the load (docs/clusters.md)."""
+
+    min: int = Field(1, gt=0, description="fewest actors")
+    max: int | None = Field(None, gt=0, description="most actors; null = the number is not changed")
+    target_wait: float = Field(5.0, gt=0, description="seconds that work may wait for them before more are started")
+    window: float = Field(60.0, gt=0, description="seconds over which waits and busy shares are averaged")
+
+    def rules(self) -> Iterator[Rule]:
+        yield Rule(self.max is None or self.min <= self.max, "min max", f"must be at most autoscale.max = {self.max}")
+
+    def admits(self, actors: int) -> bool:
+        """False for a number outside of the bounds; True for every number while autoscaling is off."""
+        return self.max is None or self.min <= actors <= self.max
 
 
 class CheckpointConfig(Section):

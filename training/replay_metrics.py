@@ -53,6 +53,10 @@ class Telemetry:
         self.faults.update(v.reason or "unknown" for v in verdicts if v.outcome is Outcome.INFRA_ERROR)
         self._events.append((now, 0, 0, len(verdicts)))
 
+    def taken(self, waited: float) -> None:
+        """A reward actor took a group for the first time, `waited` seconds after it was generated."""
+        self._queued.append(waited)
+
     def ready(self, waited: float) -> None:
         """A group became ready, `waited` seconds after it was generated."""
         self._waits.append(waited)
@@ -78,6 +82,7 @@ class Telemetry:
             "reward_seconds": self._reward_seconds,
             "tokens_per_second": self._tokens / elapsed,
             "rollouts_per_second": self._completions / elapsed,
+            "reward_queue_wait": sum(self._queued) / max(1, len(self._queued)),
             "reward_wait_p50": waits[len(waits) // 2],
             "reward_wait_p95": waits[min(len(waits) - 1, int(0.95 * len(waits)))],
             "weight_broadcast_seconds": self._broadcast,
@@ -92,4 +97,5 @@ class Telemetry:
         self._generate_seconds = self._reward_seconds = 0.0
         self._tokens = self._completions = 0
         self._broadcast = self._swap = 0.0
+        self._queued: list[float] = []
         self._waits: list[float] = []

@@ -77,21 +77,36 @@ def simulate(
     *,
     zero_signal: float = 0.0,
     seed: int = 0,
+    observe: Callable[[Run], None] = lambda run: None,
 ) -> Timeline:
     """Run `steps` learner steps (at least two) of a queue with these workers.
 
     Args:
         zero_signal: probability that a group's rewards do not differ.
         seed: of the durations and of the zero-signal groups.
+        observe: called after every learner step; it may change `Run.wanted` and `Run.durations`.
     """
-    return _Run(replay, layout, durations, steps, zero_signal, seed).run()
+    return Run(replay, layout, durations, steps, zero_signal, seed, observe).run()
 
 
-class _Run:
-    """Events in order of time; ties in order of creation."""
+class Run:
+    """Events in order of time; ties in order of creation.
+
+    Attributes:
+        wanted: workers per role; surplus ones leave once they are idle.
+        waits: seconds that each group waited for a reward actor, since the last learner step.
+        learner_wait: seconds that the learner waited for the groups of the last step.
+    """
 
     def __init__(
-        self, replay: ReplayConfig, layout: Layout, durations: Durations, steps: int, zero_signal: float, seed: int
+        self,
+        replay: ReplayConfig,
+        layout: Layout,
+        durations: Durations,
+        steps: int,
+        zero_signal: float = 0.0,
+        seed: int = 0,
+        observe: Callable[[Run], None] = lambda run: None,
     ) -> None:
         self.replay, self.layout, self.durations = replay, layout, durations
         self.steps, self.zero_signal = steps, zero_signal
@@ -101,13 +116,16 @@ class _Run:
         self.version = 0  # learner steps done
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.ties = itertools.count()
-        self.idle_rollout = deque(range(layout.rollout_actors))
-        self.held = [0] * layout.rollout_actors  # version of the weights each rollout actor holds
-        self.idle_reward = layout.reward_actors
-        self.jobs: deque[tuple[int, int]] = deque()
+        self.observe = observe
+        self.wanted = {"rollout": layout.rollout_actors, "reward": layout.reward_actors}
+        self.working = {"rollout": 0, "reward": 0}
+        self.held: deque[int] = deque()  # versions of the weights that idle rollout actors hold
+        self.jobs: deque[tuple[int, int, float]] = deque()  # group, attempt, when it was generated
         self.learning = False
-        workers = {"rollout": layout.rollout_actors, "reward": layout.reward_actors, "learner": 1}
-        self.timeline = Timeline(workers=workers)
+        self.free_since = 0.0  # since when the learner has nothing to do
+        self.waits: list[float] = []
+        self.learner_wait = 0.0
+        self.timeline = Timeline(workers={**self.wanted, "learner": 1})
 
     def run(self) -> Timeline:
         self._work()
@@ -119,10 +137,10 @@ class _Run:
         return self.timeline
 
     def _work(self) -> None:
-        """Give work to every idle worker."""
+        """Give work to every idle worker; the learner first, whose lease may send stale groups back."""
+        self._learn()
         self._generate()
         self._judge()
-        self._learn()
 
     def _after(self, role: str, seconds: float, happen: Callable[[], None]) -> None:
         if self.durations.spread:
@@ -130,30 +148,35 @@ class _Run:
         self.timeline.busy[role] += seconds
         heapq.heappush(self.events, (self.now + seconds, next(self.ties), happen))
 
-    def _generate(self) -> None:
-        while self.idle_rollout and (issued := self.ledger.issue(self.layout.groups_per_call, self.now)):
-            actor, version = self.idle_rollout.popleft(), self.ledger.published
-            seconds = self.durations.generate(len(issued)) + self.durations.swap * (self.held[actor] != version)
-            self.held[actor] = version
+    def _idle(self, role: str) -> bool:
+        return self.working[role] < self.wanted[role]
 
-            def generated(actor: int = actor, issued: list[Attempt] = issued, version: int = version) -> None:
-                self.idle_rollout.append(actor)
+    def _generate(self) -> None:
+        while self._idle("rollout") and (issued := self.ledger.issue(self.layout.groups_per_call, self.now)):
+            held, version = self.held.popleft() if self.held else 0, self.ledger.published
+            seconds = self.durations.generate(len(issued)) + self.durations.swap * (held != version)
+            self.working["rollout"] += 1
+
+            def generated(issued: list[Attempt] = issued, version: int = version) -> None:
+                self.working["rollout"] -= 1
+                self.held.append(version)
                 for number, attempt in issued:
                     if self.ledger.generated(number, attempt, version, self.now):
-                        self.jobs.append((number, attempt))
+                        self.jobs.append((number, attempt, self.now))
 
             self._after("rollout", seconds, generated)
 
     def _judge(self) -> None:
-        while self.idle_reward and self.jobs:
-            number, attempt = self.jobs.popleft()
+        while self._idle("reward") and self.jobs:
+            number, attempt, since = self.jobs.popleft()
             if not self.ledger.scoring(number, attempt, self.now):
                 continue
-            self.idle_reward -= 1
+            self.waits.append(self.now - since)
+            self.working["reward"] += 1
             equal = self.random.random() < self.zero_signal
 
             def judged(number: int = number, attempt: int = attempt, equal: bool = equal) -> None:
-                self.idle_reward += 1
+                self.working["reward"] -= 1
                 valid = self.replay.completions
                 self.ledger.ready(number, attempt, self.now, valid=valid, zero_signal=equal)
 
@@ -162,7 +185,7 @@ class _Run:
     def _learn(self) -> None:
         if self.learning or (numbers := self.ledger.lease(self.replay.groups_per_step, self.now)) is None:
             return
-        self.learning = True
+        self.learning, self.learner_wait = True, self.now - self.free_since
         versions = [self.ledger.entries[number].version for number in numbers]
         self.timeline.staleness += [self.version - version for version in versions if version is not None]
 
@@ -173,10 +196,15 @@ class _Run:
             if self.version % self.layout.broadcast_every == 0:
                 self._after("learner", self.durations.publish, published)
             else:
-                self.learning = False
+                done()
 
         def published() -> None:
             self.ledger.publish(self.version)
-            self.learning = False
+            done()
+
+        def done() -> None:
+            self.learning, self.free_since = False, self.now
+            self.observe(self)
+            self.waits.clear()
 
         self._after("learner", self.durations.learn, learned)

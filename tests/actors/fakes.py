@@ -135,8 +135,9 @@ class ScriptedReward:
         return WorkerInfo.of(ray.get_runtime_context(), self.tier)
 
     def score(self, problem, group, which, tiers=()):
+        started = time.monotonic()
         verdicts = [self.verdict(group.texts[place], place) for place in which]
-        return ScoreReply(verdicts, 0.0, self.describe())
+        return ScoreReply(verdicts, time.monotonic() - started, self.describe())
 
     def verdict(self, text, place):
         if text == "die":
