@@ -46,6 +46,9 @@ class StageConfig(Section):
     text_column: str = Field("text", description="pretrain and autoregressive: column of the text")
     prompt_column: str = Field("prompt", description="instruct: column of the question")
     answer_column: str = Field("answer", description="instruct: column of the answer")
+    infill: float = Field(
+        0.0, ge=0, le=1, description="instruct: share of the answers of which the model fills a random gap in the code"
+    )
     system: str | None = Field(None, description="instruct: system message of the chat prompts")
     end_token: str | None = Field(
         None, description="token after a document or an answer; null = <|endoftext|> or eos, and the policy's end token"

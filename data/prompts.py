@@ -1,8 +1,11 @@
-"""Problems into prompts of tokens, with the length limit applied and counted, and into requests for completions."""
+"""Problems into prompts of tokens, with the length limit applied and counted, and into requests for completions.
+
+A problem with a suffix (infilling) is asked with an open code block before the canvas and the suffix after it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,20 +14,31 @@ from couplet.configs.errors import UserError
 from couplet.configs.schema import ProblemsConfig
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
-from couplet.data.trajectory import GroupId, RolloutRequest
+from couplet.data.trajectory import GroupId, RolloutRequest, no_tokens
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Problems with their prompts (int32 token arrays), and how many were dropped or cut for length."""
+    """Problems with their prompts (int32 token arrays), and how many were dropped or cut for length.
+
+    Attributes:
+        suffixes: what follows each canvas; empty = nothing follows any.
+    """
 
     problems: tuple[Problem, ...]
     prompts: tuple[np.ndarray, ...]
     dropped: int = 0
     truncated: int = 0
+    suffixes: tuple[np.ndarray, ...] = ()
 
     def __len__(self) -> int:
         return len(self.problems)
+
+    def take(self, indices: Iterable[int]) -> PromptSet:
+        """Some of the problems."""
+        kept = tuple(indices)
+        suffixes = tuple(self.suffixes[i] for i in kept) if self.suffixes else ()
+        return PromptSet(tuple(self.problems[i] for i in kept), tuple(self.prompts[i] for i in kept), suffixes=suffixes)
 
 
 def encode_prompts(
@@ -32,37 +46,51 @@ def encode_prompts(
     encode: Callable[[str, str | None], list[int]],
     config: ProblemsConfig,
     mask_id: int,
+    around: Callable[[str, str], tuple[list[int], list[int]]] | None = None,
 ) -> PromptSet:
     """Encode each problem's question and its system message, if its metadata has one.
 
-    Prompts over `max_prompt_tokens` are dropped or cut on the left.
+    Prompts that have, with their suffix, over `max_prompt_tokens` are dropped or cut on the left.
+
+    Args:
+        problems: what to ask.
+        encode: question and system message to token ids.
+        config: the length limit.
+        mask_id: which no prompt may contain.
+        around: code before and after the gap to the tokens before and after the canvas (`data.infilling`), for problems
+            with a suffix; None = these are asked by their question alone.
 
     Raises:
         ValueError: a prompt contains the mask token, or no prompt is left.
     """
     kept: list[Problem] = []
     prompts: list[np.ndarray] = []
+    suffixes: list[np.ndarray] = []
     dropped = truncated = 0
     for problem in problems:
-        tokens = encode(problem.question, problem.metadata.get("system"))
-        if mask_id in tokens:
+        tokens, suffix = encode(problem.question, problem.metadata.get("system")), list[int]()
+        if problem.suffix and around:
+            before, suffix = around(problem.code_prefix, problem.suffix)
+            tokens = tokens + before
+        if mask_id in tokens or mask_id in suffix:
             raise UserError(
                 f"problem {problem.problem_id}: the prompt contains the mask token; remove it from the question"
             )
-        if len(tokens) > config.max_prompt_tokens:
-            if config.long_prompts == "drop":
+        if (left := config.max_prompt_tokens - len(suffix)) < len(tokens):
+            if config.long_prompts == "drop" or left <= 0:
                 dropped += 1
                 continue
             truncated += 1
-            tokens = tokens[-config.max_prompt_tokens :]
+            tokens = tokens[-left:]
         kept.append(problem)
         prompts.append(np.asarray(tokens, dtype=np.int32))
+        suffixes.append(np.asarray(suffix, dtype=np.int32))
     if not kept:
         raise UserError(
             f"none of {len(problems)} problems has a prompt of at most problems.max_prompt_tokens = "
             f"{config.max_prompt_tokens} tokens; raise it, or set problems.long_prompts: truncate_left"
         )
-    return PromptSet(tuple(kept), tuple(prompts), dropped, truncated)
+    return PromptSet(tuple(kept), tuple(prompts), dropped, truncated, tuple(suffixes))
 
 
 def evaluation_requests(prompts: PromptSet, samples: int, seed: int) -> list[RolloutRequest]:
@@ -89,4 +117,5 @@ def rollout_request(
         prompt_tokens=prompts.prompts[group_id.problem],
         seeds_G=tuple(seeds),
         group_seed=group_seed,
+        suffix_tokens=prompts.suffixes[group_id.problem] if prompts.suffixes else no_tokens(),
     )

@@ -9,7 +9,7 @@ Shapes: G completions per group, C canvas (completion) positions, J inner update
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,11 @@ import numpy as np
 from couplet.data.verdict import Verdict
 
 ZERO_SIGNAL = 1e-6  # standard deviation of a group's rewards below which they teach nothing
+
+
+def no_tokens() -> np.ndarray:
+    """int32 [0]."""
+    return np.zeros(0, dtype=np.int32)
 
 
 class GroupId(NamedTuple):
@@ -37,6 +42,7 @@ class RolloutRequest:
     prompt_tokens: np.ndarray  # int32 [prompt length]
     seeds_G: tuple[int, ...]  # one per completion: sampling and mask seeds derive from it
     group_seed: int
+    suffix_tokens: np.ndarray = field(default_factory=no_tokens)  # int32, what follows the canvas (infilling)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class PromptGroup:
     behaviour_GJC: np.ndarray | None  # float32: estimates under the sampling weights; null at max_staleness 0
     approximations: tuple[str, ...] = ()  # declared approximations of the sampler that were on
     metrics: dict[str, float] | None = None  # sampler metrics of the group (entropy, AR-ness, seconds, ...)
+    suffix_tokens: np.ndarray = field(default_factory=no_tokens)  # int32, as in the request
 
     @property
     def completions(self) -> int:

@@ -52,8 +52,7 @@ class Records:
     def left(self, prompts: PromptSet) -> tuple[list[int], PromptSet]:
         """The problems without a record: their indices in `prompts`, and themselves."""
         indices = [i for i, problem in enumerate(prompts.problems) if problem.problem_id not in self.rows]
-        problems, tokens = prompts.problems, prompts.prompts
-        return indices, PromptSet(tuple(problems[i] for i in indices), tuple(tokens[i] for i in indices))
+        return indices, prompts.take(indices)
 
     def of(self, prompts: PromptSet) -> list[dict[str, Any]]:
         """The records in the order of `prompts`. `UserError` if one is missing."""

@@ -53,7 +53,7 @@ def run_suite(
 
     low = groups_at(config.greedy_temperature, config.greedy_samples, prompts)
     high = groups_at(config.temperature, config.samples, prompts)
-    few = PromptSet(prompts.problems[: config.ar_ness_problems], prompts.prompts[: config.ar_ness_problems])
+    few = prompts.take(range(min(len(prompts), config.ar_ness_problems)))
     orders = {
         temperature: low[: config.ar_ness_problems]
         if temperature == config.greedy_temperature

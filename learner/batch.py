@@ -160,6 +160,7 @@ def _micro_batch(
             pad_id,
             device,
             np.stack([group.reveal_step_GC[columns] for group in groups]),
+            [group.suffix_tokens for group in groups],
         ),
         advantages_PG=batch.advantages_PG[rows][:, columns].to(device),
         weights_PGC=(weights_PGC[rows][:, columns] * (0.0 if padding else 1.0)).to(device),

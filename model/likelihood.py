@@ -7,9 +7,11 @@ the token is masked, in a few views of the canvas (arXiv 2506.20639, equation 8)
 
 view 0 masks the whole completion; views 1_j and 2_j mask the two halves of pair j. View 0 is the same input for all
 completions of a prompt, so one forward pass serves the group. Logits are computed on the needed rows only: the loss
-positions of view 0, and the masked loss positions of each other view.
+positions of view 0, and the masked loss positions of each other view. Infilling: what follows the canvas is visible in
+all views.
 
-Shapes: P prompts, G completions per prompt, C canvas positions, L prompt + canvas, J inner updates, S view rows.
+Shapes: P prompts, G completions per prompt, C canvas positions, L prompt + canvas + suffix, J inner updates, S view
+rows.
 """
 
 from __future__ import annotations
@@ -33,13 +35,16 @@ Policy = Any
 class GroupTokens:
     """P prompt groups of G completions each, as tensors on one device.
 
-    Prompts of unequal length are padded on the left; `prompt_mask_PQ` is False there (Q = longest prompt).
+    Prompts of unequal length are padded on the left, suffixes on the right; `prompt_mask_PQ` and `suffix_mask_PR` are
+    False there (Q = longest prompt, R = longest suffix).
     """
 
     prompt_PQ: Tensor
     prompt_mask_PQ: Tensor
     tokens_PGC: Tensor
     loss_mask_PGC: Tensor
+    suffix_PR: Tensor
+    suffix_mask_PR: Tensor
     reveal_step_PGC: Tensor | None = None
 
     @classmethod
@@ -51,35 +56,53 @@ class GroupTokens:
         pad_id: int,
         device: torch.device | str = "cpu",
         reveal_step_PGC: Any = None,
+        suffixes: Sequence[Any] | None = None,
     ) -> GroupTokens:
-        """From arrays or tensors: `prompts` one sequence of ids per group, the rest [P, G, C].
+        """From arrays or tensors: `prompts` and `suffixes` one sequence of ids per group, the rest [P, G, C].
 
         `reveal_step_PGC` is what only `trace` needs: the sampler's step that revealed each token.
         """
         if np.shape(tokens_PGC) != np.shape(loss_mask_PGC) or len(np.shape(tokens_PGC)) != 3:
             raise ValueError(f"tokens {np.shape(tokens_PGC)} and loss mask {np.shape(loss_mask_PGC)} must be [P, G, C]")
-        if len(prompts) != np.shape(tokens_PGC)[0]:
-            raise ValueError(f"{len(prompts)} prompts for {np.shape(tokens_PGC)[0]} groups of completions")
-        longest = max(len(prompt) for prompt in prompts)
-        prompt_PQ = np.full((len(prompts), longest), pad_id, dtype=np.int64)
-        prompt_mask_PQ = np.zeros((len(prompts), longest), dtype=bool)
-        for row, prompt in enumerate(prompts):
-            prompt_PQ[row, longest - len(prompt) :] = prompt
-            prompt_mask_PQ[row, longest - len(prompt) :] = True
+        suffixes = [()] * len(prompts) if suffixes is None else suffixes
+        if not len(prompts) == len(suffixes) == np.shape(tokens_PGC)[0]:
+            groups = np.shape(tokens_PGC)[0]
+            raise ValueError(f"{len(prompts)} prompts and {len(suffixes)} suffixes for {groups} groups of completions")
+        prompt_PQ, prompt_mask_PQ = _padded(prompts, pad_id, left=True)
+        suffix_PR, suffix_mask_PR = _padded(suffixes, pad_id, left=False)
         return cls(
-            torch.from_numpy(prompt_PQ).to(device),
-            torch.from_numpy(prompt_mask_PQ).to(device),
+            prompt_PQ.to(device),
+            prompt_mask_PQ.to(device),
             torch.from_numpy(np.array(tokens_PGC, dtype=np.int64)).to(device),
             torch.from_numpy(np.array(loss_mask_PGC, dtype=bool)).to(device),
+            suffix_PR.to(device),
+            suffix_mask_PR.to(device),
             None if reveal_step_PGC is None else torch.from_numpy(np.array(reveal_step_PGC, dtype=np.int64)),
         )
 
     @property
     def attention_PL(self) -> Tensor | None:
-        """bool [P, L], or None if no prompt is padded."""
-        if bool(self.prompt_mask_PQ.all()):
+        """bool [P, L], or None if nothing is padded."""
+        if bool(self.prompt_mask_PQ.all()) and bool(self.suffix_mask_PR.all()):
             return None
-        return torch.nn.functional.pad(self.prompt_mask_PQ, (0, self.tokens_PGC.shape[2]), value=True)
+        canvas_PC = self.prompt_mask_PQ.new_ones(self.tokens_PGC.shape[::2])
+        return torch.cat([self.prompt_mask_PQ, canvas_PC, self.suffix_mask_PR], dim=1)
+
+    @property
+    def around(self) -> tuple[int, int]:
+        """Positions before and after the canvas."""
+        return self.prompt_PQ.shape[1], self.suffix_PR.shape[1]
+
+
+def _padded(rows: Sequence[Any], pad_id: int, left: bool) -> tuple[Tensor, Tensor]:
+    """Rows of unequal length, padded, and where they are not."""
+    longest = max(len(row) for row in rows)
+    tokens = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    real = np.zeros((len(rows), longest), dtype=bool)
+    for number, row in enumerate(rows):
+        where = slice(longest - len(row), longest) if left else slice(0, len(row))
+        tokens[number, where], real[number, where] = row, True
+    return torch.from_numpy(tokens), torch.from_numpy(real)
 
 
 def batch_logprobs(
@@ -157,12 +180,11 @@ def _full_mask_logprobs(
     masked_PC = torch.full((prompts, canvas), policy.token_ids.mask, device=batch.tokens_PGC.device)
     select_PC = _at_least_one(needed_PC)
     tokens_PCG = batch.tokens_PGC.transpose(1, 2)
-    prompt_length = batch.prompt_PQ.shape[1]
     logp_NG = policy(
-        torch.cat([batch.prompt_PQ, masked_PC], dim=1),
+        torch.cat([batch.prompt_PQ, masked_PC, batch.suffix_PR], dim=1),
         batch.attention_PL,
-        select_BL=torch.nn.functional.pad(select_PC, (prompt_length, 0)),
-        targets_BL=torch.nn.functional.pad(tokens_PCG, (0, 0, prompt_length, 0)),
+        select_BL=torch.nn.functional.pad(select_PC, batch.around),
+        targets_BL=torch.nn.functional.pad(tokens_PCG, (0, 0, *batch.around)),
         temperature=temperature,
         chunk_rows=chunk_rows,
     )
@@ -182,12 +204,11 @@ def _view_logprobs(policy: Policy, batch: GroupTokens, views: Views, temperature
     group_s, tokens_sC = group.reshape(-1)[keep_S], tokens_SC[keep_S]
     canvas_sC = tokens_sC.masked_fill(masks.reshape(tokens_SC.shape)[keep_S], policy.token_ids.mask)
     attention_PL = batch.attention_PL
-    prompt_length = batch.prompt_PQ.shape[1]
     logp_N = policy(
-        torch.cat([batch.prompt_PQ[group_s], canvas_sC], dim=1),
+        torch.cat([batch.prompt_PQ[group_s], canvas_sC, batch.suffix_PR[group_s]], dim=1),
         None if attention_PL is None else attention_PL[group_s],
-        select_BL=torch.nn.functional.pad(needed_SC[keep_S], (prompt_length, 0)),
-        targets_BL=torch.nn.functional.pad(tokens_sC, (prompt_length, 0)),
+        select_BL=torch.nn.functional.pad(needed_SC[keep_S], batch.around),
+        targets_BL=torch.nn.functional.pad(tokens_sC, batch.around),
         temperature=temperature,
         chunk_rows=chunk_rows,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from couplet.data.answers import NO_FENCE, whole_program
+from couplet.data.answers import NO_FENCE, continuation, whole_program
 from couplet.data.problem import Problem
 from couplet.data.syntax import parses
 
@@ -27,7 +27,13 @@ class Formatted(NamedTuple):
 
 
 def read_answer(text: str, problem: Problem, strict: bool = False) -> Formatted:
-    """Apply the format rule to a completion's text (already cut at its first end token)."""
+    """Apply the format rule to a completion's text (already cut at its first end token).
+
+    Infilling: a text without a fence is what was missing between prefix and suffix.
+    """
+    if problem.suffix and "```" not in text:
+        program = continuation(text, problem)
+        return Formatted(1.0 if parses(program) else 0.5, program)
     match = (STRICT_FORMAT if strict else FORMAT).fullmatch(text)
     if match is None:
         return Formatted(0.0, "")

@@ -84,7 +84,9 @@ class RolloutWorker:
         prompts = [request.prompt_tokens.tolist() for request in requests for _ in request.seeds_G]
         seeds = [seed for request in requests for seed in request.seeds_G]
         started = time.perf_counter()
-        completions = sample(self._policy, prompts, config, seeds, microbatch_rows=self._microbatch_rows)
+        suffixes = [request.suffix_tokens.tolist() for request in requests for _ in request.seeds_G]
+        rows = self._microbatch_rows
+        completions = sample(self._policy, prompts, config, seeds, suffixes=suffixes, microbatch_rows=rows)
         share = (time.perf_counter() - started) / max(len(completions), 1)
         groups = []
         for request in requests:
@@ -128,6 +130,7 @@ class RolloutWorker:
             behaviour_GJC=behaviour_GJC,
             approximations=approximations(config),
             metrics=metrics,
+            suffix_tokens=request.suffix_tokens,
         )
 
     @torch.inference_mode()
@@ -145,7 +148,9 @@ class RolloutWorker:
             pad, device = self._policy.token_ids.pad, self._policy.device
             logp_JPgC = batch_logprobs(
                 self._policy,
-                GroupTokens.of([request.prompt_tokens], tokens, loss_mask, pad, device, reveal_step),
+                GroupTokens.of(
+                    [request.prompt_tokens], tokens, loss_mask, pad, device, reveal_step, [request.suffix_tokens]
+                ),
                 [[[mask_seed(seed, j) for seed in request.seeds_G[some]]] for j in updates],
                 [[mask_seed(request.group_seed, j)] for j in updates],
                 self._estimator,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from couplet.configs.schema import (
     RunConfig,
     SamplerConfig,
 )
+from couplet.data.infilling import around_canvas
 from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet, encode_prompts
 from couplet.data.seeds import derive_seed
@@ -121,8 +123,9 @@ def load_prompts(
     tokenizer = load_tokenizer(start)
     left_out = set(exclude)
     problems = [p for p in load_problems(source, seed=config.seed, limit=limit) if p.problem_id not in left_out]
-    mask = folder_token_ids(Path(start), model.end_tokens, mask_token=model.mask_token).mask
-    return encode_prompts(problems, tokenizer.chat_prompt, config, mask)
+    ids = folder_token_ids(Path(start), model.end_tokens, mask_token=model.mask_token)
+    around = partial(around_canvas, encode=tokenizer.encode, end=ids.end[0])
+    return encode_prompts(problems, tokenizer.chat_prompt, config, ids.mask, around)
 
 
 def build_rollout_worker(config: RolloutSlice, start: str) -> RolloutWorker:

@@ -91,6 +91,7 @@ class StageRunner:
                 canvas=stage.canvas,
                 prompt_column=stage.prompt_column,
                 answer_column=stage.answer_column,
+                infill=stage.infill,
                 system=stage.system,
                 end_token=stage.end_token or ids.end[0],
                 pad_token=stage.pad_token or ids.pad,

@@ -9,6 +9,7 @@ Shapes: B rows of the whole batch, L tokens.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,8 @@ import numpy as np
 
 from couplet.configs.errors import UserError
 from couplet.data.corpora.stream import Part, Stream
+from couplet.data.infilling import missing_from_answer
+from couplet.data.seeds import derive_seed
 from couplet.data.sources import SourceError
 from couplet.data.tokenizer import CHAT_END, FILLER, PAD, Tokenizer
 
@@ -31,7 +34,10 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class InstructBatch:
-    """Left-padded prompts, each followed by a canvas: the answer, the end token, then the filler."""
+    """Left-padded prompts, each followed by a canvas: the answer, the end token, then the filler.
+
+    Infilling: the answer is what is missing from a program, and the rest of it follows the canvas.
+    """
 
     tokens_BL: np.ndarray  # int32
     attention_BL: np.ndarray  # bool: false on the padding
@@ -106,8 +112,10 @@ class InstructBatches:
     """Endless (or `epochs` long) batches of prompts with their answers.
 
     A row is the chat prompt, left-padded to `length - canvas`, and a canvas of `canvas` tokens: the answer, the end
-    token, then the filler. `batch` counts the rows of all learner ranks. Examples whose prompt or answer is too long
-    are dropped and counted in `counts`. The incomplete last batch of a finite stream is left out.
+    token, then the filler. In a share `infill` of the rows a random part of the answer's code is missing: the canvas
+    has that part, what precedes it belongs to the prompt, and what follows it, with an end token, follows the canvas.
+    `batch` counts the rows of all learner ranks. Examples whose prompt or answer is too long are dropped and counted in
+    `counts`. The incomplete last batch of a finite stream is left out.
     """
 
     def __init__(
@@ -121,6 +129,7 @@ class InstructBatches:
         seed: int = 0,
         prompt_column: str = "prompt",
         answer_column: str = "answer",
+        infill: float = 0.0,
         system: str | None = None,
         end_token: str | int = CHAT_END,
         pad_token: str | int = PAD,
@@ -141,6 +150,9 @@ class InstructBatches:
         self._stream = Stream(source, columns, seed, buffer, epochs, part, validation_share)
         self._made_from = {"source": source, "seed": seed, "batch": batch, "length": length, "canvas": canvas}
         self._made_from["part"] = part
+        if infill:
+            self._made_from["infill"] = infill
+        self._infill, self._seed = infill, seed
         self.counts = {"examples": 0, "prompts_too_long": 0, "answers_too_long": 0}
         self._encode = lru_cache(4096)(self._encode_pair)  # a small corpus is encoded once, not once per epoch
 
@@ -151,31 +163,44 @@ class InstructBatches:
         rows = [self._next_row() for _ in range(self._batch)]
         tokens_BL = np.full((len(rows), self._length), self._pad, dtype=np.int32)
         attention_BL = np.zeros(tokens_BL.shape, dtype=bool)
-        for number, row in enumerate(rows):
+        answer_BL = np.zeros(tokens_BL.shape, dtype=bool)
+        for number, (row, suffix) in enumerate(rows):
             tokens_BL[number, self._length - len(row) :] = row
             attention_BL[number, self._length - len(row) :] = True
-        answer_BL = np.zeros(tokens_BL.shape, dtype=bool)
-        answer_BL[:, self._length - self._canvas :] = True
+            last = self._length - suffix
+            answer_BL[number, last - self._canvas : last] = True
         return InstructBatch(tokens_BL, attention_BL, answer_BL)
 
     def _encode_pair(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
         return self._tokenizer.chat_prompt(prompt, self._system), [*self._tokenizer.encode(answer), self._end]
 
-    def _next_row(self) -> list[int]:
-        """Prompt and filled canvas of the next example that fits."""
+    def _encode_row(self, prompt_text: str, answer_text: str) -> tuple[list[int], list[int], list[int]]:
+        """Prompt, answer and suffix of an example, by a draw of its own with a gap."""
+        prompt, answer = self._encode(prompt_text, answer_text)
+        if not self._infill:
+            return prompt, answer, []
+        generator = random.Random(derive_seed(self._seed, "infill", sum(self.counts.values())))
+        parts = missing_from_answer(answer_text, generator) if generator.random() < self._infill else None
+        if parts is None:
+            return prompt, answer, []
+        before, middle, after = (self._tokenizer.encode(part) for part in parts)
+        return prompt + before, [*middle, self._end], [*after, self._end]
+
+    def _next_row(self) -> tuple[list[int], int]:
+        """Prompt, filled canvas and suffix of the next example that fits, and the length of the suffix."""
         first_epoch = self._stream.epoch
         while True:
             prompt_text, answer_text = next(self._stream)
             if self._stream.epoch > first_epoch + 1:
                 raise SourceError(f"{self._made_from['source']}: no example fits: {self.counts}")
-            prompt, answer = self._encode(prompt_text, answer_text)
-            if len(prompt) > self._length - self._canvas:
+            prompt, answer, suffix = self._encode_row(prompt_text, answer_text)
+            if len(prompt) + len(suffix) > self._length - self._canvas:
                 self.counts["prompts_too_long"] += 1
             elif len(answer) > self._canvas:
                 self.counts["answers_too_long"] += 1
             else:
                 self.counts["examples"] += 1
-                return prompt + answer + [self._filler] * (self._canvas - len(answer))
+                return prompt + answer + [self._filler] * (self._canvas - len(answer)) + suffix, len(suffix)
 
     def state(self) -> dict[str, Any]:
         """Where the next batch begins; plain JSON values."""

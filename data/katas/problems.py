@@ -10,6 +10,9 @@ The 1,224 compositions are divided in the same way for every seed: 816 for tunin
 learning, 120 held out, 38 unused, each kind in proportion. So what is held out is a composition never seen, made of
 primitives that were. The seed chooses wording, test inputs and order. The instructions contain no digit.
 
+With `-infill` in the name of a split, a part of each program is missing: the problem has a prefix and a suffix, the
+tests are the same.
+
 Tests are chosen, not drawn: from a pool of inputs, those that tell the composition from every other composition of
 its kind and from the bugs in `compositions.BUGS`, as far as any input of the pool does.
 """
@@ -18,12 +21,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from couplet.configs.errors import UserError
+from couplet.data.infilling import missing_part
 from couplet.data.katas.compositions import KINDS, buggy_variants, compositions
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
@@ -55,8 +60,26 @@ def parse_split(split: str) -> tuple[str, tuple[str, ...]]:
     base, _, kind = split.partition("-")
     if base not in SPLITS or (kind and kind not in KINDS):
         kinds = ", ".join(KINDS)
-        raise UserError(f"katas: no split {split!r}; use one of {', '.join(SPLITS)}, optionally with -KIND of {kinds}")
+        raise UserError(
+            f"katas: no split {split!r}; use one of {', '.join(SPLITS)}, optionally with -KIND of {kinds}, then -infill"
+        )
     return base, (kind,) if kind else KINDS
+
+
+def _with_gap(problem: Problem, seed: int) -> Problem:
+    """The kata as an infilling problem: three or more words and signs of its expression are missing."""
+    program = str(problem.canonical_solution)
+    head, marker, expression = program.partition("return ")
+    generator = random.Random(derive_seed(seed, f"kata-gap-{problem.problem_id}"))
+    parts = missing_part(expression, generator, least=3)
+    assert parts, f"{expression!r} has a gap"
+    before, _, after = parts
+    return replace(
+        problem,
+        problem_id=problem.problem_id.replace("katas/", "katas-infill/", 1),
+        code_prefix=head + marker + before,
+        suffix=after,
+    )
 
 
 def _draw_input(kind: str, generator: random.Random) -> Any:
@@ -143,11 +166,14 @@ def make_problem(kind: str, index: int, seed: int = 0, template: int | None = No
 
 
 def generate(split: str, seed: int = 0) -> list[Problem]:
-    """The problems of a split (`tune`, `rl`, `heldout`, `unused`; `rl-lists` and the like for one kind).
+    """The problems of a split (`tune`, `rl`, `heldout`, `unused`; `rl-lists` and the like for one kind;
+    `rl-infill`, `rl-lists-infill` and the like with a gap).
 
     The same arguments give the same problems in the same order. Splits share no composition, at any seed.
     """
-    base, kinds = parse_split(split)
+    whole = split.removesuffix("-infill")
+    base, kinds = parse_split(whole)
     chosen = [(kind, index) for kind in kinds for index in split_of(kind)[base]]
     random.Random(derive_seed(seed, f"kata-order-{base}")).shuffle(chosen)
-    return [make_problem(kind, index, seed) for kind, index in chosen]
+    problems = [make_problem(kind, index, seed) for kind, index in chosen]
+    return problems if whole == split else [_with_gap(problem, seed) for problem in problems]

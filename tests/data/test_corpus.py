@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -176,3 +177,26 @@ def test_a_hub_data_set_streams_and_skips(tmp_path):
     assert [row for _, row in shard.read(4)] == rows[4:]
     with pytest.raises(SourceError, match=r"hub:.*: the data set cannot be opened"):
         list(pairs(f"hub:{tmp_path / 'absent'}"))
+
+
+def test_an_infilling_row_has_the_rest_of_the_program_around_its_canvas(tokenizer):
+    batches = InstructBatches("katas:tune", tokenizer, length=100, canvas=32, batch=8, seed=3, infill=0.5)
+    examples = set(pairs("katas:tune"))
+    end, filler = tokenizer.id(CHAT_END), tokenizer.id(FILLER)
+    kinds = []
+    for tokens, real, canvas in (row for _ in range(4) for row in zip(*vars(next(batches)).values())):
+        first = int(canvas.argmax())
+        before, middle, after = tokens[real & ~canvas & (np.arange(100) < first)], tokens[canvas], tokens[first + 32 :]
+        assert canvas.sum() == 32 and real[canvas].all()
+        length = middle.tolist().index(end)
+        assert set(middle[length + 1 :]) <= {filler} and (len(after) == 0 or after[-1] == end)
+        question, _, opened = tokenizer.decode(before, skip_special=False).partition("<|im_start|>assistant\n")
+        text = opened + tokenizer.decode(middle[:length]) + tokenizer.decode(after[:-1])
+        asked = question.removeprefix("<|im_start|>user\n").removesuffix("<|im_end|>\n")
+        assert (asked, text) in examples
+        kinds.append(len(after) > 0)
+    assert 8 < sum(kinds) < 24
+
+
+def test_an_infilling_corpus_resumes_exactly(tokenizer):
+    test_resume_equals_uninterrupted(tokenizer, partial(instruct, infill=0.7), 7)

@@ -8,6 +8,7 @@ from couplet.data.katas import corpus as kata_corpus
 from couplet.data.katas import problems as katas
 from couplet.data.katas.compositions import KINDS, buggy_variants, compositions
 from couplet.data.tokenizer import tiny_tokenizer
+from couplet.reward.code_format import read_answer
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +119,16 @@ def test_messy_corpus_has_its_two_bad_habits_in_their_shares():
 def test_unknown_split_names_the_known_ones():
     with pytest.raises(ValueError, match=r"no split .train.; use one of tune, rl, heldout"):
         katas.generate("train")
+
+
+def test_katas_with_a_gap_have_the_tests_of_the_whole_ones(problems):
+    whole = {problem.canonical_solution: problem for problem in problems["heldout"]}
+    found = katas.generate("heldout-infill")
+    assert len({problem.problem_id for problem in found}) == 120
+    for problem in found:
+        program, kata = str(problem.canonical_solution), whole[problem.canonical_solution]
+        assert (problem.tests, problem.question) == (kata.tests, kata.question)
+        assert program.startswith(problem.code_prefix) and program.endswith(problem.suffix) and problem.suffix
+        middle = program[len(problem.code_prefix) : -len(problem.suffix)]
+        assert len(middle.split()) >= 1 and read_answer(middle, problem) == (1.0, program)
+    assert {p.problem_id for p in katas.generate("rl-lists-infill")}.isdisjoint(p.problem_id for p in found)

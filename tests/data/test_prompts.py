@@ -1,11 +1,14 @@
 """Prompts of problems: the length limit, the system message, the refusal of mask tokens."""
 
+from functools import partial
+
 import pytest
 
 from couplet.configs.schema import ProblemsConfig
+from couplet.data.infilling import around_canvas
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
-from couplet.data.prompts import encode_prompts
+from couplet.data.prompts import encode_prompts, evaluation_requests
 from couplet.data.tokenizer import MASK, tiny_tokenizer
 
 
@@ -47,3 +50,26 @@ def test_kata_prompts_stay_under_forty_tokens():
     tokenizer = tiny_tokenizer()
     found = encode_prompts(load_problems("katas:heldout"), tokenizer.chat_prompt, ProblemsConfig(), tokenizer.id(MASK))
     assert len(found) == 120 and max(map(len, found.prompts)) <= 40
+
+
+def test_an_infilling_problem_is_asked_around_its_canvas():
+    tokenizer = tiny_tokenizer()
+    problems = [*load_problems("katas:heldout-infill", limit=2), *load_problems("katas:heldout", limit=1)]
+    around = partial(around_canvas, encode=tokenizer.encode, end=1)
+    found = encode_prompts(problems, tokenizer.chat_prompt, ProblemsConfig(), tokenizer.id(MASK), around)
+    for problem, prompt, suffix in zip(problems[:2], found.prompts, found.suffixes):
+        assert tokenizer.decode(prompt).endswith(f"```python\n{problem.code_prefix}")
+        assert tokenizer.decode(suffix[:-1]) == f"{problem.suffix}\n```" and suffix[-1] == 1
+    assert len(found.suffixes[2]) == 0
+    few = found.take([1, 2])
+    assert [len(request.suffix_tokens) for request in evaluation_requests(few, 1, 0)] == [len(found.suffixes[1]), 0]
+    limit = ProblemsConfig(max_prompt_tokens=len(found.prompts[0]) + len(found.suffixes[0]) - 1)
+    shorter = encode_prompts(problems[:1] + problems[2:], tokenizer.chat_prompt, limit, tokenizer.id(MASK), around)
+    assert (shorter.dropped, [p.problem_id for p in shorter.problems]) == (1, [problems[2].problem_id])
+
+
+def test_without_tokens_around_the_canvas_an_infilling_problem_is_a_question():
+    found = encode_prompts(
+        load_problems("katas:heldout-infill", limit=1), tiny_tokenizer().chat_prompt, ProblemsConfig(), 4
+    )
+    assert len(found.suffixes[0]) == 0

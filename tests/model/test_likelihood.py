@@ -25,12 +25,13 @@ def policy():
     return DiffusionPolicy.from_shape(shape, 17, TOKENS, seed=3).eval()
 
 
-def by_definition(policy, prompt, tokens_C, loss_C, seed, config, ratio_seed=None, temperature=1.0):
+def by_definition(policy, prompt, tokens_C, loss_C, seed, config, ratio_seed=None, temperature=1.0, suffix=()):
     """The estimator's formula for one completion, view by view from full logits, without anything shared."""
 
     def view(mask_C):
         canvas = torch.where(mask_C, TOKENS.mask, tokens_C)
-        logits = policy.logits(torch.cat([torch.tensor(prompt), canvas])[None])[0, len(prompt) :]
+        row = torch.cat([torch.tensor(prompt), canvas, torch.tensor(suffix, dtype=torch.int64)])
+        logits = policy.logits(row[None])[0, len(prompt) : len(prompt) + len(canvas)]
         logp = torch.log_softmax(logits / temperature, dim=-1)
         return logp.gather(1, tokens_C[:, None])[:, 0]
 
@@ -126,6 +127,22 @@ def test_prompts_of_unequal_length_share_a_batch(policy):
         torch.testing.assert_close(found[0, group], alone, rtol=1e-6, atol=5e-6)
 
 
+@pytest.mark.parametrize("name", ["coupled", "full_mask", "decoupled"])
+def test_a_suffix_is_seen_in_every_view_and_padded_on_the_right(policy, name):
+    """Infilling: alone and in a batch with prompts and suffixes of other lengths."""
+    config, prompts, suffixes = EstimatorConfig(name=name), [PROMPT, [6], [12, 13]], [[14, 15], [], [16, 4, 5, 6]]
+    batch = GroupTokens.of(
+        prompts, np.stack([COMPLETIONS] * 3), np.stack([LOSS] * 3), TOKENS.pad, suffixes=[np.array(s) for s in suffixes]
+    )
+    found = batch_logprobs(policy, batch, [[SEEDS] * 3], [[7] * 3], config)
+    for group, (prompt, suffix) in enumerate(zip(prompts, suffixes)):
+        alone = group_logprobs(policy, prompt, COMPLETIONS, LOSS, SEEDS, config, 7, suffix=suffix)
+        torch.testing.assert_close(found[0, group], alone, rtol=1e-6, atol=5e-6)
+        for row in range(3):
+            expected = by_definition(policy, prompt, COMPLETIONS[row], LOSS[row], SEEDS[row], config, suffix=suffix)
+            torch.testing.assert_close(alone[row], expected, rtol=1e-6, atol=5e-6)
+
+
 def test_the_head_runs_on_needed_rows_only(policy, monkeypatch):
     rows = []
     forward = type(policy.lm_head).forward
@@ -172,7 +189,7 @@ def test_expected_total_weight_of_a_token(weighting, expected):
 def test_wrong_shapes_are_refused(policy):
     with pytest.raises(ValueError, match=r"\[P, G, C\]"):
         GroupTokens.of([PROMPT], COMPLETIONS[None], LOSS[None, :2], TOKENS.pad)
-    with pytest.raises(ValueError, match="2 prompts for 1 groups"):
+    with pytest.raises(ValueError, match="2 prompts and 2 suffixes for 1 groups"):
         GroupTokens.of([PROMPT, PROMPT], COMPLETIONS[None], LOSS[None], TOKENS.pad)
     with pytest.raises(ValueError, match="mask seeds"):
         group_logprobs(policy, PROMPT, COMPLETIONS, LOSS, SEEDS[:2], EstimatorConfig(), 7)

@@ -48,3 +48,10 @@ def test_the_parsed_code_is_the_executed_code():
     assert read_answer("```python\ndef f(x):\n    return x\n```", HUMANEVAL).program == (
         HUMANEVAL.code_prefix + "\ndef f(x):\n    return x\n"
     )
+
+
+def test_a_text_without_a_fence_is_what_is_missing_before_the_suffix():
+    gap = Problem("g", "q", entry_point="f", code_prefix="def f(x):\n    return x", suffix=" / 1\n")
+    assert read_answer(" * 2", gap) == (1.0, "def f(x):\n    return x * 2 / 1\n")
+    assert read_answer(" * ", gap).score == 0.5
+    assert read_answer("```python\ndef f(x):\n    return 2\n```", gap).score == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import couplet.rollout.worker as module
 from couplet.configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
-from couplet.data.seeds import derive_seed
+from couplet.data.seeds import derive_seed, mask_seed
 from couplet.data.trajectory import GroupId, RolloutRequest
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
@@ -164,3 +165,19 @@ def test_declared_approximations_are_recorded() -> None:
         "cache=dual/block",
         "confidence_threshold=0.9",
     )
+
+
+def test_a_suffix_travels_with_the_request_into_sample_estimate_and_group() -> None:
+    worker = build(estimate_behaviour=True)
+    orders = [replace(order, suffix_tokens=np.array([9] * n, dtype=np.int32)) for n, order in enumerate(REQUESTS)]
+    for order, group in zip(orders, worker.generate(orders), strict=True):
+        suffix = order.suffix_tokens.tolist()
+        assert group.suffix_tokens.tolist() == suffix and group.behaviour_GJC is not None
+        prompts, count = [order.prompt_tokens.tolist()] * group.completions, group.completions
+        expected = sample(worker._policy, prompts, SAMPLER, order.seeds_G, suffixes=[suffix] * count)
+        assert (group.tokens_GC == np.stack([completion.tokens for completion in expected])).all()
+        seeds = [mask_seed(seed, 1) for seed in order.seeds_G]
+        logp_GC = group_logprobs(
+            worker._policy, prompts[0], group.tokens_GC, group.loss_mask_GC, seeds, ESTIMATOR, 0, suffix=suffix
+        )
+        np.testing.assert_allclose(group.behaviour_GJC[:, 0], logp_GC.detach().numpy(), atol=1e-5)
