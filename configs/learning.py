@@ -30,7 +30,9 @@ class EstimatorConfig(Section):
     )
     t_scope: Literal["sequence", "group"] = Field("sequence", description="one t per completion, or per prompt group")
     match_temperature: Switch = Field(False, description="divide the logits by the sampling temperature")
-    chunk_rows: int = Field(2048, gt=0, description="rows of logits held at a time")
+    chunk_rows: int | None = Field(
+        None, gt=0, description="rows of logits held at a time; null = 128 MiB of them on a CPU, 1 GiB on a GPU"
+    )
 
     def rules(self) -> Iterator[Rule]:
         yield Rule(self.t_min < self.t_max, "t_min t_max", f"must be below estimator.t_max = {self.t_max}")

@@ -8,6 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+_CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}  # 220 and 1,765 rows of 152,064: a GPU needs larger products
+
+
+def default_chunk_rows(vocabulary: int, device: str) -> int:
+    """Rows whose logits are held at a time: 128 MiB of float32 on a CPU, 1 GiB elsewhere."""
+    return max(1, _CHUNK_ELEMENTS.get(device, _CHUNK_ELEMENTS["cuda"]) // vocabulary)
+
 
 @dataclass(frozen=True)
 class ModelSize:

@@ -173,7 +173,7 @@ def _all_views(
 
 
 def _full_mask_logprobs(
-    policy: Policy, batch: GroupTokens, needed_PC: Tensor, temperature: float, chunk_rows: int
+    policy: Policy, batch: GroupTokens, needed_PC: Tensor, temperature: float, chunk_rows: int | None
 ) -> Tensor:
     """View 0, one row per prompt: each needed row of logits serves the G tokens at its position. [P, G, C]."""
     prompts, _, canvas = batch.tokens_PGC.shape
@@ -193,7 +193,7 @@ def _full_mask_logprobs(
     return logp_PCG.transpose(1, 2) * batch.loss_mask_PGC
 
 
-def _view_logprobs(policy: Policy, batch: GroupTokens, views: Views, temperature: float, chunk_rows: int) -> Tensor:
+def _view_logprobs(policy: Policy, batch: GroupTokens, views: Views, temperature: float, chunk_rows: int | None) -> Tensor:
     """All views of all groups in one call, [J, V, P, G, C]; rows without needed positions are left out."""
     masks = views.masks_BVC
     select = (views.weights_BVC != 0) & batch.loss_mask_PGC

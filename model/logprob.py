@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from couplet.model.cost import default_chunk_rows
+
 _WIDENED_ELEMENTS = 2**22  # of 16-bit head weights that are converted to float32 at a time: 16 MiB
 
 
@@ -49,7 +51,7 @@ def _widens(device: str, dtype: torch.dtype) -> bool:
 
 
 def chunked_logprob(
-    hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, chunk_rows: int = 2048, temperature: float = 1.0
+    hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, chunk_rows: int | None = None, temperature: float = 1.0
 ) -> Tensor:
     """log softmax(hidden · weightᵀ / temperature) at the target tokens.
 
@@ -57,7 +59,7 @@ def chunked_logprob(
         hidden_NH: hidden states, any floating type.
         weight_VH: the output head.
         targets_N: int64 token ids, [N], or [N, K] for K tokens that share one row of logits.
-        chunk_rows: rows of logits held at a time.
+        chunk_rows: rows of logits held at a time; None = as many as `default_chunk_rows`.
         temperature: divides the logits; above 0.
 
     Returns:
@@ -71,6 +73,7 @@ def chunked_logprob(
         raise ValueError(f"targets {tuple(targets_N.shape)} must be [N] or [N, K] with N = {hidden_NH.shape[0]}")
     if temperature <= 0:
         raise ValueError(f"temperature = {temperature}: must be greater than 0")
+    chunk_rows = chunk_rows or default_chunk_rows(len(weight_VH), hidden_NH.device.type)
     targets_NK = targets_N if targets_N.ndim == 2 else targets_N[:, None]
     logp_NK: Tensor = _ChunkedLogprob.apply(hidden_NH, weight_VH, targets_NK, chunk_rows, temperature)
     return logp_NK if targets_N.ndim == 2 else logp_NK[:, 0]
@@ -115,7 +118,11 @@ class _ChunkedLogprob(torch.autograd.Function):
             block_nV = block_nV.to(weight_VH.dtype)
             if grad_hidden_NH is not None:
                 grad_hidden_NH[part] = torch.mm(block_nV, weight_VH)
-            if grad_weight_VH is not None:
+            if grad_weight_VH is None:
+                continue
+            if grad_weight_VH.dtype == block_nV.dtype:
+                grad_weight_VH.addmm_(block_nV.t(), hidden_nH)
+            else:
                 grad_weight_VH += torch.mm(block_nV.t(), hidden_nH)
         if grad_weight_VH is not None:
             grad_weight_VH = grad_weight_VH.to(weight_VH.dtype)

@@ -255,7 +255,7 @@ class DiffusionPolicy(nn.Module):
         select_BL: Tensor,
         targets_BL: Tensor,
         temperature: float = 1.0,
-        chunk_rows: int = 2048,
+        chunk_rows: int | None = None,
     ) -> Tensor:
         """Log-probabilities of target tokens at selected rows, in one module call (an engine's hooks need that).
 
@@ -265,7 +265,7 @@ class DiffusionPolicy(nn.Module):
             select_BL: bool, the rows that are needed.
             targets_BL: int64 [B, L], or [B, L, K] for K targets that share a row.
             temperature: divides the logits.
-            chunk_rows: rows of logits held at a time.
+            chunk_rows: rows of logits held at a time; None = as many as suit the device.
 
         Returns:
             float32 [N] or [N, K], in row-major order of `select_BL`.

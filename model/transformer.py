@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class Head(nn.Linear):
         super().__init__(hidden, vocab, bias=False)
 
     def forward(
-        self, hidden_NH: Tensor, targets: Tensor | None = None, chunk_rows: int = 2048, temperature: float = 1.0
+        self, hidden_NH: Tensor, targets: Tensor | None = None, chunk_rows: int | None = None, temperature: float = 1.0
     ) -> Tensor:
         """float32 logits [..., V]; with `targets` ([N] or [N, K]) float32 log-probabilities of that shape."""
         if targets is None:
@@ -132,7 +133,7 @@ class Transformer(Qwen2Model):
         mask = attention_mask(self.config._attn_implementation, hidden_BLH.dtype, attention_BL, visible_BLL)
         recompute = self.checkpoint_gradients and self.training and torch.is_grad_enabled()
         full = len(self.layers) if rows is None else len(self.layers) - 1
-        for layer in self.layers[:full]:
+        for layer in islice(self.layers, full):  # a slice would build another module list
             if recompute:
                 hidden_BLH = checkpoint(
                     layer, hidden_BLH, attention_mask=mask, position_embeddings=rotary, use_reentrant=False

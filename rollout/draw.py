@@ -16,7 +16,10 @@ from couplet.rollout.nucleus import draw, entropy, keep_nucleus, scaled_logits
 
 Rank = Callable[[Tensor, Tensor | None], Tensor]
 
-_BLOCK_ELEMENTS = 2**26  # logits held at a time
+_HEAD_ELEMENTS = 2**26  # logits that one product with the head gives
+_CACHED_ELEMENTS = (
+    2**18
+)  # of them that a CPU takes through softmax, filters and draw together: 1 MiB stays in its cache
 
 
 def confidence(
@@ -47,8 +50,8 @@ def _ranked_on(
     policy: DiffusionPolicy, config: SamplerConfig, hidden_NH: Tensor, u_N: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Per block of rows: logits after the temperature, the distribution to rank on, and the column drawn with `u_N`."""
-    for part in _row_blocks(policy, len(hidden_NH)):
-        z_NV, z_NK, ids_NK = _filtered(policy, config, hidden_NH[part])
+    for part, z_NV in _logit_blocks(policy, config, hidden_NH):
+        z_NK, ids_NK = keep_nucleus(z_NV, config.top_p, config.top_k)
         column_N = None if u_N is None else draw(z_NK, u_N[part], config.temperature)
         if config.rank_on == "unfiltered":
             column_N = None if column_N is None else _token_of(column_N, ids_NK)
@@ -64,26 +67,23 @@ def draw_tokens(
     At temperature 0 nothing is drawn; the entropy is that of the filtered distribution at temperature 1.
     """
     tokens, entropies = [], []
-    for part in _row_blocks(policy, len(u_N)):
-        _, z_NK, ids_NK = _filtered(policy, config, hidden_NH[part])
+    for part, z_NV in _logit_blocks(policy, config, hidden_NH):
+        z_NK, ids_NK = keep_nucleus(z_NV, config.top_p, config.top_k)
         tokens.append(_token_of(draw(z_NK, u_N[part], config.temperature), ids_NK))
         entropies.append(entropy(z_NK))
     return torch.cat(tokens), torch.cat(entropies)
-
-
-def _filtered(
-    policy: DiffusionPolicy, config: SamplerConfig, hidden_NH: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Logits after the temperature, logits of what is kept, and token ids of the latter."""
-    z_NV = scaled_logits(policy.head(hidden_NH), policy.token_ids.mask, config.temperature)
-    return z_NV, *keep_nucleus(z_NV, config.top_p, config.top_k)
 
 
 def _token_of(column_N: Tensor, ids_NK: Tensor | None) -> Tensor:
     return column_N if ids_NK is None else ids_NK.gather(1, column_N.unsqueeze(1)).squeeze(1)
 
 
-def _row_blocks(policy: DiffusionPolicy, rows: int) -> list[slice]:
-    """Slices of rows whose logits fit into one block of memory."""
-    size = max(1, _BLOCK_ELEMENTS // policy.config.vocab_size)
-    return [slice(start, start + size) for start in range(0, rows, size)]
+def _logit_blocks(policy: DiffusionPolicy, config: SamplerConfig, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, their logits after the temperature): the head on many rows at a time, on a CPU the rest on few."""
+    many = max(1, _HEAD_ELEMENTS // policy.config.vocab_size)
+    few = max(1, _CACHED_ELEMENTS // policy.config.vocab_size) if hidden_NH.device.type == "cpu" else many
+    for start in range(0, len(hidden_NH), many):
+        logits_NV = policy.head(hidden_NH[start : start + many])
+        for first in range(0, len(logits_NV), few):
+            z_NV = scaled_logits(logits_NV[first : first + few], policy.token_ids.mask, config.temperature)
+            yield slice(start + first, start + first + len(z_NV)), z_NV

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 _CANDIDATES = 128
-_SORTED_VOCABULARY = 1024  # small vocabularies are sorted
-_BINS = 4096
+_SORTED_VOCABULARY = 256  # smaller ones are sorted
+_BINS = 4096  # at most; one per four tokens
 _NEGATIVE_INFINITY = float("-inf")
 
 
@@ -68,9 +68,10 @@ def draw(z_NK: Tensor, u_N: Tensor, temperature: float) -> Tensor:
         return z_NK.argmax(dim=1)
     p_NK = torch.softmax(z_NK, dim=1)
     cdf_NK = p_NK.cumsum(dim=1, dtype=torch.float64)
-    reached_NK = (cdf_NK > u_N.double().unsqueeze(1) * cdf_NK[:, -1:]) & (p_NK > 0)
+    target_N1 = u_N.double().unsqueeze(1) * cdf_NK[:, -1:]
+    column_N = torch.searchsorted(cdf_NK, target_N1, right=True).squeeze(1)  # the sum grows there, so p > 0
     # If rounding left nothing beyond the target: the largest probability.
-    return torch.where(reached_NK.any(dim=1), reached_NK.to(torch.uint8).argmax(dim=1), p_NK.argmax(dim=1))
+    return torch.where(column_N < p_NK.shape[1], column_N, p_NK.argmax(dim=1))
 
 
 def entropy(z_NK: Tensor) -> Tensor:
@@ -124,9 +125,10 @@ def _by_histogram(z_NV: Tensor, log_total_N1: Tensor, top_p: float) -> Tensor:
     high_N1 = z_NV.amax(dim=1, keepdim=True)
     # Tokens below (1 - top_p) / V hold less than 1 - top_p together, so the nucleus ends above them; a little slack.
     low_N1 = log_total_N1 + math.log((1.0 - top_p) / z_NV.shape[1]) - 0.01
-    scale_N1 = (_BINS - 1) / (high_N1 - low_N1)
-    bin_NV = ((z_NV - low_N1) * scale_N1).clamp_(0, _BINS - 1).long()
-    mass_NB = p_NV.new_zeros(len(z_NV), _BINS).scatter_add_(1, bin_NV, p_NV)
+    bins = min(_BINS, max(2, z_NV.shape[1] // 4))
+    scale_N1 = (bins - 1) / (high_N1 - low_N1)
+    bin_NV = ((z_NV - low_N1) * scale_N1).clamp_(0, bins - 1).long()
+    mass_NB = p_NV.new_zeros(len(z_NV), bins).scatter_add_(1, bin_NV, p_NV)
     from_top_NB = mass_NB.flip(1).cumsum(1).flip(1)
     decisive_N1 = ((from_top_NB > top_p).sum(dim=1, keepdim=True) - 1).clamp_(min=0)
     above_N1 = from_top_NB.gather(1, decisive_N1) - mass_NB.gather(1, decisive_N1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from couplet.configs.schema import RunConfig
-from couplet.model.cost import ModelSize
+from couplet.model.cost import ModelSize, default_chunk_rows
 from couplet.training.simulation import Durations, Layout, Timeline, simulate
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
@@ -77,6 +77,7 @@ def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     completions = min(learner.micro_completions or config.replay.completions, config.replay.completions)
     rows = (completions * config.estimator.views + 1) * learner.micro_groups
     tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
+    chunk = config.estimator.chunk_rows or default_chunk_rows(size.vocabulary, "cuda")
     per_layer = 2 if learner.gradient_checkpointing else 34  # activations of hidden size that a layer keeps
     kept = tokens * size.hidden * (per_layer * size.layers + 34)
     return {
@@ -85,7 +86,7 @@ def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
         "optimiser": 0.0 if learner.offload != "none" else optimiser,
         "reference": 0.0 if config.objective.kl_weight == 0 else size.total * wide / sharded[3],
         "activations": float(kept * wide),
-        "logits": float(min(config.estimator.chunk_rows, tokens) * size.vocabulary * 4 * 2),
+        "logits": float(min(chunk, tokens) * size.vocabulary * 4 * 2),
     }
 
 
