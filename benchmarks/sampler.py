@@ -1,164 +1,126 @@
 """The sampler against a plain Dream-style loop, interleaved in one process on one CPU thread.
 
-Seconds are CPU seconds. The plain loop does what the published one does: it runs every step (empty ones too), runs the
-head on every position, sorts the whole vocabulary for top-p, and draws at every masked position. Like ours, it batches
-prompts of one length, ranks in float32 and counts tokens per row, so both do the same work.
-
-Not covered: GPUs, trained weights (with random ones a nucleus is wide), padding (the plain loop would pad prompts of
-mixed lengths), and the trunk of a large model. Both loops share the trunk, and at 7B it dominates, so the ratio there
-is smaller than here.
+`bound` is what the ratio would be if filters, ranking, draws and bookkeeping cost nothing: the plain loop against the
+forward passes and head products that remain, run alone. `floor` divides the counted operations by the rate that a
+large matrix product reaches on the same core.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from couplet.configs.schema import SamplerConfig, ShapeConfig
-from couplet.data.files import write_json
+from benchmarks.measure import flops, gemm_rate, interleaved, ratio
+from benchmarks.plain import IDS, plain_loop, random_policy
+from couplet.configs.schema import SamplerConfig
+from couplet.model.cost import ModelSize
 from couplet.model.policy import DiffusionPolicy
-from couplet.model.tokens import TokenIds
-from couplet.rollout.orders import ORDERS
 from couplet.rollout.sampler import sample
+from couplet.rollout.schedule import reveal_counts
 
-CASES = {
-    # name: (vocabulary, prompts, completions of each, prompt tokens, sampler)
-    "large_vocabulary_top_p_top_k": (
-        152_064,
-        2,
-        2,
-        24,
-        SamplerConfig(steps=12, completion_length=12, temperature=1.2, top_p=0.95, top_k=50),
-    ),
-    "large_vocabulary_top_p": (
-        152_064,
-        2,
-        2,
-        24,
-        SamplerConfig(steps=12, completion_length=12, temperature=1.2, top_p=0.95),
-    ),
-    "large_vocabulary_unfiltered": (
-        152_064,
-        2,
-        2,
-        24,
-        SamplerConfig(steps=12, completion_length=12, temperature=1.0),
-    ),
-    "tiny_recipe": (420, 8, 8, 40, SamplerConfig(steps=16, completion_length=32, temperature=1.0)),
+WHAT = "CPU seconds of the sampler and of a plain Dream-style loop, interleaved, one thread, random weights, float32"
+LEFT_OUT = "GPUs; trained weights (with random ones a nucleus is wide); padding, which the plain loop would need for prompts of mixed lengths"
+
+FILTERS: dict[str, dict[str, object]] = {
+    "top-p 0.95, top-k 50": {"top_p": 0.95, "top_k": 50},
+    "top-p 0.95": {"top_p": 0.95},
+    "unfiltered": {},
 }
+CASES = [
+    # trunk, vocabulary, prompts, completions of each, prompt tokens, canvas and steps, filter
+    *(("mid", 152_064, 2, 2, 24, 8, 8, name) for name in FILTERS),
+    ("mid", 32_000, 2, 2, 24, 12, 12, "top-p 0.95"),
+    *(("mid", 4_096, 2, 2, 24, 16, 16, name) for name in FILTERS),
+    *(("mid", 512, 2, 2, 24, 16, 16, name) for name in FILTERS),
+    *(("tiny", 152_064, 2, 2, 24, 8, 8, name) for name in FILTERS),
+    *(("tiny", 4_096, 2, 8, 24, 32, 32, name) for name in FILTERS),
+    ("tiny", 420, 8, 8, 40, 32, 16, "unfiltered"),
+]
+TOY = [("toy", 600, 2, 2, 6, 4, 4, name) for name in FILTERS]
 
 
 @torch.inference_mode()
-def plain_loop(policy: DiffusionPolicy, prompts_BP: Tensor, config: SamplerConfig, seed: int) -> Tensor:
-    """Dream-style decoding of prompts of one length. Returns tokens [B, C]."""
-    generator = torch.Generator().manual_seed(seed)
-    mask_id = policy.token_ids.mask
-    rows, prompt_length = prompts_BP.shape
-    x_BL = torch.cat([prompts_BP, torch.full((rows, config.completion_length), mask_id)], dim=1)
-    times = torch.linspace(1, config.eps, config.steps + 1)
-    rank = ORDERS[config.order].confidence
-    assert rank is not None
-    for step in range(config.steps):
-        masked_BL = x_BL == mask_id
-        z_NV = policy.logits(x_BL)[masked_BL].float()
-        z_NV[:, mask_id] = -torch.inf
-        p_NV = torch.softmax(plain_filter(z_NV / config.temperature, config.top_p, config.top_k), dim=1)
-        x0_N = torch.multinomial(p_NV, 1, generator=generator).squeeze(1)
-        confidence_BL = torch.full(x_BL.shape, -torch.inf).masked_scatter(masked_BL, rank(p_NV, x0_N))
-        drawn_BL = x_BL.masked_scatter(masked_BL, x0_N)
-        left = int(masked_BL[0].sum())
-        count = left if step == config.steps - 1 else int(left * (1 - times[step + 1] / times[step]))
-        if count:
-            chosen_Bk = confidence_BL.topk(count, dim=1).indices
-            x_BL.scatter_(1, chosen_Bk, drawn_BL.gather(1, chosen_Bk))
-    return x_BL[:, prompt_length:]
+def bare_passes(policy: DiffusionPolicy, prompts: torch.Tensor, completions: int, config: SamplerConfig) -> None:
+    """The matrix products that the sampler cannot save: a forward pass per revealing step, logits where masks remain."""
+    rows, length = prompts.shape
+    masked = config.completion_length
+    tokens_BL = torch.nn.functional.pad(prompts, (0, masked), value=IDS.mask)
+    first = True
+    for count in reveal_counts(masked, config.steps, config.eps, config.schedule):
+        if count == 0:
+            continue
+        used_BL = tokens_BL[::completions] if first else tokens_BL
+        starts_B1 = torch.arange(0, used_BL.numel(), used_BL.shape[1])[:, None] + length
+        hidden = policy.hidden_at(starts_B1 + torch.arange(masked), used_BL)
+        if count < masked:
+            policy.head(hidden.flatten(0, 1))
+        policy.head(hidden.flatten(0, 1)[: count * rows])
+        masked, first = masked - count, False
 
 
-def plain_filter(z_NV: Tensor, top_p: float, top_k: int | None) -> Tensor:
-    """Top-p by sorting the vocabulary, then top-k."""
-    if top_p < 1.0:
-        sorted_NV, index_NV = z_NV.sort(dim=1, descending=True)
-        drop_NV = torch.softmax(sorted_NV, dim=1).cumsum(dim=1) > top_p
-        drop_NV[:, 1:] = drop_NV[:, :-1].clone()
-        drop_NV[:, 0] = False
-        z_NV = z_NV.masked_fill(torch.zeros_like(drop_NV).scatter(1, index_NV, drop_NV), -torch.inf)
-    if top_k is not None:
-        z_NV = z_NV.masked_fill(z_NV < z_NV.topk(top_k, dim=1).values[:, -1:], -torch.inf)
-    return z_NV
+def predicted_flops(size: ModelSize, rows: int, prompts: int, prompt: int, config: SamplerConfig) -> float:
+    """Operations of a decoding by formula: the first pass once per prompt, logits where masks remain and where tokens are drawn."""
+    total, masked, share = 0.0, config.completion_length, prompts
+    for count in reveal_counts(masked, config.steps, config.eps, config.schedule):
+        if count == 0:
+            continue
+        ranked = masked * share if count < masked else 0
+        total += size.forward_flops(share, prompt + config.completion_length, ranked + count * rows)
+        masked, share = masked - count, rows
+    return total
 
 
-def measure(name: str, repeats: int) -> dict[str, object]:
-    """Seconds of both loops, run in turn, and the median of their ratios."""
-    vocab, prompts, completions, prompt_length, config = CASES[name]
-    ids = TokenIds(mask=5, pad=0, bos=0, eos=0, filler=7, end=(6,))
-    shape = ShapeConfig(embedding_std=0.2)
-    policy = DiffusionPolicy.from_shape(shape, vocab, ids, seed=0)
-    rows = [[8 + prompt] * prompt_length for prompt in range(prompts) for _ in range(completions)]
-    prompts_BP = torch.tensor(rows)
-    ours, plain = [], []
-    for repeat in range(repeats + 1):
-        seeds = [repeat * len(rows) + row for row in range(len(rows))]
-        ours.append(_seconds(lambda seeds=seeds: sample(policy, rows, config, seeds)))  # type: ignore[misc]
-        plain.append(_seconds(lambda repeat=repeat: plain_loop(policy, prompts_BP, config, repeat)))  # type: ignore[misc]
-    ours, plain = ours[1:], plain[1:]  # the first round warms up
-    tokens = len(rows) * config.completion_length
+def measure(toy: bool = False) -> dict[str, object]:
+    """Every case; the rate of a matrix product once."""
+    rate = gemm_rate(64 if toy else 1024)
     return {
-        "case": name,
-        "vocabulary": vocab,
+        "gemm_gflops": round(rate / 1e9, 1),
+        "cases": [_case(rate, 1 if toy else 3, *case) for case in (TOY if toy else CASES)],
+    }
+
+
+def _case(
+    rate: float,
+    repeats: int,
+    trunk: str,
+    vocabulary: int,
+    prompts: int,
+    completions: int,
+    prompt: int,
+    canvas: int,
+    steps: int,
+    filters: str,
+) -> dict[str, object]:
+    config = SamplerConfig(steps=steps, completion_length=canvas, temperature=1.2, **FILTERS[filters])
+    policy = random_policy(trunk, vocabulary)
+    rows = [[8 + index] * prompt for index in range(prompts) for _ in range(completions)]
+    prompts_BP = torch.tensor(rows)
+    seeds = list(range(len(rows)))
+    runs = {
+        "ours": lambda: sample(policy, rows, config, seeds),
+        "plain": lambda: plain_loop(policy, prompts_BP, config, 0),
+        "bare": lambda: bare_passes(policy, prompts_BP, completions, config),
+    }
+    seconds = interleaved(runs, repeats)
+    counted = flops(runs["ours"])
+    predicted = predicted_flops(ModelSize.of(policy.config), len(rows), prompts, prompt, config)
+    ours, plain, bare = (statistics.median(seconds[name]) for name in runs)
+    print(f"{trunk} {vocabulary} {filters}: {ratio(seconds['plain'], seconds['ours'])} times the plain loop", flush=True)
+    return {
+        "trunk": trunk,
+        "vocabulary": vocabulary,
+        "filter": filters,
         "rows": len(rows),
-        "prompt_tokens": prompt_length,
-        "completion_length": config.completion_length,
-        "steps": config.steps,
-        "top_p": config.top_p,
-        "top_k": config.top_k,
-        "ours_seconds": round(statistics.median(ours), 4),
-        "plain_seconds": round(statistics.median(plain), 4),
-        "ours_tokens_per_second": round(tokens / statistics.median(ours), 1),
-        "speedup": round(statistics.median(p / o for p, o in zip(plain, ours)), 2),
-        "speedup_range": [round(f(p / o for p, o in zip(plain, ours)), 2) for f in (min, max)],
+        "prompt": prompt,
+        "canvas": canvas,
+        "steps": steps,
+        "tokens_per_second": round(len(rows) * canvas / ours, 1),
+        "plain_tokens_per_second": round(len(rows) * canvas / plain, 1),
+        "speedup": ratio(seconds["plain"], seconds["ours"]),
+        "bound": ratio(seconds["plain"], seconds["bare"]),
+        "share_of_bound": round(bare / ours, 2),
+        "gflop": round(counted / 1e9, 2),
+        "predicted_gflop": round(predicted / 1e9, 2),
+        "share_of_floor": round(counted / rate / ours, 2),
     }
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    started = time.process_time()  # CPU time of this thread; other processes do not count
-    run()
-    return time.process_time() - started
-
-
-def main() -> None:
-    """Measure every case and write the results."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sampler",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="measured rounds of each case (default: 5)")
-    out = Path(__file__).parent / "results" / "sampler.json"
-    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help="JSON file (default: the tracked one)")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    cases = []
-    for name in CASES:
-        cases.append(measure(name, arguments.repeats))
-        print(f"{name}: {cases[-1]['speedup']} times the plain loop ({cases[-1]['ours_tokens_per_second']} tokens/s)")
-    result = {
-        "what": "CPU seconds of the sampler and of a plain Dream-style loop, interleaved, one thread",
-        "left_out": "GPU, trained weights, padding, a large trunk",
-        "model": "2 layers, hidden 128, FFN 320, random weights, float32",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}",
-        "repeats": arguments.repeats,
-        "cases": cases,
-    }
-    write_json(arguments.out, result)
-
-
-if __name__ == "__main__":
-    main()
