@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from couplet.configs.schema import EstimatorConfig, SamplerConfig, ShapeConfig
-from couplet.model.likelihood import ESTIMATORS
+from couplet.model.masking import coupled_masks, mask_ratios
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
 from couplet.rollout.orders import ORDERS
@@ -24,7 +24,14 @@ SHAPES = {
     "tiny": ShapeConfig(embedding_std=0.2),
     "mid": ShapeConfig(hidden=512, layers=6, heads=8, kv_heads=2, ffn=1408, embedding_std=0.2),
     "7b": ShapeConfig(
-        hidden=3584, layers=28, heads=28, kv_heads=4, ffn=18944, tie_embeddings=False, max_positions=4096, rope_theta=1e6
+        hidden=3584,
+        layers=28,
+        heads=28,
+        kv_heads=4,
+        ffn=18944,
+        tie_embeddings=False,
+        max_positions=4096,
+        rope_theta=1e6,
     ),
 }
 
@@ -84,10 +91,11 @@ def plain_logprob(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Te
 def plain_views(
     policy: DiffusionPolicy, prompt_P: Tensor, tokens_GC: Tensor, seeds_G: Sequence[int], estimator: EstimatorConfig
 ) -> Tensor:
-    """The estimate of one group by a full forward pass per completion and view, canvas logits kept: [G, C]."""
-    everything_GC = torch.ones_like(tokens_GC, dtype=torch.bool)
-    views = ESTIMATORS[estimator.name](everything_GC.cpu(), seeds_G, seeds_G, estimator)
-    views = [(everything_GC, torch.ones(len(tokens_GC))), *views]
+    """The coupled estimate of one group (one pair, weights 1/t and 1/(1 - t)) by a full forward pass per completion and view, canvas logits kept: [G, C]."""
+    everything_GC = torch.ones(tokens_GC.shape, dtype=torch.bool)
+    ratio_G = mask_ratios(seeds_G, estimator.t_min, estimator.t_max)
+    masks = coupled_masks(everything_GC, ratio_G, seeds_G)
+    views = [(everything_GC, torch.ones_like(ratio_G)), (masks[0], 1 / ratio_G), (masks[1], 1 / (1 - ratio_G))]
     prompts_GP = prompt_P.expand(len(tokens_GC), -1)
     total_GC = torch.zeros(tokens_GC.shape, device=tokens_GC.device)
     for mask_GC, weight_G in views:
@@ -97,4 +105,4 @@ def plain_views(
         hidden_NH = hidden_GLH[:, prompt_P.numel() :].flatten(0, 1)
         logp_N = plain_logprob(hidden_NH, policy.lm_head.weight, tokens_GC.flatten())
         total_GC = total_GC + weight_G.to(total_GC.device)[:, None] * mask_GC * logp_N.view(tokens_GC.shape)
-    return total_GC / (estimator.active_pairs + 1)
+    return total_GC / 2

@@ -106,7 +106,9 @@ def _case(
     counted = flops(runs["ours"])
     predicted = predicted_flops(ModelSize.of(policy.config), len(rows), prompts, prompt, config)
     ours, plain, bare = (statistics.median(seconds[name]) for name in runs)
-    print(f"{trunk} {vocabulary} {filters}: {ratio(seconds['plain'], seconds['ours'])} times the plain loop", flush=True)
+    print(
+        f"{trunk} {vocabulary} {filters}: {ratio(seconds['plain'], seconds['ours'])} times the plain loop", flush=True
+    )
     return {
         "trunk": trunk,
         "vocabulary": vocabulary,

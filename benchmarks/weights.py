@@ -11,7 +11,9 @@ from benchmarks.plain import random_policy
 from couplet.model.weights import pack, unpack_into
 
 WHAT = "GB per CPU second of each stage of a weight broadcast, interleaved with a copy in memory, one process"
-LEFT_OUT = "the object store and the network (docs/clusters.md), GPUs, and time that other threads of the checksums overlap"
+LEFT_OUT = (
+    "the object store and the network (docs/clusters.md), GPUs, and time that other threads of the checksums overlap"
+)
 
 
 def measure(toy: bool = False) -> dict[str, object]:

@@ -193,7 +193,9 @@ def _full_mask_logprobs(
     return logp_PCG.transpose(1, 2) * batch.loss_mask_PGC
 
 
-def _view_logprobs(policy: Policy, batch: GroupTokens, views: Views, temperature: float, chunk_rows: int | None) -> Tensor:
+def _view_logprobs(
+    policy: Policy, batch: GroupTokens, views: Views, temperature: float, chunk_rows: int | None
+) -> Tensor:
     """All views of all groups in one call, [J, V, P, G, C]; rows without needed positions are left out."""
     masks = views.masks_BVC
     select = (views.weights_BVC != 0) & batch.loss_mask_PGC
