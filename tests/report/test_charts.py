@@ -97,7 +97,7 @@ def test_long_runs_are_thinned_and_keep_their_last_step() -> None:
 
 
 def test_every_metric_that_is_drawn_is_in_the_table_of_metrics() -> None:
-    drawn = [curve.metric for panel in PANELS for curve in panel.curves]
+    drawn = [metric for panel in PANELS for metric in panel["curves"]]
     patterns = [re.compile(metric.pattern) for metric in METRICS]
     assert [name for name in drawn if not any(pattern.fullmatch(name) for pattern in patterns)] == []
     assert len(set(drawn)) == len(drawn)
