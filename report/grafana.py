@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from couplet.data.metric_table import GROUPS, METRICS, Metric
+from couplet.report.render import template
 
 PREFIX = "ray_couplet_"
 ROLES = {"rollout_actor": "rollout", "reward_actor": "reward"}  # of the groups whose gauges are not the driver's
@@ -24,6 +23,12 @@ WIDTH, HEIGHT, COLUMNS = 8, 7, 3  # of a panel, on Grafana's grid of 24 columns
 SOURCE = {"type": "prometheus", "uid": "couplet"}
 PROMETHEUS = "http://127.0.0.1:9090"
 GRAFANA = "http://127.0.0.1:3000"
+TEMPLATES = {  # file -> its template
+    "prometheus.yml": "prometheus.yml",
+    "grafana/grafana.ini": "grafana.ini",
+    "grafana/provisioning/datasources/prometheus.yml": "grafana_source.yml",
+    "grafana/provisioning/dashboards/couplet.yml": "grafana_dashboards.yml",
+}
 
 
 def query(metric: Metric) -> str:
@@ -65,19 +70,13 @@ def _panels() -> Iterator[dict[str, Any]]:
         if group == IN_FILES_ALONE:
             continue
         number += 1
-        yield {
-            "id": number,
-            "type": "row",
-            "title": title,
-            "collapsed": False,
-            "panels": [],
-            "gridPos": _place(0, y, 24, 1),
-        }
+        row = {"id": number, "type": "row", "title": title, "collapsed": False, "panels": []}
+        yield {**row, "gridPos": _place(0, y, 24, 1)}
         y += 1
         for place, metric in enumerate(metrics):
-            row, column = divmod(place, COLUMNS)
+            line, column = divmod(place, COLUMNS)
             number += 1
-            yield _panel(number, metric, _place(column * WIDTH, y + row * HEIGHT, WIDTH, HEIGHT))
+            yield _panel(number, metric, _place(column * WIDTH, y + line * HEIGHT, WIDTH, HEIGHT))
         y += -(-len(metrics) // COLUMNS) * HEIGHT
 
 
@@ -105,43 +104,14 @@ def _panel(number: int, metric: Metric, place: dict[str, int]) -> dict[str, Any]
 
 def files(out: Path, session: Path) -> dict[str, str]:
     """Name below `out` -> text of every file; `session` is Ray's session folder, on the head node."""
-    provisioning = out / "grafana" / "provisioning"
-    discovery = session / "prom_metrics_service_discovery.json"
-    scrape = {"job_name": "ray", "file_sd_configs": [{"files": [str(discovery)], "refresh_interval": "10s"}]}
-    source = {"name": "Prometheus", "uid": "couplet", "type": "prometheus", "access": "proxy", "url": PROMETHEUS}
-    folders = {"Couplet": out / "grafana" / "dashboards", "Ray": session / "metrics" / "grafana" / "dashboards"}
-    providers = [
-        {"name": name, "folder": name, "type": "file", "options": {"path": str(path)}} for name, path in folders.items()
-    ]
-    return {
-        "prometheus.yml": _yaml({"global": {"scrape_interval": "5s"}, "scrape_configs": [scrape]}),
-        "grafana/grafana.ini": INI.format(provisioning=provisioning, data=out / "grafana" / "data"),
-        "grafana/provisioning/datasources/prometheus.yml": _yaml(
-            {"apiVersion": 1, "datasources": [{**source, "isDefault": True}]}
-        ),
-        "grafana/provisioning/dashboards/couplet.yml": _yaml({"apiVersion": 1, "providers": providers}),
-        "grafana/dashboards/couplet.json": json.dumps(dashboard(), indent=1) + "\n",
+    grafana = out / "grafana"
+    folders = {"Couplet": grafana / "dashboards", "Ray": session / "metrics" / "grafana" / "dashboards"}
+    values = {
+        "discovery": str(session / "prom_metrics_service_discovery.json"),
+        "folders": {name: str(path) for name, path in folders.items()},
+        "prometheus": PROMETHEUS,
+        "data": grafana / "data",
+        "provisioning": grafana / "provisioning",
     }
-
-
-INI = """\
-[server]
-http_addr = 127.0.0.1
-http_port = 3000
-
-[security]
-allow_embedding = true
-
-[auth.anonymous]
-enabled = true
-org_role = Viewer
-
-[paths]
-data = {data}
-provisioning = {provisioning}
-"""
-
-
-def _yaml(tree: Any) -> str:
-    text: str = yaml.safe_dump(tree, sort_keys=False)
-    return text
+    found = {name: f"{template(source).render(values)}\n" for name, source in TEMPLATES.items()}
+    return found | {"grafana/dashboards/couplet.json": json.dumps(dashboard(), indent=1) + "\n"}

@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from couplet.configs.markdown import markdown_table
 from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean
-from couplet.studies.claims import claim_table, paired_test, plus_minus, spread
-from couplet.studies.page import write_study
+from couplet.studies.claims import paired_test, plus_minus, spread
+from couplet.studies.page import page, write_study
 
 BASELINE = "coupled"
 GROUPS = {
@@ -26,10 +26,6 @@ GROUPS = {
     "rollout temperature": ("temperature_1_0", "temperature_1_2"),
     "inner updates": ("mu1", "mu2", "mu4"),
 }
-ONE_PROCESS = (
-    "Every run is `launch.py train --local`: one process, plain torch, strictly on-policy (staleness 0), so this study "
-    "says nothing about asynchrony."
-)
 WINDOW = 5  # steps of the reward at the end of a run
 # Claim, recipe, the recipe it is compared with (None: its initial policy), metric.
 CLAIMS = tuple(
@@ -117,31 +113,7 @@ def markdown(study: Mapping[str, Any]) -> str:
     names = [key.removesuffix("_after") for key in study["table"][0] if key.endswith("_after")]
     start = study["table"][0]
     before = ", ".join(f"{_metric(name)} {plus_minus(start[f'{name}_before'], 1, 100)}" for name in names)
-    return f"""# Ablations
-
-Made by `{study["command"]}`, from the policy {study["start"]}. \
-{f"Not run: {_words(study['left_out'])}. " if study["left_out"] else ""}\
-The machine was also doing other work, so the timings are not comparable.
-
-{ONE_PROCESS}
-
-The recipes are those of `configs/ablations/`, trained from the same policy with seeds {_words(study["seeds"])}. Values \
-are mean ± standard deviation over seeds, in percent, on the held-out problems after training; `t1` in a name means at \
-the higher of the two evaluation temperatures. The gap is the difference to `coupled`, paired by seed, in points. \
-Recipes that resolve to the same configuration share their runs.
-
-Before training: {before}.
-
-{_table(study, names)}
-
-![reward against learner steps](ablations.png)
-
-## Claims of the paper on this model
-
-{claim_table(study["claims"])}
-
-Overrides of every run: {", ".join(study["overrides"]) or "none"}.
-"""
+    return page("ablations", study, before=before, results=_table(study, names))
 
 
 def _table(study: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -202,7 +174,3 @@ def _end_reward(row: Mapping[str, Any]) -> float:
 
 def _gap(mine: Mapping[str, Any], base: Mapping[str, Any], key: str) -> float:
     return float(mine[key]) - float(base[key])
-
-
-def _words(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values))

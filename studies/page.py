@@ -11,8 +11,21 @@ from matplotlib.figure import Figure
 
 from couplet.data.files import write_json, write_text, writing
 from couplet.evaluation.figures import write_both
+from couplet.report.render import template
+from couplet.studies.claims import claim_table
 
 KEPT = "## Discussion"
+TEMPLATES = Path(__file__).with_name("templates")
+ONE_PROCESS = (
+    "Every run is `launch.py train --local`: one process, plain torch, strictly on-policy (staleness 0), so this study "
+    "says nothing about asynchrony."
+)
+
+
+def page(name: str, study: Mapping[str, Any], **parts: Any) -> str:
+    """The Markdown of a study, by its template: the values of `study`, and `parts` that are text already."""
+    shared = {"one_process": ONE_PROCESS, "claim_table": claim_table}
+    return template(f"{name}.jinja", TEMPLATES).render({**study, **shared, **parts})
 
 
 def write_study(out: Path, name: str, study: Mapping[str, Any], page: str, figure: Figure) -> None:

@@ -15,9 +15,8 @@ from matplotlib.ticker import PercentFormatter
 
 from couplet.configs.markdown import markdown_table
 from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure
-from couplet.studies.ablations_report import ONE_PROCESS
-from couplet.studies.claims import claim_table, plus_minus, spread
-from couplet.studies.page import write_study
+from couplet.studies.claims import plus_minus, spread
+from couplet.studies.page import page, write_study
 from couplet.studies.path_claims import HIGH, HIGHEST, LOW, RL_STAGE, Rows, claims, mask_claims, value
 
 COLUMNS = (
@@ -49,43 +48,17 @@ def write_path_page(rows: Rows, out: Path, facts: Mapping[str, Any], ablations: 
 
 def markdown(study: Mapping[str, Any]) -> str:
     """The page, without the discussion that a person adds."""
-    rows, steps = study["rows"], int(study["steps"])
+    rows = study["rows"]
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
-    start = stages[-2]
-    overrides = f" with {' '.join(study['train_overrides'])}" if study["train_overrides"] else ""
-    lines = [
-        "# The whole path on the tiny model",
-        "",
-        f"`{study['command']}` trains a model from random weights in these stages, with seeds "
-        f"{', '.join(map(str, seeds))} (recipes {' and '.join(f'`configs/{name}`' for name in study['recipes'])}):",
-        "",
-        *(f"1. `{s['name']}`: {s['objective']} on {s['corpus']}, {s['steps']} steps" for s in study["stages"]),
-        f"1. `{RL_STAGE}`: {study['train_steps']} learner steps of reinforcement learning{overrides}, from the policy "
-        f"after `{start}`",
-        "",
-        f"After each stage the first {study['problems']} problems of {study['problem_set']} are decoded. Diffusion takes "
-        f"{steps} steps, two tokens per step, in the entropy order. A prompt has the form that the model was trained on: "
-        "plain text before instruction tuning, a chat prompt after it. Values are mean ± standard deviation over seeds; "
-        "pass rates are in percent. Every policy is given the same problems.",
-        "",
-        ONE_PROCESS.replace("Every run", "Every run of reinforcement learning"),
-        "",
-        "## After each stage",
-        "",
-        _stages(rows, stages, seeds, steps),
-        "",
-        "![pass rates, AR-ness and steps](path.png)",
-        "",
-        "## Temperature and steps before and after RL",
-        "",
-        _decodings(rows, stages[-2:], seeds),
-        "",
-        "## Claims of the paper",
-        "",
-        claim_table(study["claims"]),
-    ]
-    return "\n".join(lines) + "\n"
+    return page(
+        "path",
+        {**study, "seeds": seeds},
+        rl_stage=RL_STAGE,
+        start=stages[-2],
+        after_each_stage=_stages(rows, stages, seeds, int(study["steps"])),
+        before_and_after=_decodings(rows, stages[-2:], seeds),
+    )
 
 
 def _stages(rows: Rows, stages: Sequence[str], seeds: Sequence[int], steps: int) -> str:

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
 
 from couplet.configs.errors import UserError
 from couplet.configs.markdown import markdown_table
 from couplet.evaluation.figures import COLOURS, FAINT, STYLE, legend_below, new_figure
 from couplet.evaluation.pass_at_k import bootstrap
-from couplet.studies.page import write_study
+from couplet.studies.page import page, write_study
 from couplet.studies.variance_measure import TARGETS, Budget, Case, measure
 
 TARGET_NAMES = {"inverse_t": "inverse_t target", "half_inverse_t": "half_inverse_t target", "elbo": "ELBO"}
@@ -36,7 +36,7 @@ def run_variance_study(
     facts: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Measure, print the table and write `variance.parquet`, `variance.json`, `variance.md`, `variance.png` and `.svg`.
+    """Measure, print the page and write `variance.parquet`, `variance.json`, `variance.md`, `variance.png` and `.svg`.
 
     Args:
         policy: a `DiffusionPolicy`.
@@ -46,7 +46,7 @@ def run_variance_study(
         t_range: range of diffusion times of the estimators.
         seed: of every mask.
         facts: more entries of the JSON (policy folder, problem set, ...).
-        console: where the table is printed; None prints nothing.
+        console: where the page is printed; None prints nothing.
 
     Raises:
         ValueError: no completion.
@@ -71,9 +71,7 @@ def run_variance_study(
     write_study(out, "variance", result, markdown(result), figure(summary, budget.forward_passes))
     pq.write_table(pa.Table.from_pylist(rows), out / "variance.parquet")
     if console is not None:
-        console.print(table(summary, budget.forward_passes))
-        for line in ratio_lines(result["antithetic"]):
-            console.print(line)
+        console.print(Markdown(markdown(result)))
     return result
 
 
@@ -154,41 +152,16 @@ def _by_seed(ratio: Mapping[str, Any]) -> str:
     return f"; token ratio per seed {', '.join(f'{value:.2f}' for value in each)}" if len(each) > 1 else ""
 
 
-def table(summary: Sequence[Mapping[str, Any]], forward_passes: int) -> Table:
-    """The summary for a terminal."""
-    grid = Table(
-        title=f"Estimators at {forward_passes} forward passes, divided by their expected weight (nats per token)"
-    )
-    for name in ("estimator", "weighting", "pairs", "E weight", "std token", "std sequence"):
-        grid.add_column(name, justify="left" if name in ("estimator", "weighting") else "right")
-    for name in TARGETS:
-        grid.add_column(f"bias: {TARGET_NAMES[name]}", justify="right")
-    grid.add_column("RMSE to ELBO", justify="right")
-    for row in summary:
-        grid.add_row(*_cells(row))
-    return grid
-
-
 def markdown(result: Mapping[str, Any]) -> str:
     """The summary as a Markdown page."""
-    head = ["estimator", "weighting", "pairs", "E weight", "std token", "std sequence"]
-    head += [f"bias: {TARGET_NAMES[name]}" for name in TARGETS] + ["RMSE to ELBO"]
-    lines = [
-        "# Variance of the likelihood estimators",
-        "",
-        *([f"Made by `{result['command']}`.", ""] if "command" in result else []),
-        f"{result['completions']} completions, {result['loss_tokens']} loss tokens, {result['draws']} mask draws each, "
-        f"t in {result['t_range']}, completions of seed {', '.join(map(str, result['seeds']))}. Every estimate is divided "
-        "by its expected weight. Standard deviations and RMSE are scaled to an estimate that costs "
-        f"{result['forwards']} forward passes. Units are nats per token; bias is ± its standard error.",
-        "",
-        markdown_table(head, [_cells(row) for row in result["estimators"]], "llr"),
-        "",
-        *(f"- {line}" for line in ratio_lines(result["antithetic"])),
-        "",
-        "![standard deviations and biases](variance.png)",
-    ]
-    return "\n".join(lines) + "\n"
+    passes, ratios = result["forwards"], ratio_lines(result["antithetic"])
+    return page("variance", result, forward_passes=passes, results=_table(result["estimators"]), ratios=ratios)
+
+
+def _table(summary: Sequence[Mapping[str, Any]]) -> str:
+    biases = [f"bias: {TARGET_NAMES[name]}" for name in TARGETS]
+    heads = ["estimator", "weighting", "pairs", "E weight", "std token", "std sequence", *biases, "RMSE to ELBO"]
+    return markdown_table(heads, [_cells(row) for row in summary], "llr")
 
 
 def figure(summary: Sequence[Mapping[str, Any]], forward_passes: int) -> Any:
