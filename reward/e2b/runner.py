@@ -53,8 +53,8 @@ DEADLY = ("sandbox_died", "driver")  # faults that a program may have caused
 def setup_code() -> str:
     """Python that writes the runner's files into a cloud sandbox."""
     reward = Path(__file__).parents[1]
-    modules = ("e2b/driver", *(f"sandbox/{name}" for name in SHIPPED))
-    files = {f"couplet/reward/{name}.py": (reward / f"{name}.py").read_text() for name in modules}
+    names = ("e2b/driver.py", "sandbox/syscalls.json", *(f"sandbox/{name}.py" for name in SHIPPED))
+    files = {f"couplet/reward/{name}": (reward / name).read_text() for name in names}
     folders = ("couplet", "couplet/reward", "couplet/reward/sandbox", "couplet/reward/e2b")
     files |= {f"{folder}/__init__.py": "" for folder in folders}
     return (
