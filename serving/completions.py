@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from couplet.configs.errors import UserError
+from couplet.data.retry import Retry
 
 RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 
@@ -143,16 +144,16 @@ class Client:
 
     def _request(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """One request with retries."""
-        pause = self.backoff
-        for attempt in range(self.retries + 1):
-            outcome, wait = self._attempt(path, body)
+        asked: float | None = 0.0  # seconds that the server asks for
+        retry = Retry(
+            self.retries + 1, self.backoff, sleep=lambda pause: self.sleep(max(pause, min(asked or 0.0, 60.0)))
+        )
+        for _ in retry:
+            outcome, asked = self._attempt(path, body)
             if isinstance(outcome, dict):
                 return outcome
-            if wait is None:
+            if asked is None:
                 raise EndpointError(f"{self.base_url}{path}: {outcome}")
-            if attempt < self.retries:
-                self.sleep(max(pause, min(wait, 60.0)))
-                pause *= 2
         raise EndpointError(
             f"{self.base_url}{path}: {outcome}, after {self.retries + 1} attempts; is the server running "
             "(vllm serve MODEL), and is this the right address?"
