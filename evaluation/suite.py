@@ -65,7 +65,7 @@ def run_suite(
         "pass_at_1_t1": mean_pass_at(high, 1),
         f"pass_at_{config.samples}": mean_pass_at(high, config.samples),
         "format_rate_t1": format_rate([verdict for group in high for verdict in group.verdicts]),
-        "ar_ness": {f"{temperature:g}": _ar_ness(groups) for temperature, groups in orders.items()},
+        "ar_ness": {f"{temperature:g}": ar_ness(groups) for temperature, groups in orders.items()},
         "excluded": sum(not v.outcome.is_verdict for group in low + high for v in group.verdicts),
         "intervals": _intervals(config, low, high, orders),
         "problems": _problem_rows(prompts, low, high),
@@ -112,7 +112,8 @@ def _counts(scored: ScoredGroup) -> tuple[int, int]:
     return sum(outcome.is_verdict for outcome in outcomes), outcomes.count(Outcome.PASSED)
 
 
-def _ar_ness(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+def ar_ness(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Mean local and global AR-ness over problems."""
     return {kind: float(np.mean(_measured(groups, kind))) for kind in KINDS}
 
 

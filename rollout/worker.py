@@ -38,6 +38,7 @@ class RolloutWorker:
         estimate_behaviour: bool = False,
         microbatch_rows: int | None = None,
         ar_ness_k: int = 1,
+        draw: Callable[..., list[Completion]] = sample,
     ) -> None:
         """
         Args:
@@ -49,6 +50,7 @@ class RolloutWorker:
             estimate_behaviour: whether groups carry behaviour log-probabilities.
             microbatch_rows: most rows per forward pass; a behaviour estimate has at least those of one completion.
             ar_ness_k: the k of the AR-ness metrics.
+            draw: the decoder, called as `sample`.
         """
         self.version = 0
         self._policy = policy.eval()
@@ -59,6 +61,7 @@ class RolloutWorker:
         self._estimate_behaviour = estimate_behaviour
         self._microbatch_rows = microbatch_rows
         self._ar_ness_k = ar_ness_k
+        self._draw = draw
 
     def load_weights(self, manifest: Manifest, buckets: Sequence[np.ndarray], verify: bool = True) -> int:
         """Copy packed weights in and return their version.
@@ -86,7 +89,7 @@ class RolloutWorker:
         started = time.perf_counter()
         suffixes = [request.suffix_tokens.tolist() for request in requests for _ in request.seeds_G]
         rows = self._microbatch_rows
-        completions = sample(self._policy, prompts, config, seeds, suffixes=suffixes, microbatch_rows=rows)
+        completions = self._draw(self._policy, prompts, config, seeds, suffixes=suffixes, microbatch_rows=rows)
         share = (time.perf_counter() - started) / max(len(completions), 1)
         groups = []
         for request in requests:
