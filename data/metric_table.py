@@ -42,7 +42,9 @@ class Metric:
 
 _TABLE = yaml.safe_load(Path(__file__).with_name("metrics.yaml").read_text(encoding="utf-8"))
 GROUPS: dict[str, str] = {group: part["title"] for group, part in _TABLE.items()}
-METRICS = tuple(Metric(*row, group) for group, part in _TABLE.items() for row in part["metrics"])
+METRICS = tuple(
+    Metric(name, unit, meaning, group) for group, part in _TABLE.items() for name, unit, meaning in part["metrics"]
+)
 EVALUATION = "eval/"
 
 
