@@ -52,12 +52,30 @@ class ObjectiveConfig(Section):
     """Coupled-GRPO's clipped objective with a KL penalty to a slowly following reference."""
 
     inner_updates: int = Field(2, gt=0, description="mu: optimiser updates per learner step, each over the whole batch")
+    clip: Literal["conditional", "unconditional", "cispo"] = Field(
+        "conditional", description="PPO; on either side whatever the advantage; or only the weight of the gradient"
+    )
     clip_low: float = Field(0.5, gt=0, le=1, description="ratios are clipped at 1 - clip_low")
     clip_high: float = Field(0.5, gt=0, allow_inf_nan=True, description="and at 1 + clip_high; .inf = no upper clip")
+    ratio_level: Literal["token", "sequence"] = Field(
+        "token", description="one ratio per token, or one per completion: of its mean log-probabilities"
+    )
+    self_normalise: Switch = Field(
+        False, description="divide a group's update by its mean clipped ratio (StableDRL, with clip: unconditional)"
+    )
     kl_weight: float = Field(0.01, ge=0, description="beta; 0 keeps no reference model")
     kl_clamp: float | None = Field(5.0, gt=0, description="bound of the log-ratio in the KL; null = none")
+    kl_estimate: Literal["k3", "k2"] = Field("k3", description="exp(d) - d - 1, or d^2/2, of the log-ratio d")
     advantage: Literal["group_mean", "leave_one_out"] = Field(
         "leave_one_out", description="baseline of a completion: the mean of its group, or of the others in it"
+    )
+    best_of: int = Field(
+        1,
+        ge=1,
+        description="k: a completion's reward becomes the mean best of it and k - 1 others of its group (pass@k)",
+    )
+    per_reward: dict[str, float] = Field(
+        {}, description="weights of the reward functions, each normalised within the group first; {} = their plain sum"
     )
     scale_by_std: Switch = Field(False, description="divide advantages by the group's standard deviation")
     zero_signal: Literal["drop", "keep"] = Field(
@@ -71,6 +89,11 @@ class ObjectiveConfig(Section):
         description="policy ratio to the learner's own old values, to the sampler's, or to both (docs/algorithm.md)",
     )
     proximal_cap: float = Field(2.0, gt=0, description="bound of the weight that ratio: proximal adds")
+    proximal_outside: Literal["truncate", "mask"] = Field(
+        "truncate",
+        description="weights above the bound become it (TIS), or those outside floor and cap become 0 (IcePop)",
+    )
+    proximal_floor: float = Field(0.5, ge=0, description="lower bound of proximal_outside: mask")
     reference_every: int = Field(64, gt=0, description="optimiser updates between moves of the reference")
     reference_alpha: float = Field(0.6, ge=0, le=1, description="ref <- (1 - alpha) ref + alpha policy; 1.0 copies")
 

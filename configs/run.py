@@ -86,6 +86,17 @@ class RunConfig(Section):
             "replay.refill objective.zero_signal",
             "gives the place of a zero-signal group to another, so that objective.zero_signal: keep has nothing to keep",
         )
+        yield Rule(
+            not self.objective.self_normalise or self.learner.micro_completions is None,
+            "learner.micro_completions objective.self_normalise",
+            "splits a group, which objective.self_normalise needs in one piece: use null",
+        )
+        unknown = sorted(set(self.objective.per_reward) - set(self.reward.functions))
+        yield Rule(
+            not unknown,
+            "objective.per_reward reward.functions",
+            f"must name functions of reward.functions, which has no {', '.join(unknown)}",
+        )
         samples = self.evaluation.samples
         metrics = ("pass_at_1", "pass_at_1_t1", f"pass_at_{samples}", "format_rate_t1")
         best = self.checkpoint.best_metric

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,6 +22,11 @@ class Outcome(StrEnum):
     def is_verdict(self) -> bool:
         """Whether the completion itself was judged, so that it has a reward."""
         return self in (Outcome.PASSED, Outcome.FAILED, Outcome.FORMAT_ERROR)
+
+
+def part_name(function: str) -> str:
+    """The key of a reward function in `Verdict.parts` and in metric names: ``module_name`` for ``module:name``."""
+    return re.sub(r"[^a-z0-9_]", "_", function.lower())
 
 
 @dataclass(frozen=True)

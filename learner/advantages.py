@@ -5,6 +5,7 @@ Shapes: P prompts, G completions per prompt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -35,6 +36,34 @@ def leave_one_out(rewards_PG: Tensor, valid_PG: Tensor | None = None) -> Tensor:
     rewards_PG, valid_PG = _checked(rewards_PG, valid_PG)
     count_P1 = valid_PG.sum(dim=1, keepdim=True)
     return group_mean(rewards_PG, valid_PG) * count_P1 / (count_P1 - 1).clamp(min=1)
+
+
+def best_of(rewards_PG: Tensor, valid_PG: Tensor | None, k: int) -> Tensor:
+    """The mean, over all subsets of k valid completions of the group that contain a completion, of their best reward.
+
+    Its `group_mean` is the advantage of a completion for the best of k: the mean best of the subsets with it minus that
+    of all subsets (Chen et al., arXiv 2508.10751, for rewards of 0 and 1; here any). k = 1 gives the rewards. A group
+    with fewer than k valid completions uses all it has.
+
+    Returns:
+        float32 [P, G]; invalid places keep their value.
+    """
+    rewards_PG, valid_PG = _checked(rewards_PG, valid_PG)
+    found_PG = rewards_PG.clone()
+    for group, valid_G in enumerate(valid_PG):
+        values, order = rewards_PG[group, valid_G].sort(stable=True)
+        count = len(values)
+        size = min(k, count)
+        if size <= 1:
+            continue
+        # Of the subsets with the completion of rank i, C(i, k-1) have it as their best, and C(j-1, k-2) that of rank j.
+        subsets = math.comb(count - 1, size - 1)
+        own = torch.tensor([math.comb(i, size - 1) / subsets for i in range(count)]) * values
+        each = torch.tensor([0.0, *(math.comb(j - 1, size - 2) / subsets for j in range(1, count))]) * values
+        best = torch.empty_like(values)
+        best[order] = own + each.flip(0).cumsum(0).flip(0) - each
+        found_PG[group, valid_G] = best
+    return found_PG
 
 
 ADVANTAGES: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {

@@ -10,6 +10,7 @@ Shapes: P groups, G completions per group, C canvas positions, J inner updates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ from torch import Tensor
 from couplet.configs.schema import ObjectiveConfig
 from couplet.data.seeds import mask_seed
 from couplet.data.trajectory import ScoredGroup
-from couplet.learner.advantages import ADVANTAGES, group_std, scale_by_std
+from couplet.data.verdict import part_name
+from couplet.learner.advantages import ADVANTAGES, best_of, group_std, scale_by_std
 from couplet.learner.loss import token_weights
 from couplet.model.likelihood import GroupTokens
 
@@ -59,10 +61,8 @@ def step_batch(groups: Sequence[ScoredGroup], objective: ObjectiveConfig) -> Ste
     if not groups:
         raise ValueError("a learner step needs at least one group")
     rewards_PG, valid_PG = _rewards(groups)
-    advantages_PG = ADVANTAGES[objective.advantage](rewards_PG, valid_PG)
     std_P = group_std(rewards_PG, valid_PG)
-    if objective.scale_by_std:
-        advantages_PG = scale_by_std(advantages_PG, std_P)
+    advantages_PG = _advantages(groups, rewards_PG, valid_PG, objective)
     enough_P = valid_PG.sum(dim=1) >= 2
     zero_signal_P = enough_P & torch.tensor([scored.zero_signal for scored in groups])
     kept_P = enough_P if objective.zero_signal == "keep" else enough_P & ~zero_signal_P
@@ -172,6 +172,30 @@ def _micro_batch(
         behaviour_JPGC=behaviour,
         version_P=torch.tensor([group.version for group in groups], device=device),
     )
+
+
+def _advantages(
+    groups: Sequence[ScoredGroup], rewards_PG: Tensor, valid_PG: Tensor, objective: ObjectiveConfig
+) -> Tensor:
+    """The advantages of the total reward, or the weighted sum of those of each reward function, normalised.
+
+    A completion on which a reward function has no opinion is left out of that function's baseline.
+    """
+
+    def of(values_PG: Tensor, known_PG: Tensor, scaled: bool) -> Tensor:
+        values_PG = best_of(values_PG, known_PG, objective.best_of)
+        found_PG = ADVANTAGES[objective.advantage](values_PG, known_PG)
+        return scale_by_std(found_PG, group_std(values_PG, known_PG)) if scaled else found_PG
+
+    if not objective.per_reward:
+        return of(rewards_PG, valid_PG, objective.scale_by_std)
+    total_PG = torch.zeros_like(rewards_PG)
+    for name, weight in objective.per_reward.items():
+        key = part_name(name)
+        parts = [[verdict.parts.get(key, math.nan) for verdict in scored.verdicts] for scored in groups]
+        values_PG = torch.tensor(parts, dtype=torch.float32)
+        total_PG += weight * of(values_PG, valid_PG & ~values_PG.isnan(), scaled=True)
+    return total_PG
 
 
 def _rewards(groups: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor]:

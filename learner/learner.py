@@ -25,7 +25,7 @@ from couplet.data.trajectory import ScoredGroup
 from couplet.learner.batch import MicroBatch, StepBatch, shard, step_batch
 from couplet.learner.checkpoint import CheckpointError
 from couplet.learner.engine import Engine
-from couplet.learner.loss import TokenLoss, grpo_loss, proximal_weight
+from couplet.learner.loss import LEVELS, TokenLoss, grpo_loss, largest_shares, stale_weight
 from couplet.learner.reference import Reference
 from couplet.model.likelihood import batch_logprobs
 from couplet.model.weights import Manifest, pack
@@ -151,22 +151,28 @@ class Learner:
         own = self._own_logprobs(batch, micro)
         reference = self._reference_logprobs(micro)
         rows: list[Tensor] = []
+        shares: list[tuple[float, float]] = []
         losses: list[Tensor] = []
         norms: list[float] = []
         for update in range(self._objective.inner_updates):
             total = torch.zeros((), device=self._engine.device)
+            contributions: list[Tensor] = []
             for index, part in enumerate(micro):
-                result = self._loss(part, update, own[index], reference[index])
+                new_PGC = self._logprobs(part, slice(update, update + 1))[0]
+                result = self._loss(part, update, new_PGC, own[index], reference[index])
+                (contribution_PGC,) = torch.autograd.grad(result.loss, new_PGC, retain_graph=True)
+                contributions.append(contribution_PGC.flatten(0, 1))
                 self._engine.backward(result.loss, last=index == len(micro) - 1)
                 total += result.loss.detach()
                 counted = part.weights_PGC > 0
                 rows.append(torch.stack([values[counted].float() for values in result[1:]], dim=1))
             losses.append(total)
+            shares.append(largest_shares(self._engine.gather(torch.cat(contributions))))
             norms.append(self._engine.step())
         # One row per loss token and inner update: ratio, clipped, KL.
         tokens = self._engine.gather(torch.cat(rows))
         losses_J = self._engine.gather(torch.stack(losses)[None]).sum(dim=0)
-        return _token_metrics(tokens) | _update_metrics(losses_J.tolist(), norms)
+        return _token_metrics(tokens) | _update_metrics(losses_J.tolist(), norms) | _share_metrics(shares)
 
     def _logprobs(self, part: MicroBatch, updates: slice) -> Tensor:
         return batch_logprobs(
@@ -193,26 +199,35 @@ class Learner:
         with self._reference.in_place():
             return [self._logprobs(part, slice(None)) for part in micro]
 
-    def _loss(self, part: MicroBatch, update: int, own: Tensor | None, reference: Tensor | None) -> TokenLoss:
-        new_PGC = self._logprobs(part, slice(update, update + 1))[0]
+    def _loss(
+        self, part: MicroBatch, update: int, new_PGC: Tensor, own: Tensor | None, reference: Tensor | None
+    ) -> TokenLoss:
         old_PGC = self._old(part, update, new_PGC, own)
-        proximal_PGC = None
+        stale_PGC = None
         if self._objective.ratio == "proximal" and part.behaviour_JPGC is not None:
-            weight_PGC = proximal_weight(old_PGC, part.behaviour_JPGC[update], self._objective.proximal_cap)
-            same_P11 = (part.version_P == self.version)[:, None, None]
-            proximal_PGC = torch.where(same_P11, 1.0, weight_PGC)
+            stale_PGC = self._stale_weight(part, old_PGC, part.behaviour_JPGC[update])
         return grpo_loss(
             new_PGC,
             old_PGC,
-            part.advantages_PG[..., None].expand_as(new_PGC),
+            part.advantages_PG,
             part.weights_PGC,
-            clip_low=self._objective.clip_low,
-            clip_high=self._objective.clip_high,
-            reference_logp_X=None if reference is None else reference[update],
-            kl_weight=self._objective.kl_weight,
-            kl_clamp=self._objective.kl_clamp,
-            proximal_X=proximal_PGC,
+            self._objective,
+            None if reference is None else reference[update],
+            stale_PGC,
         )
+
+    def _stale_weight(self, part: MicroBatch, old_PGC: Tensor, behaviour_PGC: Tensor) -> Tensor:
+        """Importance weights of the surrogates; exactly 1 for groups of the current version."""
+        objective, mask_PGC = self._objective, part.weights_PGC > 0
+        at_level = LEVELS[objective.ratio_level]
+        weight_PGC = stale_weight(
+            at_level(old_PGC, mask_PGC),
+            at_level(behaviour_PGC, mask_PGC),
+            objective.proximal_outside,
+            objective.proximal_floor,
+            objective.proximal_cap,
+        )
+        return torch.where((part.version_P == self.version)[:, None, None], 1.0, weight_PGC)
 
     def _old(self, part: MicroBatch, update: int, new_PGC: Tensor, own: Tensor | None) -> Tensor:
         """Old log-probabilities. At the first inner update the learner's are `new` itself: the weights have not moved."""
@@ -254,9 +269,15 @@ def _update_metrics(losses_J: list[float], norms: list[float]) -> dict[str, floa
     return metrics | {f"loss_inner_{update}": loss for update, loss in enumerate(losses_J, start=1)}
 
 
+def _share_metrics(shares_J: list[tuple[float, float]]) -> dict[str, float]:
+    tokens, completions = zip(*shares_J)
+    return {"token_share_max": max(tokens), "completion_share_max": max(completions)}
+
+
 def _no_update() -> dict[str, float]:
     nothing = torch.tensor([[1.0, 0.0, 0.0]])
-    return _token_metrics(nothing) | _update_metrics([0.0], [0.0]) | {"skipped_updates": 1.0}
+    metrics = _token_metrics(nothing) | _update_metrics([0.0], [0.0]) | _share_metrics([(0.0, 0.0)])
+    return metrics | {"skipped_updates": 1.0}
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -15,7 +15,6 @@ import importlib
 import math
 import numbers
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import NamedTuple
 from couplet.configs.errors import UserError, nearest
 from couplet.configs.schema import ConfigError
 from couplet.data.problem import Problem
-from couplet.data.verdict import TestResult
+from couplet.data.verdict import TestResult, part_name
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,7 @@ def chosen(functions: dict[str, float]) -> dict[str, Chosen]:
 
     Raises `ConfigError`, for an unknown name with the nearest known one.
     """
-    return {
-        re.sub(r"[^a-z0-9_]", "_", name.lower()): Chosen(_find(name, weight), weight, name)
-        for name, weight in functions.items()
-    }
+    return {part_name(name): Chosen(_find(name, weight), weight, name) for name, weight in functions.items()}
 
 
 def _find(name: str, weight: float) -> RewardFunction:

@@ -1,9 +1,10 @@
 import math
+from itertools import combinations
 
 import pytest
 import torch
 
-from couplet.learner.advantages import ADVANTAGES, group_mean, group_std, leave_one_out, scale_by_std
+from couplet.learner.advantages import ADVANTAGES, best_of, group_mean, group_std, leave_one_out, scale_by_std
 
 REWARDS = torch.tensor([[0.0, 1.0, 2.0, 5.0], [1.0, 1.0, 1.0, 1.0], [2.5, 0.5, math.nan, 0.0]])
 VALID = torch.tensor([[True] * 4, [True] * 4, [True, True, False, True]])
@@ -54,3 +55,25 @@ def test_a_missing_reward_must_be_marked_invalid():
         group_mean(REWARDS)
     with pytest.raises(ValueError, match=r"\[P, G\]"):
         group_mean(REWARDS, VALID[:2])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 9])
+def test_best_of_is_the_mean_best_of_the_subsets_with_a_completion(k):
+    rewards = torch.tensor([[0.0, 2.5, 0.5, 0.5, 1.0, math.nan], [3.0, 1.0, 2.0, 2.0, 0.0, 1.0]])
+    valid = ~rewards.isnan()
+    found = best_of(rewards, valid, k)
+    for group in range(2):
+        members = [i for i in range(6) if valid[group, i]]
+        subsets = list(combinations(members, min(k, len(members))))
+        for i in members:
+            bests = [max(float(rewards[group, j]) for j in subset) for subset in subsets if i in subset]
+            assert found[group, i].item() == pytest.approx(sum(bests) / len(bests))
+        overall = sum(max(float(rewards[group, j]) for j in subset) for subset in subsets) / len(subsets)
+        assert found[group, members].mean().item() == pytest.approx(overall)  # so group_mean subtracts pass@k itself
+
+
+def test_best_of_one_success_by_hand():
+    """One success of 4, k = 2: every subset with it has best 1, each failure is beside it in 1 of 3 subsets."""
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    assert best_of(rewards, None, 2).tolist()[0] == pytest.approx([1.0, 1 / 3, 1 / 3, 1 / 3])
+    assert group_mean(best_of(rewards, None, 2)).tolist()[0] == pytest.approx([0.5, -1 / 6, -1 / 6, -1 / 6])

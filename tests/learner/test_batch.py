@@ -1,3 +1,6 @@
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +103,25 @@ def test_behaviour_of_another_number_of_updates_is_refused():
     objective = ObjectiveConfig(inner_updates=2)
     with pytest.raises(ValueError, match=r"for 3 inner updates, objective\.inner_updates = 2"):
         shard(step_batch([stale], objective), objective, PAD)
+
+
+def with_parts(scored, **parts):
+    verdicts = [
+        dataclasses.replace(
+            verdict, parts={name: values[row] for name, values in parts.items() if values[row] is not None}
+        )
+        for row, verdict in enumerate(scored.verdicts)
+    ]
+    return dataclasses.replace(scored, verdicts=tuple(verdicts))
+
+
+def test_each_reward_is_normalised_by_itself_before_the_sum():
+    """code 0, 0, 1 (std 0.577), format 0, 1, no opinion (std 0.707): 2·[-1/2, -1/2, 1]/0.577 + 0.5·[-1, 1, 0]/0.707."""
+    scored = with_parts(toy_group(0, (0.0, 0.5, 2.0)), code=[0.0, 0.0, 1.0], code_format=[0.0, 1.0, None])
+    objective = ObjectiveConfig(per_reward={"code": 2.0, "code_format": 0.5})
+    a, b = 2 / (math.sqrt(1 / 3) + 1e-4), 0.5 / (math.sqrt(1 / 2) + 1e-4)
+    expected = [-a / 2 - b, -a / 2 + b, a]
+    assert step_batch([scored], objective).advantages_PG[0].tolist() == pytest.approx(expected, rel=1e-5)
+    assert step_batch([scored], ObjectiveConfig(advantage="group_mean")).advantages_PG[0].sum() == pytest.approx(
+        0, abs=1e-6
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from couplet.configs.schema import EstimatorConfig, ShapeConfig
+from couplet.configs.schema import EstimatorConfig, ObjectiveConfig, ShapeConfig
 from couplet.learner.loss import grpo_loss, token_weights
 from couplet.model.likelihood import GroupTokens, batch_logprobs
 from couplet.model.policy import DiffusionPolicy
@@ -21,10 +21,10 @@ def micro_step(policy, vocabulary, completions, canvas, prompt, device):
         [generator.integers(10, vocabulary, prompt)], tokens, loss_mask, policy.token_ids.pad, device
     )
     logp = batch_logprobs(policy, batch, [[list(range(completions))]], [[0]], EstimatorConfig())[0]
-    advantages = torch.linspace(-1, 1, completions, device=device)[None, :, None].expand_as(logp)
+    advantages = torch.linspace(-1, 1, completions, device=device)[None]
     mask = batch.loss_mask_PGC.flatten(0, 1)
     weights = token_weights(mask, False, int(mask.sum()), completions).reshape(logp.shape)
-    result = grpo_loss(logp, logp.detach(), advantages, weights, clip_low=0.5, clip_high=0.5)
+    result = grpo_loss(logp, logp.detach(), advantages, weights, ObjectiveConfig())
     result.loss.backward()
     return result
 

@@ -169,6 +169,43 @@ def test_proximal_mode_keeps_the_ratio_at_one_and_weighs_stale_tokens(policy):
     assert metrics["ratio_max"] == 1.0 and metrics["loss"] == pytest.approx(expected, rel=1e-4)
 
 
+OBJECTIVES = [
+    {"clip": "unconditional", "self_normalise": True},
+    {"clip": "cispo", "ratio": "proximal", "proximal_outside": "mask"},
+    {"ratio_level": "sequence", "kl_estimate": "k2"},
+    {"ratio_level": "sequence", "ratio": "proximal", "clip": "unconditional"},
+    {"best_of": 2, "normalise": "per_sequence"},
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda options: "-".join(map(str, options.values())))
+def test_every_objective_learns_from_stale_groups_however_they_are_split(objective):
+    def updated(**micro):
+        policy = toy_policy()
+        learner = toy_learner(policy, objective={"ratio": "behaviour", "kl_weight": 0.1} | objective, learner=micro)
+        learner.version = 1
+        stale = [with_behaviour(toy_policy(seed=5), scored, 2, version=0) for scored in toy_groups()]
+        return learner.learn(stale), weights_of(policy)
+
+    metrics, weights = updated(micro_groups=1)
+    assert 0 < metrics["token_share_max"] <= metrics["completion_share_max"] < 1 and metrics["grad_norm"] > 0
+    split = {"micro_groups": 3} if "self_normalise" in objective else {"micro_completions": 3}
+    others, same = updated(**split)
+    assert others["loss"] == pytest.approx(metrics["loss"], rel=1e-3, abs=1e-6)
+    assert others["completion_share_max"] == pytest.approx(metrics["completion_share_max"], rel=1e-3)
+    assert_same(weights, same, 2e-3)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda options: "-".join(map(str, options.values())))
+def test_on_policy_every_objective_without_kl_has_the_gradient_of_the_policy_gradient(policy, objective):
+    """At ratio 1 all surrogates are -A·logp: only advantages and normalisation may differ."""
+    options = {key: value for key, value in objective.items() if key not in ("best_of", "normalise")}
+    plain = gradients(toy_learner(policy, objective={"kl_weight": 0.0}), toy_groups())
+    groups = [with_behaviour(policy, scored, 2, 0) for scored in toy_groups()]
+    found = gradients(toy_learner(policy, objective={"kl_weight": 0.0} | options), groups)
+    assert_same(plain, found, 1e-6)
+
+
 def test_stale_groups_without_behaviour_and_groups_from_the_future_are_refused(policy):
     learner = toy_learner(policy, objective={"ratio": "behaviour"})
     learner.version = 1
