@@ -1,4 +1,4 @@
-"""`sample`: type a prompt and watch the policy denoise its answer."""
+"""`sample`: type a prompt and watch the policy denoise its answer, or let it fill the gaps of a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from couplet.commands import cli
-from couplet.configs.schema import SamplerConfig
+from couplet.configs.schema import ConfigError, SamplerConfig
 
 ORDERS = get_args(get_type_hints(SamplerConfig)["order"])
 OWN = "(default: the policy's own, else that of sampler.* in docs/configuration.md)"
@@ -18,6 +18,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policy", help=cli.POLICY)
     once = "answer this and end; without a terminal only the text is printed"
     parser.add_argument("--once", metavar="PROMPT", help=once)
+    gaps = "fill the gaps of a text file, marked <fill>, and print it; with --once it is the code of the answer"
+    parser.add_argument("--infill", type=Path, metavar="FILE", help=gaps)
+    parser.add_argument("--marker", metavar="TEXT", help="with --infill: what marks a gap (default: <fill>)")
+    tried = "with --infill: tokens of each gap; of several the likeliest per token is taken (default: 4,8,16,32)"
+    parser.add_argument("--gap", type=cli.counts, metavar="N,N", help=tried)
     parser.add_argument("--order", choices=ORDERS, help=f"order of the reveals {OWN}")
     parser.add_argument("--steps", type=cli.positive, metavar="N", help=f"denoising steps {OWN}")
     parser.add_argument("--temperature", type=float, metavar="T", help=f"0 takes the likeliest token {OWN}")
@@ -32,11 +37,24 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Answer one prompt, or prompts typed until an empty line."""
+    """Answer one prompt, or prompts typed until an empty line; or fill the gaps of a file."""
+    from couplet.commands.infill import LENGTHS, MARKER, run_infill
     from couplet.commands.session import run_sample
     from couplet.commands.subject import open_policy
 
     changes = {name: getattr(args, name) for name in ("order", "steps", "temperature", "top_p", "top_k")}
     changes["completion_length"] = args.length
+    without, chosen = (
+        ("gif", "svg", "length") if args.infill else ("marker", "gap"),
+        "with" if args.infill else "without",
+    )
+    for name in without:
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name}: has no meaning {chosen} --infill; leave it out")
     folder, _ = open_policy(args.policy, None, ())
+    if args.infill:
+        marker, lengths = args.marker or MARKER, args.gap or LENGTHS
+        how = {"marker": marker, "lengths": lengths, "question": args.once}
+        run_infill(folder, args.infill, changes, **how, seed=args.seed, device=args.device)
+        return
     run_sample(folder, changes, once=args.once, seed=args.seed, gif=args.gif, svg=args.svg, device=args.device)

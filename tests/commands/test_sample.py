@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from couplet.commands import main
+from couplet.commands.infill import run_infill
 from couplet.commands.session import LiveView, run_sample, sampler_of
 from couplet.configs.schema import ConfigError, SamplerConfig, ShapeConfig
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, Tokenizer, train_tokenizer
@@ -97,3 +99,35 @@ def test_a_token_keeps_the_step_that_revealed_it(folder) -> None:
 def test_exports_of_a_session_are_written(folder, tmp_path) -> None:
     run_sample(folder, once="x", gif=tmp_path / "a.gif", svg=tmp_path / "b.svg", console=Console(file=io.StringIO()))
     assert (tmp_path / "a.gif").read_bytes().startswith(b"GIF8") and (tmp_path / "b.svg").exists()
+
+
+def test_the_gaps_of_a_file_are_filled_with_the_likeliest_of_the_lengths(folder, tmp_path) -> None:
+    source = tmp_path / "f.py"
+    source.write_text("def f(x):<fill>x +<fill> 1\n")
+    out, notes = io.StringIO(), io.StringIO()
+    best = run_infill(folder, source, {}, lengths=(2, 5), seed=1, out=out, notes=notes)
+    first, second = best.texts
+    assert out.getvalue() == f"def f(x):{first}x +{second} 1\n"
+    scores = {int(n): float(nats) for n, nats in re.findall(r"(\d+) tokens per gap: (-[\d.]+)", notes.getvalue())}
+    assert list(scores) == [2, 5] and max(scores, key=scores.__getitem__) == best.length
+    asked = run_infill(folder, source, {}, lengths=(5,), question="add one", seed=1, out=io.StringIO(), notes=notes)
+    assert asked.texts != best.texts
+
+
+@pytest.mark.parametrize(
+    "text, options, message",
+    [
+        ("def f", [], "no gap in it; write '<fill>' at each"),
+        ("def f<fill>", ["--marker", "@@"], "no gap in it; write '@@' at each"),
+        ("\xff<fill>", [], "not UTF-8 text"),
+        ("<fill>", ["--gif", "a.gif"], "--gif: has no meaning with --infill"),
+        ("<fill>", ["--length", "4"], "--length: has no meaning with --infill"),
+    ],
+)
+def test_what_cannot_be_filled_is_one_line(folder, tmp_path, capsys, text, options, message) -> None:
+    source = tmp_path / "f.py"
+    source.write_bytes(text.encode("latin-1"))
+    assert main(["sample", str(folder), "--infill", str(source), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["sample", str(folder), "--gap", "4"]) == 2
+    assert "--gap: has no meaning without --infill" in capsys.readouterr().err

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+import torch
 
 from couplet.configs.schema import SamplerConfig, ShapeConfig
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
 from couplet.rollout.ar_ness import global_ar_ness, local_ar_ness, reveal_order
+from couplet.rollout.infilling import fill, path_logprob
 from couplet.rollout.sampler import Completion, sample
 
 MASK = 5
@@ -151,3 +155,33 @@ def test_ar_ness_is_that_of_the_open_positions() -> None:
 def test_given_ends_cut_the_scope() -> None:
     order = reveal_order([20, 21, 6, 22], [1, 0, -1, 2], {6}, given_C=[False, False, True, False])
     assert order == [1, 0]
+
+
+def test_the_score_of_a_fill_is_that_of_its_draws_one_state_after_the_other(policy: DiffusionPolicy) -> None:
+    """Recomputed with one forward pass per step, from full logits."""
+    prompt, suffix = PROMPTS[1], SUFFIXES[3]
+    found = sample(policy, [prompt], config(order="entropy"), [3], suffixes=[suffix], canvases=[CANVASES[1]])[0]
+    counted = found.reveal_step >= 0
+    total = 0.0
+    for step in range(6):
+        state = [MASK if own >= step else int(token) for token, own in zip(found.tokens, found.reveal_step)]
+        logp_LV = policy.logits(torch.tensor([[*prompt, *state, *suffix]]))[0].log_softmax(-1)
+        for place in np.flatnonzero(found.reveal_step == step):
+            total += float(logp_LV[len(prompt) + place, int(found.tokens[place])])
+    assert path_logprob(policy, prompt, suffix, found, counted) == pytest.approx(total / counted.sum(), abs=1e-5)
+
+
+def test_every_gap_gets_its_text_and_what_is_between_stays(policy: DiffusionPolicy) -> None:
+    def decode(ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+    pieces = [[8, 9], [21, 22, 6], [], [30]]
+    filled = [fill(policy, decode, pieces, 3, config(temperature=0.0), seed) for seed in range(2)]
+    assert filled[0] == filled[1] and len(filled[0].texts) == 3 and filled[0].logprob < 0
+    canvas = [None] * 3 + [21, 22, 6] + [None] * 6
+    chosen = config(temperature=0.0, steps=6, completion_length=12)
+    (expected,) = sample(policy, [[8, 9]], chosen, [0], suffixes=[[30]], canvases=[canvas])
+    spans = [expected.tokens[start : start + 3].tolist() for start in (0, 6, 9)]
+    assert list(filled[0].texts) == [decode(span[: span.index(6)] if 6 in span else span) for span in spans]
+    with pytest.raises(ValueError, match="no gap"):
+        fill(policy, decode, [[8]], 3, config(), 0)
