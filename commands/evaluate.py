@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--k", type=cli.counts, metavar="K,K", help="k of pass@k (default: 1 and the number of samples)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
+    prefix = "begin every answer with this text; `published`: as the papers do (= evaluation.answer_prefix)"
+    parser.add_argument("--prefix", metavar="TEXT", help=prefix)
     where = "results (default: RUN/benchmarks/SET); after a kill the same command continues there"
     parser.add_argument("--out", type=Path, metavar="DIR", help=where)
     parser.add_argument("--canonical", action="store_true", help="judge the set's own solutions instead of sampling")
@@ -57,6 +60,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Sample and judge, or judge the set's own solutions."""
     subject, console = Subject.of(args), open_console()
+    if args.prefix is not None:
+        chosen = f"evaluation.answer_prefix={json.dumps(args.prefix)}"
+        subject = replace(subject, overrides=(*subject.overrides, chosen))
     if args.canonical:
         run_canonical_check(subject, console)
     else:

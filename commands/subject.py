@@ -96,12 +96,13 @@ def with_scoring_limits(config: RunConfig, overrides: Sequence[str]) -> RunConfi
 def prompts_of(
     config: RunConfig, folder: Path, source: str, limit: int | None, overrides: Sequence[str] = ()
 ) -> PromptSet:
-    """Every problem as a prompt: a length limit is training's, unless an override asks for one here."""
+    """Every problem as a prompt, with `evaluation.answer_prefix`: a length limit is training's, unless an override asks for one here."""
     from couplet.training.factory import load_prompts
 
     if not any(override.startswith("problems.max_prompt_tokens=") for override in overrides):
         config = config.replace(problems=config.problems.replace(max_prompt_tokens=NO_LIMIT))
-    return load_prompts(str(folder), source, config.problems, config.model, limit)
+    prefix = config.evaluation.answer_prefix
+    return load_prompts(str(folder), source, config.problems, config.model, limit, answer_prefix=prefix)
 
 
 def results_folder(folder: Path) -> Path:
@@ -137,9 +138,11 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def judging_facts(config: RunConfig) -> dict[str, Any]:
-    """What a verdict depends on: the settings of reward and sandbox without those of the workers that form it."""
+    """What a verdict depends on: how answers begin, and the settings of reward and sandbox without those of the workers that form it."""
     parts = {"reward": to_dict(config.reward), "sandbox": to_dict(config.sandbox)}
-    return {name: {key: value for key, value in part.items() if key not in OPERATION} for name, part in parts.items()}
+    kept = {name: {key: value for key, value in part.items() if key not in OPERATION} for name, part in parts.items()}
+    prefix = config.evaluation.answer_prefix
+    return kept | ({"answer_prefix": prefix} if prefix else {})
 
 
 def problems_fingerprint(problems: Sequence[Problem]) -> str:

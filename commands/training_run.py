@@ -57,6 +57,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
             config.problems.replace(max_prompt_tokens=longest),
             config.model,
             config.evaluation.limit,
+            answer_prefix=config.evaluation.answer_prefix,
         )
         config = without_unsound(config, folder, display)
         display.headline(_starting(config, local=local))

@@ -50,6 +50,11 @@ class EvaluationConfig(Section):
     temperature: float = Field(1.0, ge=0, description="the high temperature: pass@1 and pass@samples")
     greedy_temperature: float = Field(0.2, ge=0, description="the low temperature of pass@1")
     greedy_samples: int = Field(1, gt=0, description="per problem at greedy_temperature")
+    answer_prefix: str | None = Field(
+        None,
+        description="text that every answer is begun with, the policy continues it; published = that of the papers for "
+        "HumanEval and MBPP (docs/recipes.md); null = none",
+    )
     ar_ness_k: int = Field(1, gt=0, description="k of AR-ness@k")
     ar_ness_temperatures: Temperatures = Field((0.2, 1.2), description="at which AR-ness is measured")
     ar_ness_problems: int = Field(32, gt=0, description="problems on which AR-ness is measured")

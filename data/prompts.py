@@ -6,15 +6,20 @@ A problem with a suffix (infilling) is asked with an open code block before the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from couplet.configs.errors import UserError
 from couplet.configs.schema import ProblemsConfig
+from couplet.data.formats.wording import ANSWER_PREFIX
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
 from couplet.data.trajectory import GroupId, RolloutRequest, no_tokens
+
+PREFIX = "answer_prefix"  # the key of a problem's metadata
+PREFIXES = {"published": ANSWER_PREFIX}
+"""Answer prefixes that have a name."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,9 @@ def encode_prompts(
     config: ProblemsConfig,
     mask_id: int,
     around: Callable[[str, str], tuple[list[int], list[int]]] | None = None,
+    encode_text: Callable[[str], list[int]] | None = None,
 ) -> PromptSet:
-    """Encode each problem's question and its system message, if its metadata has one.
+    """Encode each problem's question, with the system message and the answer prefix of its metadata.
 
     Prompts that have, with their suffix, over `max_prompt_tokens` are dropped or cut on the left.
 
@@ -59,6 +65,7 @@ def encode_prompts(
         mask_id: which no prompt may contain.
         around: code before and after the gap to the tokens before and after the canvas (`data.infilling`), for problems
             with a suffix; None = these are asked by their question alone.
+        encode_text: text to token ids; needed if a problem has an answer prefix.
 
     Raises:
         ValueError: a prompt contains the mask token, or no prompt is left.
@@ -72,6 +79,9 @@ def encode_prompts(
         if problem.suffix and around:
             before, suffix = around(problem.code_prefix, problem.suffix)
             tokens = tokens + before
+        if prefix := problem.metadata.get(PREFIX):
+            assert encode_text is not None, "an answer prefix needs encode_text"
+            tokens = tokens + encode_text(prefix)
         if mask_id in tokens or mask_id in suffix:
             raise UserError(
                 f"problem {problem.problem_id}: the prompt contains the mask token; remove it from the question"
@@ -93,6 +103,12 @@ def encode_prompts(
     return PromptSet(tuple(kept), tuple(prompts), dropped, truncated, tuple(suffixes))
 
 
+def with_prefix(problems: Sequence[Problem], prefix: str | None) -> list[Problem]:
+    """The problems with an answer prefix (or its name) as the end of their prompts; those with a suffix get none."""
+    text = PREFIXES.get(prefix or "", prefix or "")
+    return [p if p.suffix or not text else replace(p, metadata={**p.metadata, PREFIX: text}) for p in problems]
+
+
 def evaluation_requests(prompts: PromptSet, samples: int, seed: int) -> list[RolloutRequest]:
     """One request of `samples` completions for every problem, in order.
 
@@ -110,12 +126,14 @@ def rollout_request(
     prompts: PromptSet, group_id: GroupId, attempt: int, seeds: Sequence[int], group_seed: int
 ) -> RolloutRequest:
     """The request for the group `group_id` of a prompt set."""
+    problem = prompts.problems[group_id.problem]
     return RolloutRequest(
         group_id=group_id,
         attempt=attempt,
-        problem_id=prompts.problems[group_id.problem].problem_id,
+        problem_id=problem.problem_id,
         prompt_tokens=prompts.prompts[group_id.problem],
         seeds_G=tuple(seeds),
         group_seed=group_seed,
         suffix_tokens=prompts.suffixes[group_id.problem] if prompts.suffixes else no_tokens(),
+        answer_prefix=problem.metadata.get(PREFIX, ""),
     )

@@ -43,6 +43,7 @@ class RolloutRequest:
     seeds_G: tuple[int, ...]  # one per completion: sampling and mask seeds derive from it
     group_seed: int
     suffix_tokens: np.ndarray = field(default_factory=no_tokens)  # int32, what follows the canvas (infilling)
+    answer_prefix: str = ""  # the end of the prompt, with which the text of every answer begins
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class PromptGroup:
     tokens_GC: np.ndarray  # int32: the whole canvas, filler included, never cut
     reveal_step_GC: np.ndarray  # int16: index of the schedule step that revealed the token
     loss_mask_GC: np.ndarray  # bool: up to and including the first end token, all C if there is none
-    texts: tuple[str, ...]  # tokens before the first end token, decoded without special tokens
+    texts: tuple[str, ...]  # answer prefix + tokens before the first end token, decoded without special tokens
     seeds_G: tuple[int, ...]
     group_seed: int
     behaviour_GJC: np.ndarray | None  # float32: estimates under the sampling weights; null at max_staleness 0

@@ -127,7 +127,7 @@ class RolloutWorker:
             tokens_GC=tokens_GC,
             reveal_step_GC=reveal_step_GC,
             loss_mask_GC=loss_mask_GC,
-            texts=tuple(self._text(tokens_C) for tokens_C in tokens_GC),
+            texts=tuple(request.answer_prefix + self._text(tokens_C) for tokens_C in tokens_GC),
             seeds_G=request.seeds_G,
             group_seed=request.group_seed,
             behaviour_GJC=behaviour_GJC,

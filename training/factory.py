@@ -25,7 +25,7 @@ from couplet.configs.schema import (
 )
 from couplet.data.infilling import around_canvas
 from couplet.data.problem_sets import load_problems
-from couplet.data.prompts import PromptSet, encode_prompts
+from couplet.data.prompts import PromptSet, encode_prompts, with_prefix
 from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import load_tokenizer
 from couplet.replay.schedule import Schedule
@@ -116,16 +116,21 @@ def load_prompts(
     model: ModelConfig,
     limit: int | None = None,
     exclude: Collection[str] = (),
+    answer_prefix: str | None = None,
 ) -> PromptSet:
-    """The first `limit` problems of `source`, without those in `exclude`, as prompts of the policy in folder `start`."""
+    """The first `limit` problems of `source`, without those in `exclude`, as prompts of the policy in folder `start`.
+
+    `answer_prefix` is as `evaluation.answer_prefix`.
+    """
     from couplet.model.folder import folder_token_ids
 
     tokenizer = load_tokenizer(start)
     left_out = set(exclude)
     problems = [p for p in load_problems(source, seed=config.seed, limit=limit) if p.problem_id not in left_out]
+    problems = with_prefix(problems, answer_prefix)
     ids = folder_token_ids(Path(start), model.end_tokens, mask_token=model.mask_token)
     around = partial(around_canvas, encode=tokenizer.encode, end=ids.end[0])
-    return encode_prompts(problems, tokenizer.chat_prompt, config, ids.mask, around)
+    return encode_prompts(problems, tokenizer.chat_prompt, config, ids.mask, around, tokenizer.encode)
 
 
 def build_rollout_worker(config: RolloutSlice, start: str) -> RolloutWorker:

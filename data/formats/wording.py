@@ -1,7 +1,7 @@
 """How questions are worded for an instruct model: as DiffuCoder's paper evaluates (arXiv 2506.20639, tables 5 and 6).
 
 The problem is in a bare fence, for HumanEval after one sentence. There the answer was begun for the model with
-`ANSWER_PREFIX`; here an instruct model begins it itself.
+`ANSWER_PREFIX`; here an instruct model begins it itself unless `evaluation.answer_prefix` asks for the same.
 """
 
 from __future__ import annotations

@@ -56,6 +56,18 @@ def test_every_setting_is_sampled_judged_and_tabulated(run_folder, problem_file,
     assert [row["task_id"] for row in samples[::2]] == [f"Mbpp/{n}" for n in range(601, 605)]
 
 
+def test_a_prefix_begins_every_judged_text_and_is_part_of_what_results_belong_to(
+    run_folder, problem_file, tmp_path, command
+):
+    words = ("evaluate", run_folder, problem_file, "--samples", 1, "--limit", 2, "--local", "--out", tmp_path / "out")
+    assert command(*words, "--prefix", "published")[0] == 0
+    rows = lines(next((tmp_path / "out").glob("*/problems.jsonl")))
+    begun = "Here is the code to solve this problem:\n```python\n"
+    assert [one["text"].startswith(begun) for row in rows for one in row["completions"]] == [True, True]
+    code, _, said = command(*words)
+    assert code == 2 and "answer_prefix" in said
+
+
 def test_canonical_solutions_pass_through_the_same_path(run_folder, problem_file, tmp_path, command):
     code, printed, _ = command("evaluate", run_folder, problem_file, "--canonical", "--local", "--out", tmp_path)
     assert code == 0 and "4 of 4 pass (100.0%)" in printed

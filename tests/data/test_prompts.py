@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 
 from couplet.configs.schema import ProblemsConfig
+from couplet.data.formats.wording import ANSWER_PREFIX
 from couplet.data.infilling import around_canvas
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
-from couplet.data.prompts import encode_prompts, evaluation_requests
+from couplet.data.prompts import encode_prompts, evaluation_requests, with_prefix
 from couplet.data.tokenizer import MASK, tiny_tokenizer
 
 
@@ -73,3 +74,22 @@ def test_without_tokens_around_the_canvas_an_infilling_problem_is_a_question():
         load_problems("katas:heldout-infill", limit=1), tiny_tokenizer().chat_prompt, ProblemsConfig(), 4
     )
     assert len(found.suffixes[0]) == 0
+
+
+def test_an_answer_prefix_ends_the_prompt_and_begins_the_text():
+    tokenizer = tiny_tokenizer()
+    encode = partial(
+        encode_prompts,
+        encode=tokenizer.chat_prompt,
+        config=ProblemsConfig(),
+        mask_id=tokenizer.id(MASK),
+        encode_text=tokenizer.encode,
+    )
+    plain = encode([Problem("a", "Sum.")])
+    for prefix, text in (("published", ANSWER_PREFIX), ("Sure: ", "Sure: ")):
+        found = encode(with_prefix([Problem("a", "Sum.")], prefix))
+        assert found.prompts[0].tolist() == plain.prompts[0].tolist() + tokenizer.encode(text)
+        assert evaluation_requests(found.take([0]), 1, 0)[0].answer_prefix == text
+    assert evaluation_requests(plain, 1, 0)[0].answer_prefix == ""
+    gap = Problem("b", "Fill in.", code_prefix="x = ", suffix="\n")
+    assert with_prefix([gap], "published") == [gap]  # its answer begins with the code before the gap
