@@ -12,15 +12,18 @@ from couplet.data.problem_sets import split_source
 from couplet.model.cost import ModelSize
 from couplet.model.hub import may_be_policy
 from couplet.training.cost import (
-    BYTES,
     Machine,
+    broadcast,
     group_flops,
     host_memory,
     learn_flops,
     learner_memory,
+    local_memory,
     rollout_memory,
     simulated,
+    trained,
 )
+from couplet.training.factory import for_one_process
 
 GB, TERA = 1e9, 1e12
 TINY_VOCABULARY = 512
@@ -35,13 +38,14 @@ KNOWN = dict.fromkeys(  # public checkpoints, so that a dry run of a recipe need
         "Dream-org/Dream-Coder-v0-Instruct-7B",
     ),
     SEVEN_B,
-)
+) | {"fredzzp/open-dcoder-0.5B": ModelSize(896, 24, 14, 2, 64, 4864, 151936, tied=True)}
 
 
-def describe(config: RunConfig, tflops: float | None = None) -> str:
+def describe(config: RunConfig, tflops: float | None = None, local: bool = False) -> str:
     """Memory per process, work per learner step, and the time of a step by simulation.
 
     Args:
+        local: of a run in one process.
         tflops: what one worker's device sustains, 10^12 operations per second; None = a usual figure.
 
     Raises:
@@ -49,26 +53,43 @@ def describe(config: RunConfig, tflops: float | None = None) -> str:
     """
     check_settings(config)
     config.warn()
+    config = for_one_process(config) if local else config
     size, replay = _size(config), config.replay
     sampling, learning = replay.groups_per_step * group_flops(config, size), learn_flops(config, size)
-    broadcast = size.total * BYTES[config.learner.dtype] / GB
+    changing = trained(config, size)
     lines = [
         f"{config.name}: configuration valid",
         f"model: {size.total:,} parameters ({size.layers} layers, hidden {size.hidden}, vocabulary {size.vocabulary})",
         f"one learner step: {replay.groups_per_step} prompts x {replay.completions} completions "
         f"x {config.objective.inner_updates} updates; staleness at most {replay.max_staleness}",
-        f"actors: {config.rollout.actors} rollout, {config.reward.actors} reward, {config.learner.ranks} learner "
+        f"trained: {changing:,} parameters"
+        + (" of an adapter, the rest is frozen" if config.learner.adapter.rank else ""),
+        *(_one_process(config, size) if local else _processes(config, size)),
+        f"work per learner step: sampling {sampling / TERA:,.2f} TFLOP, learning {learning / TERA:,.2f} TFLOP",
+        *(_turns if local else _time)(config, size, tflops),
+    ]
+    return "\n".join(lines + _absent(config))
+
+
+def _one_process(config: RunConfig, size: ModelSize) -> list[str]:
+    return [
+        f"memory of the process (estimate): {_sum(local_memory(config, size))}",
+        f"its host memory (estimate): {_sum(host_memory(config, size))}",
+    ]
+
+
+def _processes(config: RunConfig, size: ModelSize) -> list[str]:
+    host, ranks = host_memory(config, size), config.learner.ranks
+    share = broadcast(config, size) / GB
+    return [
+        f"actors: {config.rollout.actors} rollout, {config.reward.actors} reward, {ranks} learner "
         f"({config.learner.engine}, ZeRO {config.learner.zero_stage}, offload {config.learner.offload})",
         f"memory per learner rank (estimate): {_sum(learner_memory(config, size))}",
         f"memory per rollout actor (estimate): {_sum(rollout_memory(config, size))}",
-        f"host memory per learner rank (estimate): {_sum(host_memory(config, size))}, "
-        f"{config.learner.ranks * sum(host_memory(config, size).values()) / GB:.2f} GB for all {config.learner.ranks}; "
+        f"host memory per learner rank (estimate): {_sum(host)}, {ranks * sum(host.values()) / GB:.2f} GB for all {ranks}; "
         f"object store of a local Ray {config.ray.object_store_mb * 2**20 / GB:.2f} GB",
-        f"broadcast: {broadcast:.2f} GB of weights every {config.weights.broadcast_every} step(s), two versions kept",
-        f"work per learner step: sampling {sampling / TERA:,.2f} TFLOP, learning {learning / TERA:,.2f} TFLOP",
-        *_time(config, size, tflops),
+        f"broadcast: {share:.2f} GB of weights every {config.weights.broadcast_every} step(s), two versions kept",
     ]
-    return "\n".join(lines + _absent(config))
 
 
 def _sum(parts: Mapping[str, float]) -> str:
@@ -90,6 +111,21 @@ def _time(config: RunConfig, size: ModelSize, tflops: float | None) -> list[str]
         f"simulated at {sustained:g} TFLOP/s per {device} (--tflops): {step:,.1f} s per step; idle: {idle}; "
         f"mean staleness {staleness:.2f}, {timeline.stale_dropped} groups dropped as stale",
         f"{config.steps} steps: {hours:,.1f} hours" + (f", {hours * gpus:,.0f} GPU-hours" if gpus else ""),
+    ]
+
+
+def _turns(config: RunConfig, size: ModelSize, tflops: float | None) -> list[str]:
+    """The time of a step in one process, where the phases take turns, and the total of the run."""
+    gpus = config.learner.gpus
+    sustained, judged = tflops or (GPU_TFLOPS if gpus else CPU_TFLOPS), config.replay.groups_per_step
+    sampling = judged * group_flops(config, size) / (sustained * TERA)
+    learning = learn_flops(config, size) / (sustained * TERA)
+    judging = judged * config.replay.completions * Machine(sustained).judge_seconds
+    hours = config.steps * (sampling + learning + judging) / 3600
+    return [
+        f"at {sustained:g} TFLOP/s (--tflops): sampling {sampling:,.1f} s, judging {judging:,.1f} s, learning "
+        f"{learning:,.1f} s per step",
+        f"{config.steps} steps: {hours:,.1f} hours" + (f", {hours:,.0f} GPU-hours" if gpus else ""),
     ]
 
 

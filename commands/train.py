@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         from couplet.commands.dry_run import describe
 
-        print(describe(config, args.tflops))
+        print(describe(config, args.tflops, args.local))
     else:
         from couplet.commands.training_run import run_training
 

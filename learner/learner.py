@@ -57,6 +57,11 @@ class Learner:
         self._reference = Reference(engine) if objective.kl_weight > 0 else None
         self.version = 0
 
+    @property
+    def policy(self) -> Any:
+        """The policy that is trained."""
+        return self._policy
+
     def learn(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """One learner step over `groups` (all of them, on every rank); returns metrics. Collective.
 

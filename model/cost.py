@@ -5,6 +5,7 @@ Left out of the operations: norms, softmax, rotary angles, biases, and the embed
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,20 @@ class ModelSize:
         biases = self.width + 2 * self.kv_heads * self.head_size if self.qkv_bias else 0
         norms = self.layers * (biases + 2 * self.hidden) + self.hidden
         return self.matrices + norms + self.head * (1 if self.tied else 2)
+
+    def adapter(self, rank: int, targets: Collection[str]) -> int:
+        """Weights of a LoRA adapter around the layers that `targets` names."""
+        keys = self.kv_heads * self.head_size
+        ends = {
+            "q_proj": self.hidden + self.width,
+            "k_proj": self.hidden + keys,
+            "v_proj": self.hidden + keys,
+            "o_proj": self.width + self.hidden,
+            "gate_proj": self.hidden + self.ffn,
+            "up_proj": self.hidden + self.ffn,
+            "down_proj": self.ffn + self.hidden,
+        }
+        return self.layers * rank * sum(ends[target] for target in targets if target in ends)
 
     def forward_flops(self, rows: float, length: int, head_rows: float) -> float:
         """One forward pass over `rows` sequences of `length` tokens, with logits at `head_rows` positions in all."""

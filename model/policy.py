@@ -7,8 +7,10 @@ Shapes: B rows, L length, H hidden size, V vocabulary, N selected rows.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -183,6 +185,11 @@ class DiffusionPolicy(nn.Module):
     def add_adapter(self, config: AdapterConfig, seed: int) -> None:
         """Freeze the weights and train a LoRA adapter instead; see `model.adapters.add_adapter`."""
         add_adapter(self, config, seed)
+
+    def twin(self) -> DiffusionPolicy:
+        """A copy that shares the frozen weights and has an adapter of its own."""
+        shared: dict[int, Any] = {id(p): p for p in self.parameters() if not p.requires_grad}
+        return copy.deepcopy(self, shared)
 
     def save_adapter(self, path: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the adapter as a PEFT folder; `state` as in `save_pretrained`."""

@@ -69,11 +69,29 @@ def _views(config: RunConfig, size: ModelSize, updates: int) -> float:
     return size.forward_flops(1 + views * completions, length, canvas * (1 + scores * completions))
 
 
+def trained(config: RunConfig, size: ModelSize) -> int:
+    """Weights that are trained and published: the adapter's if there is one, else all."""
+    adapter = config.learner.adapter
+    return size.adapter(adapter.rank, adapter.targets) if adapter.rank else size.total
+
+
+def broadcast(config: RunConfig, size: ModelSize) -> float:
+    """Bytes of one publication."""
+    return float(trained(config, size) * BYTES[config.learner.dtype])
+
+
+def _held(config: RunConfig, size: ModelSize) -> int:
+    """Weights that a policy holds, its adapter included."""
+    return size.total + (trained(config, size) if config.learner.adapter.rank else 0)
+
+
 def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     """Bytes on the device of one learner rank."""
     learner = config.learner
     wide, sharded = BYTES[learner.dtype], {s: learner.ranks if learner.zero_stage >= s else 1 for s in (1, 2, 3)}
-    optimiser = size.total * (8 + (4 if wide == 2 else 0)) / sharded[1]
+    changing = trained(config, size)
+    optimiser = changing * (8 + (4 if wide == 2 else 0)) / sharded[1]
+    exact = changing * 4 if wide == 2 and learner.engine == "torch" else 0  # float32 sums of the micro-batches
     completions = min(learner.micro_completions or config.replay.completions, config.replay.completions)
     rows = (completions * config.estimator.views + 1) * learner.micro_groups
     tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
@@ -81,10 +99,10 @@ def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     per_layer = 2 if learner.gradient_checkpointing else 34  # activations of hidden size that a layer keeps
     kept = tokens * size.hidden * (per_layer * size.layers + 34)
     return {
-        "weights": size.total * wide / sharded[3],
-        "gradients": size.total * wide / sharded[2],
+        "weights": _held(config, size) * wide / sharded[3],
+        "gradients": changing * wide / sharded[2] + exact,
         "optimiser": 0.0 if learner.offload != "none" else optimiser,
-        "reference": 0.0 if config.objective.kl_weight == 0 else size.total * wide / sharded[3],
+        "reference": 0.0 if config.objective.kl_weight == 0 else changing * wide / sharded[3],
         "activations": float(kept * wide),
         "logits": float(min(chunk, tokens) * size.vocabulary * 4 * 2),
     }
@@ -104,8 +122,8 @@ def host_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     kept = config.objective.kl_weight > 0 and BYTES[learner.dtype] == 2  # float32 weights are their own reference
     shards = learner.ranks if learner.zero_stage >= 3 else 1
     return {
-        "offloaded optimiser": size.total * offloaded / learner.ranks,
-        "float32 reference": 4 * size.total / shards if kept else 0.0,
+        "offloaded optimiser": trained(config, size) * offloaded / learner.ranks,
+        "float32 reference": 4 * trained(config, size) / shards if kept else 0.0,
     }
 
 
@@ -115,15 +133,31 @@ def rollout_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
     wide = BYTES[config.learner.dtype]
     return {
-        "weights": size.total * wide,
+        "weights": float(_held(config, size) * wide),
         "activations": float(tokens * (size.ffn * 3 + size.hidden * 8) * wide),
         "logits": float(rows * config.sampler.completion_length * size.vocabulary * 4) / 2,
     }
 
 
+def local_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
+    """Bytes on the device of `--local`, one process that samples and learns in turn.
+
+    With an adapter both policies share the frozen weights; of what a phase needs for itself the larger counts.
+    """
+    learner, rollout = learner_memory(config, size), rollout_memory(config, size)
+    second = trained(config, size) * BYTES[config.learner.dtype]  # the rollout worker's adapter, or all its weights
+    kept = {name: learner[name] for name in ("weights", "gradients", "optimiser", "reference")}
+    passing = ("activations", "logits")
+    return {
+        **kept,
+        "sampler's own weights": float(second),
+        "largest phase": max(sum(part[name] for name in passing) for part in (learner, rollout)),
+    }
+
+
 def simulated(config: RunConfig, size: ModelSize, machine: Machine) -> Timeline:
     """Some steps of the run on `machine`, by `training.simulation`."""
-    moved = size.total * BYTES[config.learner.dtype] / machine.weights_per_second
+    moved = broadcast(config, size) / machine.weights_per_second
     group = group_flops(config, size) / (machine.flops * _share(config.rollout.gpus))
     durations = Durations(
         generate=lambda groups: groups * group,

@@ -133,8 +133,8 @@ def load_prompts(
     return encode_prompts(problems, tokenizer.chat_prompt, config, ids.mask, around, tokenizer.encode)
 
 
-def build_rollout_worker(config: RolloutSlice, start: str) -> RolloutWorker:
-    """A rollout worker with the weights of folder `start`."""
+def build_rollout_worker(config: RolloutSlice, start: str, policy: DiffusionPolicy | None = None) -> RolloutWorker:
+    """A rollout worker with the weights of folder `start`, or with a policy that is loaded already."""
     import torch
 
     from couplet.model.device import device_for
@@ -144,7 +144,7 @@ def build_rollout_worker(config: RolloutSlice, start: str) -> RolloutWorker:
     if device == "cpu":
         torch.set_num_threads(config.rollout.threads)
     return RolloutWorker(
-        load_policy(config.policy, start, device),
+        policy or load_policy(config.policy, start, device),
         load_tokenizer(start).decode,
         config.sampler,
         config.estimator,

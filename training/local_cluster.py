@@ -45,7 +45,9 @@ class LocalCluster:
         self.schedule = build_schedule(config, start)
         self.ledger = Ledger(config.replay, steps=config.steps)
         self.learner = build_learner(LearnerSlice.of(config), start)
-        self.rollout = build_rollout_worker(RolloutSlice.of(for_rollouts(config)), start)
+        together = config.learner.adapter.rank and (config.rollout.gpus > 0) == (config.learner.gpus > 0)
+        twin = self.learner.policy.twin() if together else None  # one copy of the frozen weights
+        self.rollout = build_rollout_worker(RolloutSlice.of(for_rollouts(config)), start, twin)
         self.reward = RewardWorker(config.reward, config.sandbox)
         self.faults = FaultShareLimit(config.reward.max_fault_share)
         self.times = PhaseTimes()

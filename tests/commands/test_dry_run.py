@@ -7,7 +7,15 @@ import pytest
 from couplet.commands.dry_run import SEVEN_B, describe
 from couplet.configs.load import load
 from couplet.configs.schema import ConfigError, RunConfig
-from couplet.training.cost import Machine, group_flops, learn_flops, simulated
+from couplet.training.cost import (
+    Machine,
+    broadcast,
+    group_flops,
+    learn_flops,
+    learner_memory,
+    local_memory,
+    simulated,
+)
 
 
 @pytest.fixture
@@ -117,3 +125,28 @@ def test_the_7b_recipe_has_the_papers_hyper_parameters(big):
     assert (big.sampler.temperature, big.sampler.top_p, big.sampler.completion_length) == (1.2, 0.95, 256)
     assert (big.replay.completions, big.problems.max_prompt_tokens) == (10, 200)
     assert (big.optimizer.lr, big.optimizer.weight_decay, big.optimizer.grad_norm) == (1e-6, 0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    "recipe, local, card, trained",
+    [
+        ("diffucoder_80gb.yaml", False, 80, 40_370_176),
+        ("diffucoder_48gb.yaml", True, 48, 40_370_176),
+        ("small_24gb.yaml", True, 24, 494_032_768),
+    ],
+)
+def test_a_recipe_for_one_gpu_fits_it_with_a_tenth_to_spare(recipe, local, card, trained):
+    said = describe(load(RunConfig, recipe), local=local)
+    needed = [float(line.rpartition("= ")[2].split()[0]) for line in said.splitlines() if line.startswith("memory")]
+    assert len(needed) == (1 if local else 2) and sum(needed) < 0.9 * card
+    assert f"trained: {trained:,} parameters" in said
+    assert "GPU-hours" in said
+
+
+def test_an_adapter_is_what_is_optimised_and_broadcast(big):
+    adapter = big.replace(learner=big.learner.replace(adapter=big.learner.adapter.replace(rank=16)))
+    assert broadcast(adapter, SEVEN_B) == 2 * 40_370_176 < 0.01 * broadcast(big, SEVEN_B)
+    memory, full = learner_memory(adapter, SEVEN_B), learner_memory(big, SEVEN_B)
+    assert memory["optimiser"] * 100 < full["optimiser"] and memory["reference"] * 100 < full["reference"]
+    one = local_memory(adapter, SEVEN_B)
+    assert one["weights"] + one["sampler's own weights"] == 2 * (SEVEN_B.total + 2 * 40_370_176)

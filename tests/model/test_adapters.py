@@ -139,3 +139,15 @@ def test_an_adapter_folder_of_llada_has_its_names(tmp_path: Path) -> None:
 def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(ValueError, match=r"learner\.adapter\.targets = 'c_attn': choose from down_proj, gate_proj"):
         build(AdapterConfig(rank=2, targets=("c_attn",)))
+
+
+@torch.no_grad()
+def test_a_twin_shares_the_frozen_weights_and_has_an_adapter_of_its_own() -> None:
+    policy = moved(build())
+    twin = policy.twin()
+    before = policy.logits(TOKENS)
+    assert torch.equal(twin.logits(TOKENS), before)
+    mine, theirs = dict(policy.named_parameters()), dict(twin.named_parameters())
+    assert all((mine[name].data_ptr() == theirs[name].data_ptr()) != is_adapter(name) for name in mine)
+    moved(twin, 0.5)
+    assert torch.equal(policy.logits(TOKENS), before) and not torch.allclose(twin.logits(TOKENS), before, atol=1e-2)

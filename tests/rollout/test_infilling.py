@@ -157,6 +157,7 @@ def test_given_ends_cut_the_scope() -> None:
     assert order == [1, 0]
 
 
+@torch.no_grad()
 def test_the_score_of_a_fill_is_that_of_its_draws_one_state_after_the_other(policy: DiffusionPolicy) -> None:
     """Recomputed with one forward pass per step, from full logits."""
     prompt, suffix = PROMPTS[1], SUFFIXES[3]
