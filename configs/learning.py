@@ -16,13 +16,18 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class EstimatorConfig(Section):
     """How log-probabilities of a completion are estimated (docs/algorithm.md, section on estimators)."""
 
-    name: Literal["coupled", "full_mask", "decoupled", "trace"] = Field(
+    name: Literal["coupled", "full_mask", "decoupled", "trace", "elbo", "spg", "left_to_right"] = Field(
         "coupled", description="which masks a completion is scored under"
     )
-    pairs: int = Field(1, ge=1, description="lambda: mask pairs per completion of coupled and decoupled")
+    pairs: int = Field(1, ge=1, description="lambda: mask pairs per completion of coupled, decoupled, elbo and spg")
     slices: int = Field(
         3, ge=1, description="K of name: trace: slices of the sampled schedule; from sampler.steps up it is exact"
     )
+    times: Literal["uniform", "stratified"] = Field(
+        "uniform", description="shares of masked tokens of elbo and spg: independent, or spread over the pairs"
+    )
+    upper_beta: float = Field(1.5, ge=1, description="beta of the upper bound of name: spg")
+    upper_mix: float = Field(0.5, ge=0, le=1, description="its share where spg uses it; the rest is the lower bound")
     t_min: float = Field(0.2, gt=0, lt=1, description="mask rates are drawn from [t_min, t_max]")
     t_max: float = Field(0.8, gt=0, lt=1, description="highest mask rate; the partner mask has 1 - t")
     weighting: Literal["inverse_t", "half_inverse_t", "none"] = Field(
@@ -38,14 +43,24 @@ class EstimatorConfig(Section):
         yield Rule(self.t_min < self.t_max, "t_min t_max", f"must be below estimator.t_max = {self.t_max}")
 
     @property
-    def views(self) -> int:
-        """Views of a completion besides the shared view 0, each a forward pass."""
-        return {"full_mask": 0, "trace": self.slices - 1}.get(self.name, 2 * self.pairs)
+    def shares_view(self) -> bool:
+        """Whether the fully masked view, which serves a whole prompt group, is used."""
+        return self.name not in ("elbo", "spg")
 
     @property
-    def scores(self) -> float:
+    def bounds(self) -> int:
+        """Estimates per token: 2 if it depends on the sign of the advantage which one is used."""
+        return 2 if self.name == "spg" else 1
+
+    def views(self, canvas: int) -> int:
+        """Views of a completion of `canvas` tokens besides the shared one, each a forward pass."""
+        own = {"full_mask": 0, "trace": self.slices - 1, "left_to_right": canvas - 1}
+        return own.get(self.name, 2 * self.pairs)
+
+    def scores(self, canvas: int) -> float:
         """How often a token is scored in these views, in expectation."""
-        return (self.slices - 1) / self.slices if self.name == "trace" else self.views / 2
+        slices = {"trace": self.slices, "left_to_right": canvas}.get(self.name)
+        return (slices - 1) / slices if slices else self.views(canvas) / 2
 
 
 class ObjectiveConfig(Section):

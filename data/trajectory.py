@@ -61,7 +61,9 @@ class PromptGroup:
     texts: tuple[str, ...]  # answer prefix + tokens before the first end token, decoded without special tokens
     seeds_G: tuple[int, ...]
     group_seed: int
-    behaviour_GJC: np.ndarray | None  # float32: estimates under the sampling weights; null at max_staleness 0
+    behaviour_GJC: (
+        np.ndarray | None
+    )  # float32: estimates under the sampling weights (J per bound); null at max_staleness 0
     approximations: tuple[str, ...] = ()  # declared approximations of the sampler that were on
     metrics: dict[str, float] | None = None  # sampler metrics of the group (entropy, AR-ness, seconds, ...)
     suffix_tokens: np.ndarray = field(default_factory=no_tokens)  # int32, as in the request

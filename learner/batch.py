@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -143,26 +143,26 @@ def _micro_batch(
     groups = [batch.groups[row].group for row in rows]
     loss_mask = batch.loss_mask_PGC[rows][:, columns]
     updates = range(1, objective.inner_updates + 1)
+    advantages_PG = batch.advantages_PG[rows][:, columns]
+    upper_PG = advantages_PG < 0
     behaviour = None
     if all(group.behaviour_GJC is not None for group in groups):
         stacked_PGJC = np.stack([np.asarray(group.behaviour_GJC)[columns] for group in groups])
-        if stacked_PGJC.shape[2] != objective.inner_updates:
-            raise ValueError(
-                f"behaviour log-probabilities for {stacked_PGJC.shape[2]} inner updates, "
-                f"objective.inner_updates = {objective.inner_updates}"
-            )
-        behaviour = torch.from_numpy(np.ascontiguousarray(stacked_PGJC.transpose(2, 0, 1, 3))).float().to(device)
+        behaviour = _behaviour(stacked_PGJC, upper_PG, objective.inner_updates).to(device)
     return MicroBatch(
-        tokens=GroupTokens.of(
-            [group.prompt_tokens for group in groups],
-            np.stack([group.tokens_GC[columns] for group in groups]),
-            np.zeros_like(loss_mask) if padding else loss_mask,
-            pad_id,
-            device,
-            np.stack([group.reveal_step_GC[columns] for group in groups]),
-            [group.suffix_tokens for group in groups],
+        tokens=replace(
+            GroupTokens.of(
+                [group.prompt_tokens for group in groups],
+                np.stack([group.tokens_GC[columns] for group in groups]),
+                np.zeros_like(loss_mask) if padding else loss_mask,
+                pad_id,
+                device,
+                np.stack([group.reveal_step_GC[columns] for group in groups]),
+                [group.suffix_tokens for group in groups],
+            ),
+            upper_PG=upper_PG.to(device),
         ),
-        advantages_PG=batch.advantages_PG[rows][:, columns].to(device),
+        advantages_PG=advantages_PG.to(device),
         weights_PGC=(weights_PGC[rows][:, columns] * (0.0 if padding else 1.0)).to(device),
         seeds_JPG=tuple(
             tuple(tuple(mask_seed(seed, update) for seed in group.seeds_G[columns]) for group in groups)
@@ -172,6 +172,18 @@ def _micro_batch(
         behaviour_JPGC=behaviour,
         version_P=torch.tensor([group.version for group in groups], device=device),
     )
+
+
+def _behaviour(stacked_PGJC: np.ndarray, upper_PG: Tensor, updates: int) -> Tensor:
+    """float32 [J, P, G, C]; if there are two bounds per update, the second one where `upper_PG`."""
+    if stacked_PGJC.shape[2] not in (updates, 2 * updates):
+        raise ValueError(
+            f"behaviour log-probabilities for {stacked_PGJC.shape[2]} inner updates, objective.inner_updates = {updates}"
+        )
+    found_JPGC = torch.from_numpy(np.ascontiguousarray(stacked_PGJC.transpose(2, 0, 1, 3))).float()
+    if len(found_JPGC) == updates:
+        return found_JPGC
+    return torch.where(upper_PG[..., None], found_JPGC[updates:], found_JPGC[:updates])
 
 
 def _advantages(

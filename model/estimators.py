@@ -95,6 +95,41 @@ def trace(rows: Canvases, cfg: EstimatorConfig) -> Views:
     return _views(rows, masks, weights, first_BC)
 
 
+def elbo(rows: Canvases, cfg: EstimatorConfig) -> Views:
+    """Pairs of views that mask l, and C + 1 - l, of the C tokens, with weights C/l and C/(C + 1 - l), averaged.
+
+    l ~ U{1, ..., C}. The expectation is the evidence lower bound of the completion, per token: the mean over all orders
+    of the log-probability of drawing it one token at a time. A random order of the positions is cut at l: the first view
+    masks what is before, the second what is after and the token at the cut, so a pair masks every token at least once.
+    `cfg.times` ``stratified`` spreads the l of the pairs evenly. View 0 is not used. Source: Nie et al.,
+    arXiv 2502.09992, equation 14 (a fixed number of masks); Ou et al., ESPO, arXiv 2512.03759 (as a policy's likelihood).
+    """
+    seeds = seed_tensor(tuple(rows.seeds_B))
+    masks, weights = [], []
+    for pair in range(cfg.pairs):
+        u_B = mask_ratios(rows.ratio_seeds_B, 0.0, 1.0, pair)
+        if cfg.times == "stratified":
+            u_B = (pair + u_B) / (2 * cfg.pairs)  # the second view of a pair is in the mirrored stratum
+        masked_B1 = 1 + (u_B * rows.canvas).long().clamp(max=rows.canvas - 1)[:, None]
+        rank_BC = uniforms(seeds, "mask", pair, torch.arange(rows.canvas)).argsort(dim=1, stable=True).argsort(dim=1)
+        for mask_BC in (rank_BC < masked_B1, rank_BC >= masked_B1 - 1):
+            masks.append(mask_BC)
+            weights.append(mask_BC * (rows.canvas / mask_BC.sum(dim=1, keepdim=True) / (2 * cfg.pairs)))
+    return _views(rows, masks, weights)
+
+
+def left_to_right(rows: Canvases, cfg: EstimatorConfig) -> Views:
+    """The autoregressive log-probability: token k given the tokens before it, everything from k on masked.
+
+    Exact for a sampler that decodes left to right (`sampler.block_length: 1`). One view per token; those without a loss
+    token are not computed. Source: JustGRPO, arXiv 2601.15165.
+    """
+    position_CC = torch.arange(rows.canvas).expand(rows.canvas, -1)
+    scored_BCC = torch.eye(rows.canvas).expand(len(rows.seeds_B), -1, -1)
+    masked_BCC = (position_CC >= position_CC.T).expand(len(rows.seeds_B), -1, -1)
+    return Views(scored_BCC[:, 0], masked_BCC[:, 1:], scored_BCC[:, 1:])
+
+
 def slice_edges(steps_B: Tensor, slices: int, seeds_B: Sequence[int]) -> Tensor:
     """The inner edges that cut steps 0 .. S-1 into K slices: int64 [B, K-1], never decreasing, in 1 .. S-1.
 
@@ -115,6 +150,9 @@ ESTIMATORS: dict[str, Callable[[Canvases, EstimatorConfig], Views]] = {
     "full_mask": full_mask,
     "decoupled": decoupled,
     "trace": trace,
+    "elbo": elbo,
+    "spg": elbo,  # with the upper bound for completions of negative advantage (`model.likelihood.upper_bound`)
+    "left_to_right": left_to_right,
 }
 
 

@@ -1,14 +1,12 @@
-"""Estimators of the log-probability that a diffusion policy gives to each token of a completion.
+"""The log-probability that a diffusion policy gives to each token of a completion, estimated.
 
-The exact likelihood of a masked-diffusion model is intractable, so the log-probability of each token is computed while
-the token is masked, in a few views of the canvas (arXiv 2506.20639, equation 8):
+The likelihood of a masked-diffusion model has no closed form, so the log-probability of each token is computed while
+the token is masked, in a few views of the canvas (`model.estimators` draws them), and summed with weights:
 
-    logp_k = ( logp0_k + sum_j [ 1(k in m1_j) w1_j logp1_jk + 1(k in m2_j) w2_j logp2_jk ] ) / (pairs + 1)
+    logp_k = ( w0_k logp0_k + sum_v w_vk logp_vk ) / divisor
 
-view 0 masks the whole completion; views 1_j and 2_j mask the two halves of pair j. View 0 is the same input for all
-completions of a prompt, so one forward pass serves the group. Logits are computed on the needed rows only: the loss
-positions of view 0, and the masked loss positions of each other view. Infilling: what follows the canvas is visible in
-all views.
+View 0 masks the whole completion. It is the same input for all completions of a prompt, so one forward pass serves the
+group. Logits are computed on the needed rows only: the loss positions that a view scores.
 
 Shapes: P prompts, G completions per prompt, C canvas positions, L prompt + canvas + suffix, J inner updates, S view
 rows.
@@ -46,6 +44,7 @@ class GroupTokens:
     suffix_PR: Tensor
     suffix_mask_PR: Tensor
     reveal_step_PGC: Tensor | None = None
+    upper_PG: Tensor | None = None  # bool: completions of negative advantage, for `spg`
 
     @classmethod
     def of(
@@ -115,7 +114,7 @@ def batch_logprobs(
 ) -> Tensor:
     """Estimated log-probabilities of P groups for J inner updates under the same weights.
 
-    Two calls of the policy (one for `full_mask`) for any J, P and G, so all ranks make the same number of calls.
+    At most two calls of the policy for any J, P and G, so all ranks make the same number of calls.
 
     Args:
         policy: a `DiffusionPolicy` or a wrapper of one; called once for view 0 and once for all other views.
@@ -128,16 +127,47 @@ def batch_logprobs(
     Returns:
         float32 [J, P, G, C], zero outside the loss mask; differentiable.
     """
+    bounds_KJPGC = batch_bounds(policy, batch, seeds_JPG, group_seeds_JP, estimator, temperature)
+    if len(bounds_KJPGC) == 1 or batch.upper_PG is None:
+        return bounds_KJPGC[0]
+    return torch.where(batch.upper_PG[..., None], bounds_KJPGC[1], bounds_KJPGC[0])
+
+
+def batch_bounds(
+    policy: Policy,
+    batch: GroupTokens,
+    seeds_JPG: Sequence[Sequence[Sequence[int]]],
+    group_seeds_JP: Sequence[Sequence[int]],
+    estimator: EstimatorConfig,
+    temperature: float = 1.0,
+) -> Tensor:
+    """All estimates of `estimator`, `estimator.bounds` of them: [K, J, P, G, C]; the rest as `batch_logprobs`."""
     scale = temperature if estimator.match_temperature else 1.0
     if scale <= 0:
         raise ValueError(f"temperature = {temperature}: estimator.match_temperature needs a temperature above 0")
     views = _all_views(batch, seeds_JPG, group_seeds_JP, estimator)
-    needed_PC = (batch.loss_mask_PGC & (views.first_BC != 0)).any(dim=0).any(dim=1)
-    total_JPGC = views.first_BC * _full_mask_logprobs(policy, batch, needed_PC, scale, estimator.chunk_rows)
-    if views.masks_BVC.shape[1]:
-        logp = _view_logprobs(policy, batch, views, scale, estimator.chunk_rows)
-        total_JPGC = total_JPGC + (views.weights_BVC * logp).sum(dim=1)
-    return total_JPGC / views.divisor
+    total_JPGC: Tensor | float = 0.0
+    if estimator.shares_view:
+        needed_PC = (batch.loss_mask_PGC & (views.first_BC != 0)).any(dim=0).any(dim=1)
+        total_JPGC = views.first_BC * _full_mask_logprobs(policy, batch, needed_PC, scale, estimator.chunk_rows)
+        if not views.masks_BVC.shape[1]:
+            return (total_JPGC / views.divisor)[None]
+    logp = _view_logprobs(policy, batch, views, scale, estimator.chunk_rows)
+    lower_JPGC = (total_JPGC + (views.weights_BVC * logp).sum(dim=1)) / views.divisor
+    if estimator.bounds == 1:
+        return lower_JPGC[None]
+    upper_JPGC = upper_bound(logp, views.weights_BVC, batch.loss_mask_PGC, estimator.upper_beta)
+    return torch.stack([lower_JPGC, lower_JPGC + estimator.upper_mix * (upper_JPGC - lower_JPGC)])
+
+
+def upper_bound(logp: Tensor, weights: Tensor, loss_mask_PGC: Tensor, beta: float) -> Tensor:
+    """log( sum over views of weight · p^beta ) / beta, per token: [J, V, P, G, C] to [J, P, G, C], 0 outside the loss.
+
+    Source: SPG, arXiv 2510.09541, corollary 1, without its constant.
+    """
+    powers = (weights.log() + beta * logp).masked_fill(weights == 0, -torch.inf)
+    powers = powers.masked_fill(~loss_mask_PGC, 0.0)  # nothing is scored there; an empty sum has no gradient
+    return (torch.logsumexp(powers, dim=1) / beta) * loss_mask_PGC
 
 
 def _all_views(

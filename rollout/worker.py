@@ -14,7 +14,7 @@ import torch
 from couplet.configs.schema import EstimatorConfig, SamplerConfig
 from couplet.data.seeds import mask_seed
 from couplet.data.trajectory import PromptGroup, RolloutRequest, answer_length
-from couplet.model.likelihood import GroupTokens, batch_logprobs
+from couplet.model.likelihood import GroupTokens, batch_bounds
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.weights import Manifest, unpack_into
 from couplet.rollout.ar_ness import global_ar_ness, local_ar_ness, order_entropy, reveal_order
@@ -140,16 +140,19 @@ class RolloutWorker:
     def _behaviour(
         self, request: RolloutRequest, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], temperature: float
     ) -> np.ndarray:
-        """float32 [G, J, C] under the weights that sampled the group; `arrays`: tokens, loss mask, reveal steps."""
+        """float32 [G, J, C] under the weights that sampled the group, J per bound of the estimator.
+
+        `arrays`: tokens, loss mask, reveal steps.
+        """
         updates = range(1, self._inner_updates + 1)
-        views = max(1, self._estimator.views * self._inner_updates)  # rows of one completion
+        views = max(1, self._estimator.views(arrays[0].shape[1]) * self._inner_updates)  # rows of one completion
         completions = len(request.seeds_G)
         size = max(1, self._microbatch_rows // views) if self._microbatch_rows else completions
         parts = []
         for some in (slice(first, first + size) for first in range(0, completions, size)):
             tokens, loss_mask, reveal_step = (array[None, some] for array in arrays)
             pad, device = self._policy.token_ids.pad, self._policy.device
-            logp_JPgC = batch_logprobs(
+            logp_KJPgC = batch_bounds(
                 self._policy,
                 GroupTokens.of(
                     [request.prompt_tokens], tokens, loss_mask, pad, device, reveal_step, [request.suffix_tokens]
@@ -159,7 +162,7 @@ class RolloutWorker:
                 self._estimator,
                 temperature,
             )
-            parts.append(logp_JPgC[:, 0].transpose(0, 1).float().cpu().numpy())
+            parts.append(logp_KJPgC[:, :, 0].flatten(0, 1).transpose(0, 1).float().cpu().numpy())
         return np.concatenate(parts)
 
     def _text(self, tokens_C: np.ndarray) -> str:

@@ -8,7 +8,9 @@ l_k(t) = E log p(token k | k masked, every other token masked with probability t
     elbo:           the mean of l_k over (0, 1], the evidence lower bound of a linear schedule, per token
 
 Variances are compared at an equal number of forward passes: 1 + 2m passes are view 0 once and m mask pairs, hence the
-mean of m / pairs draws. Only the masks are random here; policy and completions are fixed.
+mean of m / pairs draws; estimators without view 0 spend all on their own views. Only the masks are random here; policy
+and completions are fixed. `trace` is scored along the completion's own reveal order, whose likelihood is none of the
+three targets: its bias is its distance to them, as is that of `left_to_right`.
 
 Shapes: D draws, C canvas positions, N rows of masks, T diffusion times.
 """
@@ -28,6 +30,7 @@ from couplet.configs.schema import EstimatorConfig, SamplerConfig
 from couplet.data.seeds import derive_seed
 from couplet.data.trajectory import answer_length
 from couplet.model.estimators import ESTIMATORS, Canvases
+from couplet.model.likelihood import GroupTokens, batch_bounds
 from couplet.rollout.sampler import sample
 
 PAIRED = ("coupled", "decoupled")
@@ -43,6 +46,7 @@ class Case:
     tokens_C: np.ndarray
     loss_mask_C: np.ndarray
     seed: int = 0
+    reveal_step_C: np.ndarray | None = None  # steps that revealed the tokens; None leaves `trace` out
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,52 @@ class Budget:
 
 @dataclass(frozen=True)
 class Setting:
-    """One estimator: its name, weighting and number of mask pairs (0 for `full_mask`)."""
+    """One estimator: its name, weighting (or variant) and number of mask pairs, half its views besides view 0."""
 
     name: str
     weighting: str
-    pairs: int
+    pairs: float
 
     @property
     def expected_weight(self) -> float:
         """Expected sum of the weights of a token's log-probabilities."""
         return (1 + 2 * self.pairs) / (1 + self.pairs) if self.weighting == "inverse_t" else 1.0
+
+    @property
+    def shared(self) -> int:
+        """1 if view 0 is used."""
+        return int(self.name not in ("elbo", "spg"))
+
+    def draws(self, forward_passes: int) -> float:
+        """Draws that cost `forward_passes` forward passes; without views besides view 0, one."""
+        return (forward_passes - self.shared) / (2 * self.pairs) if self.pairs else 1.0
+
+
+def unpaired(pairs: Sequence[int], canvas: int) -> list[tuple[Setting, EstimatorConfig, int]]:
+    """The settings of the other estimators: what each is called, its configuration, and which bound of it."""
+    found = []
+    for count in pairs:
+        slices = EstimatorConfig(name="trace", slices=2 * count + 1)
+        found.append((Setting("trace", f"{2 * count + 1} slices", count), slices, 0))
+        found += [
+            (Setting("elbo", times, count), EstimatorConfig(name="elbo", pairs=count, times=times), 0)
+            for times in (("uniform", "stratified") if count > 1 else ("uniform",))
+        ]
+        upper = EstimatorConfig(name="spg", pairs=count, upper_mix=1.0)
+        found.append((Setting("spg", f"upper, beta {upper.upper_beta:g}", count), upper, 1))
+    left = EstimatorConfig(name="left_to_right")
+    return [*found, (Setting("left_to_right", "exact", (canvas - 1) / 2), left, 0)]
+
+
+@torch.no_grad()
+def unpaired_estimates(policy: Any, case: Case, cfg: EstimatorConfig, bound: int, seeds_D: Sequence[int]) -> np.ndarray:
+    """[D, C] by the estimator itself."""
+    tokens, loss = (np.broadcast_to(a, (1, len(seeds_D), len(a))) for a in (case.tokens_C, case.loss_mask_C))
+    steps = None if case.reveal_step_C is None else np.broadcast_to(case.reveal_step_C, tokens.shape)
+    device = next(policy.parameters()).device
+    batch = GroupTokens.of([case.prompt], tokens, loss, policy.token_ids.pad, device, steps)
+    found_KJPDC = batch_bounds(policy, batch, [[list(seeds_D)]], [[0]], cfg)
+    return found_KJPDC[bound, 0, 0].double().cpu().numpy()
 
 
 def settings(pairs: Sequence[int]) -> list[Setting]:
@@ -225,13 +265,17 @@ def measure(
         everything = torch.ones(1, len(loss_C), dtype=torch.bool)
         full_C = masked_logprobs(policy, case, everything, 1)[0].double().numpy()
         found = [(Setting("full_mask", "none", 0), np.repeat(full_C[None], 2, axis=0))]
+        seeds_D = [derive_seed(seed, "variance", number, d) for d in range(budget.draws)]
         for name in PAIRED:
             # Both estimators share diffusion times and first masks, which makes the comparison less noisy.
-            seeds_D = [derive_seed(seed, "variance", number, d) for d in range(budget.draws)]
             found += draw_estimates(policy, case, name, budget, t_range, seeds_D)
+        for setting, cfg, bound in unpaired(budget.pairs, len(loss_C)):
+            if setting.name != "trace" or case.reveal_step_C is not None:
+                some = seeds_D[:2] if setting.name == "left_to_right" else seeds_D  # it draws nothing
+                found.append((setting, unpaired_estimates(policy, case, cfg, bound, some)))
         for setting, estimate_DC in found:
-            goals = targets(full_C, middle, whole, max(setting.pairs, 1))
-            rows.append(_row(number, case.seed, setting, estimate_DC[:, loss_C], goals, loss_C))
+            goals = targets(full_C, middle, whole, max(int(setting.pairs), 1))
+            rows.append(_row(number, case.seed, setting, estimate_DC[:, loss_C], goals, loss_C, budget.forward_passes))
     return rows
 
 
@@ -242,6 +286,7 @@ def _row(
     estimate_DK: np.ndarray,
     goals: dict[str, tuple[np.ndarray, float]],
     loss_C: np.ndarray,
+    forward_passes: int,
 ) -> dict[str, Any]:
     """Statistics of one completion under one setting; K loss tokens."""
     sequence_D = estimate_DK.mean(axis=1)
@@ -252,7 +297,8 @@ def _row(
         "estimator": setting.name,
         "weighting": setting.weighting,
         "pairs": setting.pairs,
-        "forwards": 1 + 2 * setting.pairs,
+        "forwards": int(setting.shared + 2 * setting.pairs),
+        "draws": setting.draws(forward_passes),
         "expected_weight": setting.expected_weight,
         "tokens": int(loss_C.sum()),
         "mean": float(sequence_D.mean()),
@@ -274,5 +320,13 @@ def cases_by_sampling(
     cases = []
     for prompt, completion in zip(prompts, completions, strict=True):
         length = answer_length(completion.tokens, policy.token_ids.end)
-        cases.append(Case(np.asarray(prompt), completion.tokens, np.arange(len(completion.tokens)) < length, seed))
+        cases.append(
+            Case(
+                np.asarray(prompt),
+                completion.tokens,
+                np.arange(len(completion.tokens)) < length,
+                seed,
+                completion.reveal_step,
+            )
+        )
     return cases

@@ -20,7 +20,7 @@ from couplet.configs.markdown import markdown_table
 from couplet.evaluation.figures import COLOURS, FAINT, STYLE, legend_below, new_figure
 from couplet.evaluation.pass_at_k import bootstrap
 from couplet.studies.page import page, write_study
-from couplet.studies.variance_measure import TARGETS, Budget, Case, measure
+from couplet.studies.variance_measure import PAIRED, TARGETS, Budget, Case, measure
 
 TARGET_NAMES = {"inverse_t": "inverse_t target", "half_inverse_t": "half_inverse_t target", "elbo": "ELBO"}
 
@@ -83,7 +83,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], forward_passes: int) -> list[di
     found = []
     for key in dict.fromkeys(_key(row) for row in rows):
         part = [row for row in rows if _key(row) == key]
-        share = 2 * key[2] / (forward_passes - 1)  # 1 / the draws within the budget
+        share = 1 / part[0]["draws"]  # of the budget
         entry: dict[str, Any] = {
             "estimator": key[0],
             "weighting": key[1],
@@ -110,7 +110,8 @@ def antithetic_ratios(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> list[
     It is the ratio of the mean variances; its interval is a bootstrap of the log ratio over completions.
     """
     found = []
-    for weighting, pairs in dict.fromkeys((r["weighting"], r["pairs"]) for r in rows if r["pairs"]):
+    paired = [row for row in rows if row["estimator"] in PAIRED]
+    for weighting, pairs in dict.fromkeys((r["weighting"], r["pairs"]) for r in paired):
         entry: dict[str, Any] = {"weighting": weighting, "pairs": pairs}
         for scope in ("token", "sequence"):
             values = {
@@ -203,7 +204,7 @@ def _bias_panel(axes: Axes, summary: Sequence[Mapping[str, Any]], rows_N: np.nda
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    cells = [row["estimator"], row["weighting"] if row["pairs"] else "", str(row["pairs"])]
+    cells = [row["estimator"], row["weighting"] if row["pairs"] else "", f"{row['pairs']:g}"]
     cells += [f"{row['expected_weight']:.3f}"]
     cells += [f"{np.sqrt(row[f'{scope}_variance']):.4f}" for scope in ("token", "sequence")]
     cells += [f"{row[f'bias_{name}']:+.4f} ± {row[f'se_{name}']:.4f}" for name in TARGETS]
@@ -213,10 +214,10 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 def _label(row: Mapping[str, Any]) -> str:
     if not row["pairs"]:
         return str(row["estimator"])
-    return f"{row['estimator']}, {row['weighting']}, {row['pairs']} pair{'s' if row['pairs'] > 1 else ''}"
+    return f"{row['estimator']}, {row['weighting']}, {row['pairs']:g} pair{'s' if row['pairs'] > 1 else ''}"
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
+def _key(row: Mapping[str, Any]) -> tuple[str, str, float]:
     return row["estimator"], row["weighting"], row["pairs"]
 
 

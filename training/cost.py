@@ -64,9 +64,11 @@ def learn_flops(config: RunConfig, size: ModelSize) -> float:
 def _views(config: RunConfig, size: ModelSize, updates: int) -> float:
     """Forward passes of one group's likelihood estimate for `updates` draws of views, one of which is shared."""
     canvas, completions = config.sampler.completion_length, config.replay.completions
-    views, scores = config.estimator.views * updates, config.estimator.scores * updates
+    estimator = config.estimator
+    shared = int(estimator.shares_view)
+    views, scores = estimator.views(canvas) * updates, estimator.scores(canvas) * updates
     length = config.problems.max_prompt_tokens + canvas
-    return size.forward_flops(1 + views * completions, length, canvas * (1 + scores * completions))
+    return size.forward_flops(shared + views * completions, length, canvas * (shared + scores * completions))
 
 
 def trained(config: RunConfig, size: ModelSize) -> int:
@@ -93,7 +95,7 @@ def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     optimiser = changing * (8 + (4 if wide == 2 else 0)) / sharded[1]
     exact = changing * 4 if wide == 2 and learner.engine == "torch" else 0  # float32 sums of the micro-batches
     completions = min(learner.micro_completions or config.replay.completions, config.replay.completions)
-    rows = (completions * config.estimator.views + 1) * learner.micro_groups
+    rows = (completions * config.estimator.views(config.sampler.completion_length) + 1) * learner.micro_groups
     tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
     chunk = config.estimator.chunk_rows or default_chunk_rows(size.vocabulary, "cuda")
     per_layer = 2 if learner.gradient_checkpointing else 34  # activations of hidden size that a layer keeps

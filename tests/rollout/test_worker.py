@@ -102,13 +102,13 @@ def test_a_call_may_bring_its_own_sampler_and_then_estimates_nothing() -> None:
 
 def test_the_behaviour_estimate_keeps_to_the_rows_of_a_forward(monkeypatch) -> None:
     rows: list[int] = []
-    estimate = module.batch_logprobs
+    estimate = module.batch_bounds
 
     def watched(policy, batch, seeds_JPG, *rest):
         rows.append(2 * len(seeds_JPG) * batch.tokens_PGC.shape[1])  # one pair of masks for each update and completion
         return estimate(policy, batch, seeds_JPG, *rest)
 
-    monkeypatch.setattr(module, "batch_logprobs", watched)
+    monkeypatch.setattr(module, "batch_bounds", watched)
     whole = build(estimate_behaviour=True).generate(REQUESTS[:1])[0]
     parts = build(estimate_behaviour=True, microbatch_rows=8).generate(REQUESTS[:1])[0]
     assert rows == [12, 8, 4]

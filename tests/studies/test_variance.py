@@ -45,7 +45,8 @@ class CountingPolicy(torch.nn.Module):
 
     def forward(self, tokens_BL, attention_BL, *, select_BL, targets_BL, **options):  # type: ignore[no-untyped-def]
         share_B1 = (tokens_BL == IDS.mask).sum(dim=1, keepdim=True) / CANVAS
-        return (-SLOPE * share_B1).expand(tokens_BL.shape)[select_BL]
+        logp_N = (-SLOPE * share_B1).expand(tokens_BL.shape)[select_BL]
+        return logp_N if targets_BL.dim() == 2 else logp_N[:, None].expand(-1, targets_BL.shape[2])
 
 
 def known(time: float) -> float:
@@ -55,7 +56,7 @@ def known(time: float) -> float:
 def case(length: int = CANVAS) -> Case:
     loss = np.zeros(CANVAS, dtype=bool)
     loss[:length] = True
-    return Case(np.array([3, 4, 5]), np.arange(3, 3 + CANVAS), loss)
+    return Case(np.array([3, 4, 5]), np.arange(3, 3 + CANVAS), loss, reveal_step_C=np.arange(CANVAS))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,20 @@ def test_a_measured_curve_meets_the_known_one() -> None:
 def test_an_estimator_is_unbiased_for_its_own_target(rows: list[dict], name: str, weighting: str, pairs: int) -> None:
     row = row_of(rows, name, weighting, pairs)
     assert abs(row[f"bias_{weighting}"]) < 4 * row[f"se_{weighting}"]
+
+
+@pytest.mark.parametrize(("variant", "pairs"), [("uniform", 1), ("uniform", 2), ("stratified", 2)])
+def test_elbo_is_unbiased_for_the_elbo(rows: list[dict], variant: str, pairs: int) -> None:
+    row = row_of(rows, "elbo", variant, pairs)
+    assert abs(row["bias_elbo"]) < 4 * row["se_elbo"] and row["forwards_per_draw"] == 2 * pairs
+
+
+def test_an_upper_bound_is_above_and_the_exact_likelihood_has_no_noise(rows: list[dict]) -> None:
+    assert row_of(rows, "left_to_right", "exact", 3.5)["sequence_variance"] == 0.0
+    # the mean of l_k over 8 left-to-right steps, which is that over (0, 1], for completions that fill the canvas
+    full = [row for row in rows if row["completion"] == 0]
+    assert row_of(full, "left_to_right", "exact", 3.5)["bias_elbo"] == pytest.approx(0.0, abs=0.02)
+    assert row_of(rows, "trace", "3 slices", 1)["forwards_per_draw"] == 3
 
 
 def test_half_inverse_t_misses_the_other_target_by_the_known_gap(rows: list[dict]) -> None:
@@ -120,7 +135,7 @@ def test_expected_weights() -> None:
 
 
 def test_equal_forward_passes_scale_the_variance_of_one_draw() -> None:
-    row = {"estimator": "coupled", "weighting": "none", "pairs": 1, "forwards": 3, "expected_weight": 1.0}
+    row = {"estimator": "coupled", "weighting": "none", "pairs": 1, "forwards": 3, "expected_weight": 1.0, "draws": 4}
     row |= {"token_variance": 0.8, "sequence_variance": 0.4}
     row |= {f"{kind}_{name}": 0.0 for kind in ("bias", "se") for name in ("inverse_t", "half_inverse_t", "elbo")}
     (entry,) = summarise([row], forward_passes=9)  # four pairs, so the mean of four draws
@@ -164,8 +179,8 @@ def test_the_study_writes_table_figure_and_data(tmp_path) -> None:
     budget = Budget(draws=8, nodes=2, target_draws=24)
     result = run_variance_study(CountingPolicy(), [case(), case(4)], tmp_path, budget=budget, facts={"policy": "toy"})
     assert json.loads((tmp_path / "variance.json").read_text())["policy"] == "toy"
-    assert len(result["estimators"]) == 13
-    assert pq.read_table(tmp_path / "variance.parquet").num_rows == 26
+    assert len(result["estimators"]) == 21
+    assert pq.read_table(tmp_path / "variance.parquet").num_rows == 42
     assert "| coupled | inverse_t | 1 | 1.500 |" in (tmp_path / "variance.md").read_text()
     assert (tmp_path / "variance.png").exists() and (tmp_path / "variance.svg").exists()
     assert "token ratio per seed" not in (tmp_path / "variance.md").read_text()
