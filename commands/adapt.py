@@ -81,24 +81,27 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
 
 
 def check_inputs(config: AdaptConfig) -> None:
-    """Check the inputs before a folder is made: start, tokenizer, device, the first example of each corpus.
+    """Check the inputs before weights are read: start, tokenizer, device, the first batches of each corpus.
 
     Raises:
         ConfigError, ValueError: the first that cannot work.
     """
     from couplet.data.corpora.stream import Stream
-    from couplet.data.tokenizer import load_tokenizer
+    from couplet.data.tokenizer import add_diffusion_tokens, load_tokenizer, tiny_tokenizer
     from couplet.model.device import device_for
+    from couplet.training.supervised_stage import check_batches
 
-    if config.start is not None:
-        find_policy(config.start, "start")
-    if config.tokenizer is not None:
-        load_tokenizer(config.tokenizer)
+    start = None if config.start is None else find_policy(config.start, "start")
+    words = config.tokenizer or start
+    tokenizer = tiny_tokenizer() if words is None else load_tokenizer(words)
+    if start is not None:
+        add_diffusion_tokens(tokenizer)
     for stage in config.stages:
         instruct = stage.objective == "instruct"
         columns = (stage.prompt_column, stage.answer_column) if instruct else (stage.text_column,)
         for part in _parts(stage.corpus):
             next(Stream(part, columns, buffer=1))
+        check_batches(stage, tokenizer)
     if _is_one_process(config):
         device_for(config.learner.gpus, "learner.gpus")
 
@@ -134,8 +137,10 @@ def _run_stage(
 
 
 def _until_checkpoint(config: AdaptConfig, updates: int) -> int:
+    """Updates until the next report: after the first of a stage, then every `UPDATES_PER_CALL`; or the checkpoint."""
     every = config.checkpoint.every
-    return min(UPDATES_PER_CALL, every - updates % every) if every else UPDATES_PER_CALL
+    report = UPDATES_PER_CALL - updates % UPDATES_PER_CALL if updates else 1
+    return min(report, every - updates % every) if every else report
 
 
 def _resume(runner: Stage, index: int, folder: RunFolder) -> tuple[int, bool]:
@@ -183,12 +188,14 @@ def _prepare_start(config: AdaptConfig, target: Path) -> None:
         add_diffusion_tokens(tokenizer)
         tokenizer.save(words)
         policy = DiffusionPolicy.from_pretrained(start, add_tokens=True, tokenizer_folder=words)
+        policy.pad_vocabulary(config.vocabulary_multiple)
     else:
         tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else tiny_tokenizer()
         tokenizer.save(words)
         fields = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.id(PAD)}
         ids = resolve_token_ids(fields, tokenizer.special, DEFAULT_END_TOKENS, str(words))
-        policy = DiffusionPolicy.from_shape(config.shape, len(tokenizer), ids, config.seed, tokenizer_folder=words)
+        vocabulary = -(-len(tokenizer) // config.vocabulary_multiple) * config.vocabulary_multiple
+        policy = DiffusionPolicy.from_shape(config.shape, vocabulary, ids, config.seed, tokenizer_folder=words)
     with writing(target, **ADVICE):
         policy.save_pretrained(part)
         part.replace(target)
@@ -204,4 +211,6 @@ def _show(bar: Bar, updates: int, metrics: dict[str, float]) -> None:
     note = f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
     if "validation_loss" in metrics:
         note += f"  validation {metrics['validation_loss']:.3f}"
+    if "validation_loss_start" in metrics:
+        note += f"  validation at the start {metrics['validation_loss_start']:.3f}"
     bar.update(updates, note)

@@ -84,7 +84,7 @@ def cache_folder() -> Path:
 
 def _fingerprint(recipe: AdaptConfig) -> str:
     """Changes with every setting that changes the result, and with the code that makes it."""
-    from couplet.data import tokenizer
+    from couplet.data import infilling, tokenizer
     from couplet.data.corpora import corpus, stream
     from couplet.data.katas import compositions as kata_compositions
     from couplet.data.katas import corpus as kata_corpus
@@ -95,6 +95,6 @@ def _fingerprint(recipe: AdaptConfig) -> str:
 
     tree = {k: v for k, v in to_dict(recipe).items() if k not in ("name", "runs_dir", "ray", "checkpoint")}
     trained_by = (adapt, engine, torch_engine, schedule, supervised, families, logprob, policy, randomness, transformer)
-    trained_on = (corpus, kata_compositions, kata_corpus, katas, routines, stream, tokenizer)
+    trained_on = (corpus, infilling, kata_compositions, kata_corpus, katas, routines, stream, tokenizer)
     code = (Path(str(module.__file__)).read_bytes() for module in (*trained_by, *trained_on))
     return fingerprint((json.dumps(tree, sort_keys=True), *code), size=6)

@@ -40,6 +40,10 @@ def _options_of_served_model(parser: argparse.ArgumentParser) -> None:
     ready = "seconds until it must be ready (default: 1200)"
     parser.add_argument("--vllm-timeout", type=float, default=1200.0, metavar="S", help=ready)
     parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="of a served model (default: 0.95)")
+    under_way = "requests to a served model at a time (default: 32)"
+    parser.add_argument("--concurrency", type=cli.positive, default=32, metavar="N", help=under_way)
+    limit = "seconds that a request may take; a slower one is tried again (default: 600)"
+    parser.add_argument("--request-timeout", type=float, default=600.0, metavar="S", help=limit)
     answer = "of a served model's answer (default: 1024)"
     parser.add_argument("--max-tokens", type=cli.positive, default=1024, metavar="N", help=answer)
 
@@ -61,6 +65,8 @@ def run(args: argparse.Namespace) -> None:
             ready_seconds=args.vllm_timeout,
             model=args.model,
             base=args.base,
+            concurrency=args.concurrency,
+            request_seconds=args.request_timeout,
         )
     run_rating(
         args.problems,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import Progress
 
 from couplet.commands.backends import open_evaluator
+from couplet.commands.display import Display
 from couplet.commands.subject import (
     judging_facts,
     open_policy,
@@ -33,7 +33,7 @@ from couplet.data.prepare import require_parquet
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet
-from couplet.data.rate import Judge, Rating, Sample, rate, select_level
+from couplet.data.rate import Judge, Rating, Sample, rate, read_completions, select_level
 from couplet.data.seeds import derive_seed
 from couplet.data.verdict import Verdict
 from couplet.evaluation.pass_at_k import estimate
@@ -63,6 +63,8 @@ class Served:
         ready_seconds: time limit for its start.
         model: name at the server; None takes its first.
         base: the model is not a chat model: it continues the problem's code, or an answer begun for it.
+        concurrency: requests under way at a time.
+        request_seconds: time limit of one request.
     """
 
     endpoint: str | None = None
@@ -73,6 +75,13 @@ class Served:
     ready_seconds: float = 1200.0
     model: str | None = None
     base: bool = False
+    concurrency: int = 32
+    request_seconds: float = 600.0
+
+    def client(self, url: str, key: str | None) -> Client:
+        """A client of the server at `url`."""
+        limits = {"concurrency": self.concurrency, "timeout": self.request_seconds}
+        return Client(url, self.model if self.endpoint else None, chat=not self.base, api_key=key, **limits)
 
 
 def run_rating(
@@ -91,8 +100,8 @@ def run_rating(
 ) -> dict[str, Any]:
     """Rate every problem, write those of `level` to `out` (Parquet), and print the model's pass@k.
 
-    Beside `out` it writes `.ratings.jsonl` (pass rates of each problem, from which an interrupted rating resumes),
-    `.run.json` (what they belong to, stored with the first) and `.summary.json`. An answer of a served model is judged
+    Beside `out` it writes `.completions.jsonl` and `.ratings.jsonl` (texts and pass rates of each problem, from which an
+    interrupted rating resumes), `.run.json` (what they belong to, stored with the first) and `.summary.json`. An answer of a served model is judged
     by the program in it, whatever the text around it; one of our own policy under the format rule it is trained with.
 
     Args:
@@ -122,7 +131,7 @@ def run_rating(
         facts = {"model": served.model, "base": served.base}
     facts |= {"problems": problems, "problem_print": problems_fingerprint(found), "sampling": str(sampling)}
     facts |= judging_facts(config)
-    check_run(_run_file(out), facts, [_ratings_file(out)])
+    check_run(_run_file(out), facts, _result_files(out))
     with open_evaluator(config, local=local) as evaluator:
         console.print(f"{problems}: {evaluator.describe()}", highlight=False, soft_wrap=True)
         if policy is not None:
@@ -172,20 +181,26 @@ class PolicyRater:
     ) -> None:
         self.evaluator, self.folder, self.sampling = evaluator, folder, sampling
         self.sampler = rating_sampler(config, sampling)
-        self.tokens = {p.problem_id: tokens for p, tokens in zip(prompts.problems, prompts.prompts, strict=True)}
+        self.prompts = prompts
+        self.places = {problem.problem_id: place for place, problem in enumerate(prompts.problems)}
         self.verdicts: dict[str, tuple[Verdict, ...]] = {}
 
     def sample(self, problems: Sequence[Problem]) -> list[list[str]]:
         """Texts of the completions of every problem."""
-        part = PromptSet(tuple(problems), tuple(self.tokens[problem.problem_id] for problem in problems))
+        part = self.prompts.take(self.places[problem.problem_id] for problem in problems)
         seed = self.sampling.seed or 0
         scored = self.evaluator.evaluate(self.folder, EvalRequest(part, self.sampler, self.sampling.samples, seed))
-        self.verdicts = {group.group.problem_id: group.verdicts for group in scored}
+        self.verdicts |= {group.group.problem_id: group.verdicts for group in scored}
         return [list(group.group.texts) for group in scored]
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[float | None]]:
-        """Pass rates of what `sample` returned last."""
-        return [pass_rates(self.verdicts[problem.problem_id]) for problem in problems]
+        """Pass rates of what `sample` returned; texts that an earlier process sampled are judged now."""
+        earlier = [i for i, problem in enumerate(problems) if problem.problem_id not in self.verdicts]
+        if earlier:
+            some, texts = [problems[i] for i in earlier], [completions[i] for i in earlier]
+            found = self.evaluator.judge(some, texts)
+            self.verdicts |= {p.problem_id: tuple(verdicts) for p, verdicts in zip(some, found, strict=True)}
+        return [pass_rates(self.verdicts.pop(problem.problem_id)) for problem in problems]
 
 
 class ServedRater:
@@ -194,18 +209,18 @@ class ServedRater:
     def __init__(self, client: Client, sampling: Sampling) -> None:
         self.client, self.sampling = client, sampling
 
-    def sample(self, problems: Sequence[Problem]) -> list[list[str]]:
-        """Texts of the completions of every problem."""
+    def sample(self, problems: Sequence[Problem]) -> Iterator[list[str]]:
+        """Texts of the completions of every problem, each as soon as it is there."""
         kinds = [self._kind(problem) for problem in problems]
-        texts: dict[int, list[str]] = {}
+        answers: dict[tuple[str | None, tuple[str, ...]], Iterator[list[str]]] = {}
         for kind in dict.fromkeys(kinds):
             members = [i for i, other in enumerate(kinds) if other == kind]
             system, stops = kind
             client = dataclasses.replace(self.client, system=system)
             sampling = dataclasses.replace(self.sampling, stop=stops, seed=self._seed(problems[members[0]]))
-            answers = client.complete_many([self._prompt(problems[i]) for i in members], sampling)
-            texts |= dict(zip(members, answers, strict=True))
-        return [texts[i] for i in range(len(problems))]
+            answers[kind] = client.complete_many([self._prompt(problems[i]) for i in members], sampling)
+        for kind in kinds:
+            yield next(answers[kind])
 
     def _kind(self, problem: Problem) -> tuple[str | None, tuple[str, ...]]:
         if self.client.chat:
@@ -247,12 +262,12 @@ def _client(served: Served, local: bool) -> Iterator[Client]:
         return
     assert served.vllm is not None
     with _serving(served, local) as (url, key):
-        yield Client(url, chat=not served.base, api_key=key)
+        yield served.client(url, key)
 
 
 def _endpoint(served: Served) -> Client:
     assert served.endpoint is not None
-    return Client(served.endpoint, served.model, chat=not served.base, api_key=os.environ.get(KEY_VARIABLE))
+    return served.client(served.endpoint, os.environ.get(KEY_VARIABLE))
 
 
 @contextmanager
@@ -289,19 +304,34 @@ def _ratings_file(out: Path) -> Path:
     return out.with_suffix(".ratings.jsonl")
 
 
+def _completions_file(out: Path) -> Path:
+    return out.with_suffix(".completions.jsonl")
+
+
+def _result_files(out: Path) -> list[Path]:
+    return [_ratings_file(out), _completions_file(out)]
+
+
 def _rate(
     problems: Sequence[Problem], sample: Sample, judge: Judge, out: Path, facts: dict[str, Any], console: Console
 ) -> list[Rating]:
-    """Every rating; the facts are stored with the first, so that a rating that never began restricts no later one."""
+    """Every rating; the facts are stored with the first texts, so that a rating that never began restricts no later one."""
+    sampled = len(read_completions(_completions_file(out)))
+    ratings: list[Rating] = []
+    with Display(console).bar("rating", len(problems)) as bar:
 
-    def judged(some: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[float | None]]:
-        rates = judge(some, completions)
-        same_run(_run_file(out), facts, [_ratings_file(out)])
-        return rates
+        def texts_of(some: Sequence[Problem]) -> Iterator[list[str]]:
+            nonlocal sampled
+            for texts in sample(some):
+                same_run(_run_file(out), facts, _result_files(out))
+                sampled += 1
+                bar.update(len(ratings), f"{sampled} sampled")
+                yield texts
 
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        rated = rate(problems, sample, judged, _ratings_file(out))
-        return list(bar.track(rated, total=len(problems), description="rating"))
+        for rating in rate(problems, texts_of, judge, _ratings_file(out), completions_file=_completions_file(out)):
+            ratings.append(rating)
+            bar.update(len(ratings), f"{sampled} sampled")
+    return ratings
 
 
 def _write(

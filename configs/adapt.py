@@ -103,6 +103,11 @@ class AdaptConfig(Section):
     tokenizer: str | None = Field(
         None, description="a folder; null = the start's own, or the tiny one trained on the kata corpus"
     )
+    vocabulary_multiple: int = Field(
+        1,
+        gt=0,
+        description="the vocabulary is padded to a multiple of this; 64 gives matrices that a GPU multiplies faster",
+    )
     stages: Annotated[tuple[StageConfig, ...], Strict(False)] = Field((StageConfig(),), min_length=1)
     # Of the learner, `adapt` has no use for micro_groups and micro_completions (a stage has micro_rows), nor for threads
     # if it runs in one process (engine: torch, ranks: 1), which takes as many as are fastest.

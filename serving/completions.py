@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import threading
 import time
 import urllib.error
@@ -17,6 +18,8 @@ from typing import Any
 
 from couplet.configs.errors import UserError
 from couplet.data.retry import Retry
+
+log = logging.getLogger(__name__)
 
 RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 
@@ -148,12 +151,14 @@ class Client:
         retry = Retry(
             self.retries + 1, self.backoff, sleep=lambda pause: self.sleep(max(pause, min(asked or 0.0, 60.0)))
         )
-        for _ in retry:
+        for attempt in retry:
             outcome, asked = self._attempt(path, body)
             if isinstance(outcome, dict):
                 return outcome
             if asked is None:
                 raise EndpointError(f"{self.base_url}{path}: {outcome}")
+            if attempt < self.retries:
+                log.warning("%s%s: %s; it is tried again", self.base_url, path, str(outcome)[:200])
         raise EndpointError(
             f"{self.base_url}{path}: {outcome}, after {self.retries + 1} attempts; is the server running "
             "(vllm serve MODEL), and is this the right address?"

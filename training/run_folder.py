@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -33,7 +34,7 @@ MINIMUM_FREE_BYTES = 64 * 2**20
 # weights a checkpoint contains and how they are applied.
 IDENTITY = (
     "seed", "problems", "model.path", "model.recipe", "model.dtype", "model.end_tokens", "model.mask_token", "start", "shape",
-    "tokenizer", "learner.adapter.rank", "learner.adapter.alpha", "learner.adapter.targets",
+    "tokenizer", "vocabulary_multiple", "learner.adapter.rank", "learner.adapter.alpha", "learner.adapter.targets",
 )  # fmt: skip
 
 
@@ -241,15 +242,26 @@ def _link(link: Path, target: str) -> None:
 
 
 def keep_policy(source: Path, target: Path, sampler: SamplerConfig | None) -> None:
-    """Copy the policy folder `source` over `target`, with decoding defaults if `sampler` is given."""
+    """Copy the policy folder `source` over `target`, with decoding defaults if `sampler` is given.
+
+    Weights become hard links where the file system has them: nothing writes into a file of weights.
+    """
     part = target.with_name(f".{target.name}.part")
     with files.writing(target, **ADVICE):
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(source, part)
+        shutil.copytree(source, part, copy_function=_link_weights)
         if sampler is not None:
             write_decoding(part, sampler)
         shutil.rmtree(target, ignore_errors=True)
         part.replace(target)
+
+
+def _link_weights(source: str, target: str) -> None:
+    if source.endswith(".safetensors"):
+        with contextlib.suppress(OSError):  # another file system, or one without links
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
 
 
 def code_version() -> dict[str, str]:

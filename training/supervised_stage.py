@@ -12,11 +12,12 @@ from couplet.configs.schema import AdaptConfig, ConfigError, StageConfig
 from couplet.data.corpora.corpus import InstructBatches, PackedBatches
 from couplet.data.corpora.stream import Part
 from couplet.data.seeds import derive_seed
-from couplet.data.tokenizer import PAD, load_tokenizer
+from couplet.data.tokenizer import PAD, Tokenizer, load_tokenizer
 from couplet.learner.adapt import Row, SupervisedLearner, fastest_threads, run_rows
 from couplet.learner.engines import build_engine
 from couplet.model.device import device_for
 from couplet.model.policy import DiffusionPolicy
+from couplet.model.tokens import TokenIds
 
 Batches = InstructBatches | PackedBatches
 
@@ -42,7 +43,10 @@ class StageRunner:
         engine = build_engine(self.policy, self.stage.optimizer, config.learner, self.stage.steps, rank, ranks)
         self.learner = SupervisedLearner(engine, self.policy, self.stage, self.seed)
         self.corpus = self._batches()
-        self.validation = self._validation() if self.stage.validate_every else []
+        validates = self.stage.validate_every > 0
+        self.validation = (
+            validation_batches(self.stage, self.tokenizer, self.policy.token_ids, self.seed) if validates else []
+        )
         self._retune = alone
         self._alone = alone
         self._best_speed = 0.0
@@ -52,7 +56,11 @@ class StageRunner:
         if self._retune:
             torch.set_num_threads(fastest_threads(self.policy, self.learner, next(iter(self._batches()))))
         target = min(self.learner.updates + updates, self.stage.steps)
+        first = self.learner.updates == 0 and self.validation
+        baseline = {"validation_loss_start": self.learner.validate(self.validation)} if first else {}
         rows = run_rows(self.learner, self.stage, self.corpus, self.validation, until=target)
+        if rows:
+            rows[0][1].update(baseline)
         speed = rows[-1][1]["tokens_per_second"] if rows else 0.0
         self._best_speed = max(self._best_speed, speed)
         self._retune = self._alone and speed < self._best_speed / 2
@@ -72,41 +80,59 @@ class StageRunner:
         self.learner.restore(folder)
         self.corpus.restore(position)
 
-    def _batches(self, part: Part = "train", epochs: int | None = None) -> Batches:
-        stage = self.stage
-        part = part if stage.validate_every else "all"
-        shape: dict[str, Any] = {
-            "length": stage.length,
-            "batch": stage.batch,
-            "seed": self.seed,
-            "part": part,
-            "epochs": epochs,
-            "validation_share": stage.validation_share,
-        }
-        if stage.objective == "instruct":
-            ids = self.policy.token_ids
-            return InstructBatches(
-                stage.corpus,
-                self.tokenizer,
-                canvas=stage.canvas,
-                prompt_column=stage.prompt_column,
-                answer_column=stage.answer_column,
-                infill=stage.infill,
-                system=stage.system,
-                end_token=stage.end_token or ids.end[0],
-                pad_token=stage.pad_token or ids.pad,
-                filler_token=stage.filler_token or ids.filler,
-                **shape,
-            )
-        end = stage.end_token or (PAD if PAD in self.tokenizer.special else self.policy.token_ids.eos)
-        return PackedBatches(stage.corpus, self.tokenizer, text_column=stage.text_column, end_token=end, **shape)
+    def _batches(self) -> Batches:
+        return stage_batches(self.stage, self.tokenizer, self.policy.token_ids, self.seed)
 
-    def _validation(self) -> list[Any]:
-        wanted = max(1, self.stage.validation_examples // self.stage.batch)
-        batches = list(itertools.islice(self._batches("validation", epochs=1), wanted))
-        if not batches:
-            raise ConfigError(
-                f"stages.{self.stage.name}.validate_every = {self.stage.validate_every}: the held-out part of "
-                f"{self.stage.corpus} does not fill one batch of {self.stage.batch}; lower batch, raise validation_share, or set it to 0"
-            )
-        return batches
+
+def stage_batches(
+    stage: StageConfig, tokenizer: Tokenizer, ids: TokenIds, seed: int, part: Part = "train", epochs: int | None = None
+) -> Batches:
+    """The corpus of a stage; all of it is trained on if nothing is validated."""
+    shape: dict[str, Any] = {
+        "length": stage.length,
+        "batch": stage.batch,
+        "seed": seed,
+        "part": part if stage.validate_every else "all",
+        "epochs": epochs,
+        "validation_share": stage.validation_share,
+    }
+    if stage.objective == "instruct":
+        return InstructBatches(
+            stage.corpus,
+            tokenizer,
+            canvas=stage.canvas,
+            prompt_column=stage.prompt_column,
+            answer_column=stage.answer_column,
+            infill=stage.infill,
+            system=stage.system,
+            end_token=stage.end_token or ids.end[0],
+            pad_token=stage.pad_token or ids.pad,
+            filler_token=stage.filler_token or ids.filler,
+            **shape,
+        )
+    end = stage.end_token or (PAD if PAD in tokenizer.special else ids.eos)
+    return PackedBatches(stage.corpus, tokenizer, text_column=stage.text_column, end_token=end, **shape)
+
+
+def validation_batches(stage: StageConfig, tokenizer: Tokenizer, ids: TokenIds, seed: int) -> list[Any]:
+    """The fixed batches of a stage's validations.
+
+    Raises:
+        ConfigError: what is held out does not fill one.
+    """
+    wanted = max(1, stage.validation_examples // stage.batch)
+    batches = list(itertools.islice(stage_batches(stage, tokenizer, ids, seed, "validation", epochs=1), wanted))
+    if not batches:
+        raise ConfigError(
+            f"stages.{stage.name}.validate_every = {stage.validate_every}: the held-out part of {stage.corpus} does not "
+            f"fill one batch of {stage.batch}; lower batch, raise validation_share, or set it to 0"
+        )
+    return batches
+
+
+def check_batches(stage: StageConfig, tokenizer: Tokenizer) -> None:
+    """Raise what the first training batch and the validation set would raise; no weights are needed."""
+    any_ids = TokenIds(0, 0, 0, 0, 0, end=(0,))
+    next(stage_batches(stage, tokenizer, any_ids, 0))
+    if stage.validate_every:
+        validation_batches(stage, tokenizer, any_ids, 0)

@@ -42,7 +42,7 @@ def alone(start, tmp_path_factory):
 
 @pytest.mark.parametrize("learner", [{"engine": "torch"}, {"engine": "deepspeed", "zero_stage": 2}])
 def test_an_adapter_survives_a_killed_rank_and_a_resumed_run(open_cluster, alone, learner):
-    options = {**RUN, "learner": {"ranks": 2, "adapter": ADAPTER, **learner}}
+    options = {**RUN, "learner": {"ranks": 2, "adapter": ADAPTER, "timeout": 900.0, **learner}}
     cluster, history = open_cluster("adapter", **options), History()
     history.steps(cluster, N)
     cluster.save()

@@ -36,6 +36,9 @@ def recipe(tmp_path):
         ("stages.0.corpus={tmp}/empty.jsonl", "empty.jsonl"),
         ("start={tmp}/nowhere", "no such model folder"),
         ("tokenizer={tmp}/nowhere", "no tokenizer here"),
+        ("stages.0.canvas=60", "no example fits"),
+        ("stages.0.end_token=<none>", "no token '<none>'"),
+        ("stages.1.validate_every=1 stages.1.batch=999", "does not fill one batch of 999"),
     ],
 )
 def test_a_mistake_leaves_no_folder_and_latest_where_it_was(recipe, tmp_path, command, override, message):
@@ -43,7 +46,7 @@ def test_a_mistake_leaves_no_folder_and_latest_where_it_was(recipe, tmp_path, co
     runs = tmp_path / "runs"
     (runs / "before").mkdir(parents=True)
     (runs / "latest").symlink_to("before")
-    code, _, error = command("adapt", recipe, override.format(tmp=tmp_path))
+    code, _, error = command("adapt", recipe, *override.format(tmp=tmp_path).split())
     assert code == 2 and message in error and error.count("\n") == 1, error
     assert {path.name for path in runs.iterdir()} == {"before", "latest"}
     assert (runs / "latest").readlink().name == "before"
@@ -53,6 +56,10 @@ def test_a_copied_policy_decodes_as_its_recipe_says(recipe, tmp_path, command):
     code, _, error = command("adapt", recipe)
     assert code == 0, error
     run = tmp_path / "runs" / "adapt"
+    kept = [run / name / "model.safetensors" for name in ("stages/1-more", "policy")]
+    assert (
+        kept[0].samefile(kept[1]) and kept[0].stat().st_nlink == 3
+    )  # with the newest checkpoint: one copy of the weights
     for number, name in enumerate(("stages/0-answers", "stages/1-more", "policy")):
         copy = tmp_path / f"copy{number}"
         shutil.copytree(run / name, copy)

@@ -9,7 +9,7 @@ import pytest
 from couplet.data.formats.parquet import ProblemFileError
 from couplet.data.jsonl import LineError
 from couplet.data.problem import Problem
-from couplet.data.rate import Rating, rate, read_ratings, select_level
+from couplet.data.rate import Rating, rate, read_completions, read_ratings, select_level
 from couplet.serving.completions import Client, EndpointError, Sampling
 
 
@@ -97,12 +97,15 @@ def test_many_prompts_keep_their_order_and_run_side_by_side(server):
     assert found == [[f"p{i}/0"] for i in range(8)] and server.most == 4
 
 
-def test_transient_faults_are_retried_with_growing_pauses(server):
+def test_transient_faults_are_retried_with_growing_pauses(server, caplog):
     pauses = []
     server.faults = [(503, [], b"busy"), (429, [("Retry-After", "3")], b"slow down"), (500, [], b"oops")]
     client = Client(server.url, chat=False, backoff=0.5, sleep=pauses.append)
     assert client.complete("p", Sampling()) == ["p/0"]
     assert pauses == [0.5, 3.0, 2.0] and len(server.requests) == 4
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        f"HTTP {code}: {text}; it is tried again" for code, text in ((503, "busy"), (429, "slow down"), (500, "oops"))
+    ]
 
 
 def test_faults_that_a_retry_cannot_fix_are_named_at_once(server):
@@ -161,9 +164,30 @@ def test_an_interrupted_rating_resumes_where_it_stopped(tmp_path):
     assert asked == ["p2", "p3", "p4"] and [r.problem_id for r in ratings] == ["p0", "p1", "p2", "p3", "p4"]
     assert ratings[3] == Rating("p3", (1.0,), lost=1) and ratings[3].solved == 1
     assert read_ratings(path) == ratings
-    path.write_text('{"problem_id": "p0"}\n')
+    path.write_text('{"problem_id": "p0", "rates": 1, "lost": 0}\n')
     with pytest.raises(LineError, match=r"ratings\.jsonl, line 1: not a rating"):
         read_ratings(path)
+
+
+def test_texts_are_kept_as_they_come_and_not_sampled_again(tmp_path):
+    files = {"ratings_file": tmp_path / "r.jsonl", "completions_file": tmp_path / "c.jsonl"}
+
+    def breaking(problems):
+        yield from sample(problems[:3])
+        raise EndpointError("gone")
+
+    with pytest.raises(EndpointError, match="gone"):
+        list(rate(PROBLEMS, breaking, judge, **files))
+    assert read_ratings(files["ratings_file"]) == []
+    assert read_completions(files["completions_file"]) == dict(zip(["p0", "p1", "p2"], sample(PROBLEMS)))
+    asked = []
+
+    def counting(problems):
+        asked.extend(problem.problem_id for problem in problems)
+        return sample(problems)
+
+    assert len(list(rate(PROBLEMS, counting, judge, **files))) == 5 and asked == ["p3", "p4"]
+    assert len(read_completions(files["completions_file"])) == 5
 
 
 def test_levels_follow_from_ratings_and_the_unrated_are_counted():

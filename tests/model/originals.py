@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+VOCABULARY = 64
 TOKENS = [[3, 17, 9, 60, 60, 21, 60], [60, 60, 5, 33, 41, 60, 2]]
 
 CONFIGS = {
@@ -109,11 +110,20 @@ def golden(family: str) -> dict:
     return json.loads(Path(__file__).with_name(f"golden_{family.lower()}.json").read_text())
 
 
-def write_original(folder: Path, family: str) -> dict[str, torch.Tensor]:
-    """The tiny checkpoint of `family` as its authors would publish it; returns its tensors."""
+def write_original(
+    folder: Path, family: str, vocabulary: int = VOCABULARY, **fields: object
+) -> dict[str, torch.Tensor]:
+    """The tiny checkpoint of `family` as its authors would publish it; returns its tensors.
+
+    `vocabulary` and `fields` of the configuration may be others than those of the golden logits.
+    """
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIGS[family], indent=2))
-    tensors = {name: weight(name, shape) for name, shape in golden(family)["shapes"].items()}
+    sizes = {key: vocabulary for key in ("vocab_size", "embedding_size") if key in CONFIGS[family]}
+    (folder / "config.json").write_text(json.dumps(CONFIGS[family] | sizes | fields, indent=2))
+    tensors = {
+        name: weight(name, [vocabulary if size == VOCABULARY else size for size in shape])
+        for name, shape in golden(family)["shapes"].items()
+    }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return tensors
 

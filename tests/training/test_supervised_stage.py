@@ -82,3 +82,27 @@ def test_a_stage_with_an_adapter_leaves_the_base_alone(folder: Path, corpus: str
     stage.advance(2)
     changed = {name for name, p in stage.policy.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all(is_adapter(name) for name in changed)
+
+
+def test_the_baseline_of_the_validation_is_in_the_first_row(folder: Path, corpus: str) -> None:
+    validated = {"objective": "pretrain", "validate_every": 2, "validation_share": 0.5, "steps": 4}
+    stage = runner(folder, corpus, validated)
+    expected = runner(folder, corpus, validated)
+    rows = [*stage.advance(1)[0], *stage.advance(3)[0]]
+    assert rows[0][1]["validation_loss_start"] == expected.learner.validate(expected.validation)
+    assert [("validation_loss_start" in row, "validation_loss" in row) for _, row in rows] == [
+        (True, False),
+        (False, True),
+        (False, True),
+    ]
+
+
+def test_a_padded_vocabulary_changes_no_other_logit(folder: Path, corpus: str) -> None:
+    policy = runner(folder, corpus, {"objective": "pretrain"}).policy.eval()
+    tokens = torch.arange(4, 14)[None]
+    before, rows = policy.logits(tokens), policy.config.vocab_size
+    policy.pad_vocabulary(64)
+    assert policy.config.vocab_size == 192 == policy.lm_head.weight.shape[0] and rows < 192
+    assert torch.equal(policy.logits(tokens)[..., :rows], before)
+    policy.pad_vocabulary(64)
+    assert policy.config.vocab_size == 192
