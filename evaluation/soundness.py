@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from couplet.data.answers import whole_program
 from couplet.data.problem import Problem
@@ -18,14 +19,14 @@ from couplet.reward.planner.plan import ProblemDefect, plan
 Judge = Callable[[Sequence[Problem], Sequence[str]], Sequence[Verdict]]
 BATCH = 64  # problems judged between two reports of progress
 
-RETURNS_NONE = """
+RETURNS = """
 def {name}(*arguments, **named):
-    return None
+    return {value}
 """
 SOLUTION = """
 class Solution:
     def __getattr__(self, name):
-        return lambda *arguments, **named: None
+        return lambda *arguments, **named: {value}
 """
 
 
@@ -60,10 +61,10 @@ def _empty(problem: Problem) -> str:
     return whole_program("", problem)
 
 
-def _returns_none(problem: Problem) -> str:
-    """Every name that the tests need is a function that returns None."""
+def _returns(problem: Problem, value: str) -> str:
+    """Every name that the tests need is a function that returns `value`."""
     names = _needed_names(problem)
-    stubs = [SOLUTION if name == "Solution" else RETURNS_NONE.format(name=name) for name in sorted(names)]
+    stubs = [(SOLUTION if name == "Solution" else RETURNS).format(name=name, value=value) for name in sorted(names)]
     return whole_program("".join(stubs), problem)
 
 
@@ -84,5 +85,6 @@ def _parsed(source: str) -> ast.Module:
 
 STUBS: dict[str, Callable[[Problem], str]] = {
     "that defines nothing": _empty,
-    "whose functions all return None": _returns_none,
+    "whose functions all return None": partial(_returns, value="None"),
+    "whose functions all return an empty list": partial(_returns, value="[]"),
 }

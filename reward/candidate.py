@@ -124,7 +124,6 @@ class Candidate:
         """All questions until the next test share one budget."""
         self.budget = self._test_budget()
         self.meter.account = None
-        self._extend()
 
     def expect(self, questions: list[Question]) -> None:
         """Announce the next questions, in order: they are sent at once, which saves the processes much waiting."""
@@ -240,7 +239,7 @@ class Candidate:
         """The process is lost. Raises `SandboxFault` if the zygote died."""
         self.timeouts += gone.reason == "timeout"
         self.end()
-        if self.allowance.spent:
+        if self.allowance.spent or (gone.reason == "timeout" and self.allowance.late):
             self._give_up()
         if not self.sandbox.alive():
             raise SandboxFault("zygote", "the zygote died under a program")
@@ -265,7 +264,6 @@ class Candidate:
     def end(self) -> None:
         """Kill the process; the next question starts another."""
         if self.child is not None:
-            self._extend()
             self.child.end()
             self.used += self.child.cpu
             self.child = None

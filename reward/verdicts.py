@@ -64,6 +64,8 @@ class ProgramRun:
         self.program = ""
         self.cases: tuple[Case, ...] = ()
         self.strength = "strong"  # of the test at hand
+        self.way = self._judged  # how it was run
+        self.done: frozenset[str] = frozenset()  # places of the checks that it ran
         self.started: dict[str, Asked] = {}
         self.ways: dict[str, Callable[[Asked, Case], bool]] = {
             "compare": self._compare,
@@ -169,6 +171,8 @@ class ProgramRun:
     def _result(self, candidate: Asked, case: Case) -> TestResult:
         if candidate.timeouts >= self.config.max_timeouts or (candidate.timeouts and candidate.load_failure):
             return TestResult(False, "skipped", case.strength)
+        if self.config.strict and case.strength == "weak":
+            return TestResult(False, "weak_refused", "weak")
         self.strength = case.strength
         candidate.begin_test()
         before = candidate.cpu_seconds()
@@ -179,6 +183,8 @@ class ProgramRun:
         if self.problem.suite is None and reason in STRONG_FAILURES.get(case.kind, ()) and self._is_weak(case):
             candidate.begin_test()
             reason = self._reason(candidate, case, self._weak)
+        if not reason and self._checks_less(case):
+            reason = "unchecked"
         return TestResult(not reason, reason, self.strength, candidate.cpu_seconds() - before)
 
     def _reason(self, candidate: Asked, case: Case, way: Callable[[Asked, Case], bool]) -> str:
@@ -190,6 +196,34 @@ class ProgramRun:
             return failed.reason
         finally:
             candidate.charge(time.thread_time() - started)
+
+    def _checks_less(self, case: Case) -> bool:
+        """Whether a test that passed left out a check that it runs on the problem's own solution; or, if that is not known,
+        all of them.
+
+        Places are compared, not numbers: of several right answers one may be shorter.
+        """
+        if case.places <= self.done:
+            return False
+        needed = self._places_needed(case)
+        return not self.done if needed is None else not needed <= self.done
+
+    def _places_needed(self, case: Case) -> frozenset[str] | None:
+        """Places of the checks that the problem's own solution has a test run; None if there is none that passes it."""
+        if not self.problem.canonical_solution:
+            return None
+        key = (self.way.__name__, *self._weak_key(case))
+        if key not in self.expectations.places:
+            done, strength, canonical = self.done, self.strength, self._canonical()
+            canonical.begin_test()
+            reason = self._reason(canonical, case, self.way)
+            self.expectations.places[key] = None if reason else self.done
+            self.done, self.strength = done, strength
+        needed = self.expectations.places[key]
+        if needed is not None and not needed and self.problem.suite is None:
+            what = "a test runs none of its checks on the problem's own solution"
+            raise ProblemDefect(f"problem {self.problem.problem_id}: {what}")
+        return needed
 
     def _is_weak(self, case: Case) -> bool:
         """Whether the problem's own solution returns objects in a test, or passes it only in its own process.
@@ -215,6 +249,7 @@ class ProgramRun:
         return self.problem.canonical_solution, self.problem.test_setup, case.source
 
     def _judged(self, candidate: Asked, case: Case) -> bool:
+        self.way, self.done = self._judged, frozenset()
         arguments = [case.prelude, list(case.modules), list(case.names), case.source]
         name = self.problem.problem_id
         try:
@@ -234,11 +269,13 @@ class ProgramRun:
         if verdict == "lost" and not self.judge.influenced:  # by the test alone
             candidate.begin_test()
             return self._weak(candidate, case)
-        if verdict in (True, "skipped") and not self.judge.influenced:
+        passed = isinstance(verdict, list)
+        if (passed or verdict == "skipped") and not self.judge.influenced:
             raise ProblemDefect(f"problem {name}: a test never calls the program")
-        if verdict in FAILING:
+        if not passed and verdict in FAILING:
             raise TestFailed(FAILING[verdict])
-        return verdict is True
+        self.done = frozenset(verdict) if passed else frozenset()
+        return passed
 
     def _compare(self, candidate: Asked, case: Case) -> bool:
         if case.relation in ("true", "false"):
@@ -306,7 +343,7 @@ class ProgramRun:
 
     def _weak(self, candidate: Asked, case: Case) -> bool:
         """Run the whole test in the candidate's process, which could forge it."""
-        self.strength = "weak"
+        self.strength, self.way, self.done = "weak", self._weak, frozenset()
         if self.config.strict:
             raise TestFailed("weak_refused")
         reply = candidate.ask("exec", self._weak_source(case))
@@ -314,6 +351,8 @@ class ProgramRun:
             return False
         if reply.kind != "v":
             raise TestFailed(failure(reply))
+        if isinstance(reply.value, list):
+            self.done = frozenset(place for place in reply.value if isinstance(place, str))
         return True
 
     def _weak_source(self, case: Case) -> str:

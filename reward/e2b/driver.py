@@ -204,6 +204,8 @@ def child(settings):
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
+    with contextlib.suppress(AttributeError, OSError):
+        os.dup2(os.memfd_create("stdin"), 0)  # see `walls.OWN_INPUT`
     from couplet.reward.sandbox.child import Channel, Program, serve
 
     for name, value in [*job["limits"], ["RLIMIT_CPU", job["cpu"]]]:

@@ -33,8 +33,10 @@ from couplet.reward.verdicts import ProgramRun
 
 SHIPPED = (
     "plain",
+    "notes",
     "standard",
     "stdio",
+    "pytest_part",
     "suites",
     "child",
     "kernel",

@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 
 from couplet.reward.planner.case import Case, Kind, ProblemDefect, Relation
 from couplet.reward.planner.checks import why_empty
+from couplet.reward.planner.flows import sources_of
 from couplet.reward.planner.names import (
     bound_names,
     called_builtins,
     free_names,
+    mentions,
     parse,
     source_of,
     split_names,
 )
+from couplet.reward.planner.noting import noting, noting_prelude
 from couplet.reward.planner.objects import needs_objects, opens
 from couplet.reward.planner.roles import Roles, calls_check
 from couplet.reward.planner.shape import CONVERSIONS, Shape
@@ -44,6 +47,9 @@ def _unroll(check: ast.FunctionDef, body: list[ast.stmt], roles: Roles) -> list[
     nodes = [renamed.visit(node) for node in check.body]
     cases: list[Case] = []
     for place, node in enumerate(nodes):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            preamble = [*preamble, node]
+            continue
         if isinstance(node, ast.Assert):
             cases += _assertion(node, preamble, roles)
         elif any(isinstance(inner, (ast.Assert, ast.Raise)) for inner in ast.walk(node)) or _calls_local(
@@ -67,8 +73,7 @@ def _calls_local(node: ast.stmt, preamble: list[ast.stmt]) -> bool:
         and any(isinstance(part, (ast.Assert, ast.Raise)) or _is_assertion_call(part) for part in ast.walk(each))
     }
     called = (part.func for part in ast.walk(node) if isinstance(part, ast.Call))
-    outside = not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-    return outside and any(isinstance(func, ast.Name) and func.id in checking for func in called)
+    return any(isinstance(func, ast.Name) and func.id in checking for func in called)
 
 
 def _is_assertion_call(node: ast.AST) -> bool:
@@ -262,23 +267,26 @@ def judged(
         why := why_empty([*preamble, *body], left | {roles.entry_point or ""}, roles.trusted | roles.setup_names)
     ):
         raise ProblemDefect(why)
-    source = f"{runnable(tree.body)}\n{driver}" if driver else runnable(tree.body)
+    noted, places = noting(tree.body, sources_of(tree, supplied))
+    prelude, others = noting_prelude(roles.trusted_code(borrowed))
+    source = f"{runnable(noted)}\n{driver}" if driver else runnable(noted)
     foreign = supplied - roles.own if roles.own else frozenset()
     supplied = supplied or frozenset(called_builtins(tree))
     asked = roles.asked_helpers(tree, supplied)
     weak = not (borrowed or undefined) and (
         needs_objects(tree, supplied, framework)
-        or opens(tree, supplied)
+        or opens(ast.Module([*roles.reached(tree, borrowed), *tree.body], []), supplied)
         or bool(foreign | (roles.setup_names & supplied) | asked)
     )
     kind: Kind = "weak" if weak else "judge"
     return Case(
         kind,
         source,
-        prelude=roles.trusted_code(borrowed),
+        prelude=prelude,
         setup=roles.setup_for(source) if weak else "",
         weak_setup=roles.setup_for(source),
         imports=imports_of(tree.body),
         names=tuple(sorted(supplied)),
         modules=tuple(modules),
+        places=places | others if mentions(tree, roles.helpers | borrowed) else places,
     )

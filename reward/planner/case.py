@@ -36,6 +36,8 @@ class Case:
         arguments: positional arguments of the entry point (``oracle``).
         call, stdio: the problem's own case (of these kinds).
         suite, driver: a whole suite, and the statements that run this test of it (``judge``, ``weak``).
+        places: where `source` checks something (see `noting`; ``judge``, ``weak``).
+        runs_answers: whether the problem's checker runs code that it is given (``call``, ``stdio``).
     """
 
     kind: Kind
@@ -55,8 +57,11 @@ class Case:
     stdio: StdioCase | None = None
     suite: str = ""
     driver: str = ""
+    places: frozenset[str] = frozenset()
+    runs_answers: bool = False
 
     @property
     def strength(self) -> str:
-        """`strong` if the verdict is formed outside the candidate's process, else `weak`."""
-        return "weak" if self.kind == "weak" else "strong"
+        """`strong` if the verdict is formed outside the candidate's process, by more than that nothing is raised."""
+        only_runs = self.kind == "judge" and not self.places
+        return "weak" if self.kind == "weak" or only_runs or self.runs_answers else "strong"

@@ -6,7 +6,7 @@ import ast
 import builtins
 from collections.abc import Iterable
 
-from couplet.reward.planner.names import BUILTINS, calls, defined, is_class, mentions, stored
+from couplet.reward.planner.names import BUILTINS, calls, defined, is_class, mentions, parse_or_nothing, stored
 from couplet.reward.planner.shape import is_plain_attribute
 
 # With a value of the candidate's these run, import or look up what it names: in a judge it could read what is expected.
@@ -120,6 +120,22 @@ def _is_bare(arguments: list[ast.expr], names: frozenset[str]) -> bool:
 def _is_object_attribute(node: ast.Attribute, made: set[str], names: frozenset[str]) -> bool:
     held = isinstance(node.value, ast.Name) and node.value.id in made
     return not is_plain_attribute(node.attr) and (held or calls(node.value, names))
+
+
+def runs_answers(checker: str) -> bool:
+    """Whether a problem's checker may run as code what it is given, itself or in a program that it wraps."""
+    body = parse_or_nothing(checker)
+    texts = {name: node.value.value for node in body for name in stored(node) if _is_text(node)}  # type: ignore[attr-defined]
+    wrapping = [node for node in ast.walk(ast.Module(body, [])) if isinstance(node, ast.Call) and mentions(node, texts)]
+    known = {id(part) for call in wrapping for part in ast.walk(call) if isinstance(part, ast.Name)}
+    own = (node for node in ast.walk(ast.Module(body, [])) if id(node) not in known)
+    running = OPENING - {"open"}
+    return any(not running.isdisjoint(_modules(node)) for node in own) or any(map(runs_answers, texts.values()))
+
+
+def _is_text(node: ast.stmt) -> bool:
+    value = node.value if isinstance(node, ast.Assign) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def opens(tree: ast.AST, names: frozenset[str]) -> bool:

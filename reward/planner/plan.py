@@ -21,6 +21,7 @@ from couplet.data.problem import Problem
 from couplet.reward.planner.asserts import cases_of
 from couplet.reward.planner.case import Case, ProblemDefect
 from couplet.reward.planner.names import parse_or_nothing, source_of
+from couplet.reward.planner.objects import runs_answers
 from couplet.reward.planner.rewrite import rewritten
 from couplet.reward.planner.roles import roles
 from couplet.reward.planner.suites import suite_cases, suite_in, suite_of
@@ -69,10 +70,11 @@ def _of_values(problem: Problem) -> list[Case]:
     blank = problem.comparison.rule != "checker" and not any(run.output.strip() for run in problem.stdio)
     if problem.stdio and blank:
         raise ProblemDefect("none of its runs expects any output, so a program that does nothing would pass")
+    weak = runs_answers(problem.comparison.checker)
     return [
         *(Case("oracle", arguments=tuple(arguments)) for arguments in problem.inputs),
-        *(Case("call", call=call) for call in problem.calls),
-        *(Case("stdio", stdio=run) for run in problem.stdio),
+        *(Case("call", call=call, runs_answers=weak) for call in problem.calls),
+        *(Case("stdio", stdio=run, runs_answers=weak) for run in problem.stdio),
     ]
 
 

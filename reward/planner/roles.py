@@ -11,11 +11,12 @@ import ast
 import itertools
 import re
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass
 
 from couplet.data.problem import Problem
 from couplet.data.syntax import whole_statements
+from couplet.reward.planner.flows import Helpers, given_by, helpers, sources_of
 from couplet.reward.planner.names import (
     BUILTINS,
     KNOWN_IMPORTS,
@@ -33,10 +34,8 @@ from couplet.reward.planner.names import (
 )
 from couplet.reward.planner.shape import Shape
 
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 STDLIB = sys.stdlib_module_names
-FILLING = frozenset(
-    {"add", "append", "appendleft", "extend", "insert", "setdefault", "update"}
-)  # methods of containers
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,15 @@ class Roles:
         """What a judge runs before a test that needs helpers of the canonical solution."""
         return f"{self.prelude}\n{self.canonical}" if borrowed else self.prelude
 
+    def reached(self, tree: ast.AST, borrowed: frozenset[str]) -> list[ast.stmt]:
+        """Functions and classes of the trusted code that a test may call, directly or through others."""
+        left = [node for node in parse_or_nothing(self.trusted_code(borrowed)) if isinstance(node, DEFINITIONS)]
+        found: list[ast.stmt] = []
+        while more := [node for node in left if any(mentions(each, {node.name}) for each in (tree, *found))]:
+            left = [node for node in left if node not in more]
+            found += more
+        return found
+
     def setup_for(self, source: str) -> str:
         """The part of the set-up that `source` names, in the program's process: imports, and what else it needs."""
         wanted = set(free_names(source))
@@ -111,116 +119,6 @@ def _changes(node: ast.stmt, wanted: Container[str]) -> bool:
         isinstance(part, (ast.Attribute, ast.Subscript)) and root_name(part) in wanted  # type: ignore[operator]
         for part in ast.walk(node)
     )
-
-
-@dataclass(frozen=True)
-class Helpers:
-    """Functions of a test that are given what others returned (`judging`), or that are compared with them."""
-
-    judging: frozenset[str]
-    compared: frozenset[str]
-
-
-def helpers(tree: ast.AST, names: frozenset[str], classes: frozenset[str], entry_point: str | None) -> Helpers:
-    """The helpers among `names`, of which `classes` only make what tests are about."""
-    sources, makers = _sources(tree, names - classes), _sources(tree, names)
-    judging, compared = set[str](), set[str]()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            parts = [*node.args, *(option.value for option in node.keywords)]
-            called = makers.get(root_name(node.func) or "", frozenset())
-            if not called and not isinstance(node.func, (ast.Name, ast.Attribute)):
-                called = _given(node.func, makers)  # ``[is_valid][0](...)``, ``partial(is_valid)(...)``
-            if isinstance(node.func, ast.Name):
-                called -= classes
-            given = frozenset[str]().union(*(_given(part, sources) for part in parts))
-            if called and given - called:
-                judging |= called
-            passed = [part.id for part in parts if isinstance(part, ast.Name) and part.id in names - classes]
-            if not called and len(given) > 1:  # ``map(is_valid, f(1))``
-                judging.update(passed)
-        elif isinstance(node, ast.Compare):
-            sides = [_given(side, sources) for side in (node.left, *node.comparators)]
-            if any(entry_point in side for side in sides):
-                compared |= frozenset[str]().union(*(side for side in sides if entry_point not in side))
-    if not names - judging - classes:
-        judging = set()  # they judge each other
-    return Helpers(frozenset(judging), frozenset(compared - judging))
-
-
-def _given(tree: ast.AST, sources: dict[str, frozenset[str]]) -> frozenset[str]:
-    """The functions whose values may be in `tree`."""
-    found = (sources[node.id] for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in sources)
-    return frozenset(itertools.chain.from_iterable(found))
-
-
-def _sources(tree: ast.AST, names: frozenset[str]) -> dict[str, frozenset[str]]:
-    """Which of `names` each name may be, or hold a value of."""
-    sources = {name: frozenset([name]) for name in names}
-    local = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    held = stored(tree)
-    before: dict[str, frozenset[str]] = {}
-    while sources != before:
-        before = dict(sources)
-        for node in ast.walk(tree):
-            for targets, values in _flows(node, local, held):
-                given = frozenset[str]().union(*(_given(value, before) for value in values))
-                for name in targets - names:
-                    sources[name] = sources.get(name, frozenset()) | given
-    return {name: given for name, given in sources.items() if given}
-
-
-def _flows(
-    node: ast.AST, local: dict[str, ast.FunctionDef], held: frozenset[str]
-) -> Iterator[tuple[set[str], list[ast.expr]]]:
-    """(names, expressions whose values they may get) of a node; `local` are functions that the test defines, `held` the
-    names that it assigns.
-    """
-    match node:
-        case ast.Assign(targets=targets, value=value):
-            yield _names_in(targets), [value]
-        case (
-            ast.AnnAssign(target=target, value=ast.expr() as value)
-            | ast.NamedExpr(target=target, value=value)
-            | ast.AugAssign(target=target, value=value)
-            | ast.For(target=target, iter=value)
-            | ast.comprehension(target=target, iter=value)
-            | ast.withitem(context_expr=value, optional_vars=ast.expr() as target)
-        ):
-            yield _names_in([target]), [value]
-        case ast.Match(subject=subject, cases=branches):
-            yield {found for branch in branches for found in _captured(branch.pattern)}, [subject]
-        case ast.ClassDef(name=name, body=body):
-            yield {name}, _expressions(body)
-        case ast.FunctionDef(name=name, body=body, args=arguments):
-            yield {name}, _expressions(body)
-            yield {each.arg for each in arguments.args + arguments.kwonlyargs}, _defaults(arguments)
-        case ast.Expr(value=ast.Call(func=func, args=args)):  # called for what it does to its arguments
-            yield {each.id for each in args if isinstance(each, ast.Name)}, [func]
-        case ast.Call(func=func, args=args, keywords=keywords):
-            if isinstance(func, ast.Attribute) and func.attr in FILLING:  # ``found.append(f(1))``
-                yield {root_name(func) or ""} & held, [*args, *(option.value for option in keywords)]
-            for called in (func, *args):
-                function = local.get(called.id) if isinstance(called, ast.Name) else called
-                if isinstance(function, (ast.FunctionDef, ast.Lambda)):
-                    yield {each.arg for each in function.args.args}, [*args, *(option.value for option in keywords)]
-
-
-def _expressions(body: list[ast.stmt]) -> list[ast.expr]:
-    return [node for each in body for node in ast.walk(each) if isinstance(node, ast.expr)]
-
-
-def _defaults(arguments: ast.arguments) -> list[ast.expr]:
-    return [value for value in (*arguments.defaults, *arguments.kw_defaults) if value is not None]
-
-
-def _captured(pattern: ast.pattern) -> set[str]:
-    names = {getattr(part, "name", None) or getattr(part, "rest", None) for part in ast.walk(pattern)}
-    return {name for name in names if isinstance(name, str)}
-
-
-def _names_in(targets: list[ast.expr]) -> set[str]:
-    return {part.id for each in targets for part in ast.walk(each) if isinstance(part, ast.Name)}
 
 
 def roles(problem: Problem, bodies: list[list[ast.stmt]], setup: list[ast.stmt]) -> Roles:
@@ -264,9 +162,9 @@ def _only_judges(tests: ast.AST, entry_point: str, trusted: frozenset[str]) -> b
         for node in ast.walk(tests)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == entry_point
     ]
-    sources = _sources(tests, frozenset(name for name in names if not is_class(name)))
+    sources = sources_of(tests, frozenset(name for name in names if not is_class(name)))
     return bool(given) and all(
-        set().union(*(_given(part, sources) for part in call.args)) - {entry_point} for call in given
+        set().union(*(given_by(part, sources) for part in call.args)) - {entry_point} for call in given
     )
 
 

@@ -12,6 +12,7 @@ from couplet.reward.planner.asserts import cases_of, judged
 from couplet.reward.planner.case import Case, ProblemDefect
 from couplet.reward.planner.checks import why_empty
 from couplet.reward.planner.names import BUILTINS, mentions, source_of
+from couplet.reward.planner.noting import noting
 from couplet.reward.planner.roles import Roles
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -135,7 +136,7 @@ def _case(
     kept = [_without(node, others) for node in body if id(node) not in others]
     driver = RUN.format(framework=framework, arguments=arguments)
     case = judged(kept, [], roles, framework=framework, driver=driver)
-    return dataclasses.replace(case, suite=source_of(body), driver=driver)
+    return dataclasses.replace(case, suite=source_of(noting(body, case.names)[0]), driver=driver)
 
 
 def _why_unchecked(owner: ast.ClassDef | None, test: Function, framework: str) -> str:

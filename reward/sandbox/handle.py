@@ -14,7 +14,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from typing import Any
 from couplet.reward.sandbox.plain import BadReply, parse
 
 ONE_READ = 1 << 16  # bytes: below the size from which the C library maps memory for each buffer
-EXTENSION_STEP = 0.05  # seconds by which the wall-clock limit of a process that waits for a core is extended at a time
-STARVATION = 4.0  # a wall-clock limit is extended by at most this multiple of itself while there is no core
+LOOK = 0.02  # seconds between two looks at a process that is past its wall-clock limit
+FAR = 10.0  # the limit, in wall-clock limits, of a process that waits for a core or the kernel at every look
 
 
 class ChildGone(Exception):
@@ -38,8 +37,8 @@ class ChildGone(Exception):
 class Budget:
     """The remaining budget: CPU seconds of the child, wall-clock seconds of waiting; and the bytes of one reply.
 
-    `extension` is what may still be added to `wall` for time in which the child was ready to run but no core was free,
-    so that a program is not slow because the node is busy.
+    The wall clock is for programs that sleep. One that is late but wants to run may, so that a program is not slow because
+    the node is busy: until its CPU time is spent, or a far limit.
     """
 
     cpu: float
@@ -47,11 +46,15 @@ class Budget:
     reply: int = 0
 
     def __post_init__(self) -> None:
-        self.extension = STARVATION * self.wall
+        self.far = self.wall - FAR * self.wall
+
+    @property
+    def late(self) -> bool:
+        return self.wall <= 0
 
     @property
     def spent(self) -> bool:
-        return self.cpu <= 0 or self.wall <= 0
+        return self.cpu <= 0 or self.wall <= self.far
 
 
 def process_of(pidfd: int) -> int | None:
@@ -90,7 +93,6 @@ class Child:
         self.clock = None if self.known_as is None else (~self.known_as << 3) | 2
         self.cpu = 0.0
         self.paid = 0.0  # CPU seconds taken from what the whole program has left
-        self.extended = 0.0  # seconds without a core that have already extended a limit
         self.meter = Meter()
         self.buffer = bytearray()
         self.unsent = b""  # of what it was to be sent at once
@@ -104,12 +106,6 @@ class Child:
             except OSError:  # it has ended
                 self.clock = None
         return self.cpu
-
-    def starved_seconds(self) -> float:
-        """Time for which its main thread was ready to run but no core was free; 0 if the system does not report it."""
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            return int(Path(f"/proc/{self.known_as}/schedstat").read_text().split()[1]) * 1e-9
-        return 0.0
 
     def send(self, data: bytes, budget: Budget) -> None:
         """Send frames (see `frame`). Raises `ChildGone`."""
@@ -168,9 +164,12 @@ class Child:
         poll = select.poll()
         poll.register(self.wire, event)
         try:
-            while self._may_continue(budgets):
-                soonest = min(min(each.wall, each.cpu) for each in budgets)
-                ready = poll.poll(1000 * max(0.001, soonest))
+            while not any(each.spent for each in budgets):
+                late = any(each.late for each in budgets)
+                if late and not self.held_up() and not poll.poll(0):
+                    break
+                soonest = LOOK if late else max(0.001, min(min(each.wall, each.cpu) for each in budgets))
+                ready = poll.poll(1000 * soonest)
                 before, started = used, now
                 used, now = self.cpu_seconds(), time.monotonic()
                 for each in budgets:
@@ -182,32 +181,11 @@ class Child:
             self.paid = used
         raise ChildGone("timeout")
 
-    def _may_continue(self, budgets: Sequence[Budget]) -> bool:
-        if any(each.cpu <= 0 for each in budgets):
-            return False
-        if any(each.wall <= 0 for each in budgets):
-            self.extend(budgets)
-        return all(each.wall > 0 for each in budgets)
-
     def held_up(self) -> bool:
         """Whether its main thread wants to run at this moment, or waits for the kernel (a disk, memory)."""
         with contextlib.suppress(OSError, IndexError):
             return Path(f"/proc/{self.known_as}/stat").read_text().rpartition(") ")[2][0] in "RD"
         return False
-
-    def extend(self, budgets: Sequence[Budget]) -> None:
-        """Extend wall-clock limits by the time for which the process had no core since the last call.
-
-        The kernel counts a wait for a core when it is over; a wait that has not ended extends them step by step.
-        """
-        starved = max(self.starved_seconds() - self.extended, 0.0)
-        self.extended += starved
-        if starved < EXTENSION_STEP and self.held_up():
-            starved = EXTENSION_STEP
-        for each in budgets:
-            extension = min(starved, each.extension)
-            each.extension -= extension
-            each.wall += extension
 
     def end(self) -> None:
         """Kill the process and everything it started."""

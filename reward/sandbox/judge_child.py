@@ -10,7 +10,7 @@ import importlib
 import sys
 import types
 
-from couplet.reward.sandbox import suites
+from couplet.reward.sandbox import notes, pytest_part
 from couplet.reward.sandbox.child import answer
 from couplet.reward.sandbox.plain import MAX_STANDARD, BadReply, Decoder, Encoder, NotPlain, TooLarge
 from couplet.reward.sandbox.standard import Member, Record
@@ -60,7 +60,7 @@ class Remote:
     def _result(self, reply, known):
         """The value, or the exception, with the arguments made what the call left of them."""
         try:
-            outcome = decoded(reply, known, self._judge.trusted)
+            outcome = decoded(reply, known, self._judge)
             match outcome:
                 case ("value", value, str(kind)):
                     return FINISHED[kind](value) if kind in FINISHED else value
@@ -82,18 +82,19 @@ class Remote:
 TAGS: dict[type, str] = {list: "l", dict: "d", set: "s", bytearray: "y"}
 
 
-def decoded(reply, known, trusted):
+def decoded(reply, known, judge):
     """The outcome of a call; the containers in `known`, its arguments', get the contents that the call left.
 
-    `trusted` replaces values of classes that the test defines. Raises `BadReply`.
+    Values of classes that the test defines are replaced. Raises `BadReply`.
     """
     if type(reply) is not list or len(reply) != 2:
         raise BadReply("no outcome")
     arguments = list(known)
     decoder = Decoder(known)
     outcome, states = decoder.decode(reply[0]), reply[1]
+    judge.nan |= decoder.nan
     if decoder.standard < MAX_STANDARD:
-        outcome = trusted(outcome)
+        outcome = judge.trusted(outcome)
     if states is None:
         return outcome
     if type(states) is not list or len(states) != len(arguments):
@@ -184,6 +185,7 @@ class Judge:
         self.scope: dict = {}
         self.lost = False  # the test at hand cannot be judged here
         self.broken = False  # the candidate's answer was none
+        self.nan = False  # a value of the candidate's holds a NaN
 
     def enter(self, token, setup, modules, names):
         """A fresh namespace: the trusted prelude, modules the tests use unimported, the candidate's functions."""
@@ -194,7 +196,7 @@ class Judge:
             found = importlib.import_module(module)
             scope[name or module] = getattr(found, name) if name else found
         if setup:
-            suites.offer(setup)
+            pytest_part.offer(setup)
             exec(compile(setup, "<trusted>", "exec", dont_inherit=True), scope)
         scope.update({name: Remote(self, token, name) for name in names})
         return scope
@@ -229,7 +231,7 @@ class Judge:
     def imports(self, token, statements):
         """The first of these import statements that fails, and why; None."""
         for statement in statements:
-            suites.offer(statement)
+            pytest_part.offer(statement)
             try:
                 exec(compile(statement, "<imports>", "exec", dont_inherit=True), {})
             except Exception as error:
@@ -243,19 +245,20 @@ class Judge:
         return bool(scope["check"](*Decoder().decode(arguments)))
 
     def test(self, token, setup, modules, names, source):
-        """Whether the test passes; "skipped" by itself, "lost" if that cannot be decided here, "broken" if the candidate
-        did not answer. Other exceptions are passed on.
+        """The places of the checks that a test has run if it passes, else False; "skipped" by itself, "lost" if that cannot
+        be decided here, "broken" if the candidate did not answer. Other exceptions are passed on.
         """
-        self.lost = self.broken = False
-        suites.offer(source)
+        self.lost = self.broken = self.nan = False
+        notes.DONE.clear()
+        pytest_part.offer(source)
         try:
             scope = self.enter(token, setup, modules, names)
         except Exception:
             return "lost"
         try:
             exec(compile(source, "<test>", "exec", dont_inherit=True), scope)
-            passed = True
-        except suites.Skipped:
+            passed = not self.nan or "nan" in f"{setup}{source}".lower()  # which no comparison would find wrong
+        except pytest_part.Skipped:
             return "skipped"
         except AssertionError:
             passed = False
@@ -263,7 +266,9 @@ class Judge:
             if not (self.lost or self.broken):
                 raise
             passed = False
-        return "broken" if self.broken else "lost" if self.lost else passed
+        if self.broken or self.lost:
+            return "broken" if self.broken else "lost"
+        return Encoder(LIMIT).encode(sorted(notes.DONE)) if passed else False
 
 
 def serve_judge(channel) -> None:

@@ -186,6 +186,7 @@ class Decoder:
         self.ratios = MAX_RATIOS
         self.standard = MAX_STANDARD
         self.compared = MAX_COMPARED
+        self.nan = False  # whether what has been decoded holds one
         self.weight = 0  # of what has been decoded: what one comparison of it costs, in small values
 
     def decode(self, tree, depth=0):
@@ -218,6 +219,7 @@ class Decoder:
             self.ratios -= 1
             if self.ratios < 0:
                 raise BadReply("too many fractions")
+        self.nan |= "nan" in parts
         return build(*parts)
 
     def build(self, path, parts, depth):

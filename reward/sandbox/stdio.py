@@ -5,12 +5,16 @@ In the program's own process, so nothing here is trusted: what it returns is com
 
 import _thread
 import atexit
+import builtins
+import contextlib
 import io
 import os
+import stat
 import sys
 import types
 
 PART = 1 << 16
+built_in_open = open
 
 
 def run(source, text, limit):
@@ -21,6 +25,7 @@ def run(source, text, limit):
     sys.stdin = io.TextIOWrapper(os.fdopen(fed(text), "rb", closefd=False), "utf-8", "surrogateescape")
     output = Output(limit)
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), "utf-8", "surrogateescape")
+    builtins.open = opening
     ended = ""
     try:
         exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)
@@ -29,6 +34,11 @@ def run(source, text, limit):
     finally:
         finish()
     return ended, output.text()
+
+
+def opening(file, *arguments, **options):
+    """`open`, also of the standard streams by their names, which the sandbox does not have."""
+    return built_in_open({"/dev/stdin": 0, "/dev/stdout": 1}.get(file, file), *arguments, **options)
 
 
 def finish() -> None:
@@ -40,45 +50,60 @@ def finish() -> None:
 
 
 def fed(text) -> int:
-    """Standard input, into which a thread writes `text`."""
+    """Standard input with `text`: the file that it already is, if that is one and large enough, else a pipe."""
+    data = text.encode("utf-8", "surrogatepass")
+    try:
+        if stat.S_ISREG(os.fstat(0).st_mode):
+            put(0, data)
+            os.lseek(0, 0, os.SEEK_SET)
+            return 0
+    except OSError:  # larger than a file may be
+        pass
     reading, writing = os.pipe()
     os.dup2(reading, 0)
     os.close(reading)
 
     def write():
-        left = memoryview(text.encode("utf-8", "surrogatepass"))
-        try:
-            while left:
-                left = left[os.write(writing, left[:PART]) :]
-        except OSError:  # the program has closed it
-            pass
+        with contextlib.suppress(OSError):  # the program has closed it
+            put(writing, data)
         os.close(writing)
 
     _thread.start_new_thread(write, ())
     return 0
 
 
+def put(descriptor, data) -> None:
+    """Write all of it."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left[:PART]) :]
+
+
 class Output:
-    """Standard output, read by a thread until it is closed; what exceeds `limit` bytes is thrown away."""
+    """Standard output, read by a thread until the program has ended; what exceeds `limit` bytes is thrown away."""
 
     def __init__(self, limit) -> None:
-        self.reading, writing = os.pipe()
-        os.dup2(writing, 1)
-        os.close(writing)
+        self.reading, self.writing = os.pipe()
+        os.dup2(self.writing, 1)
         self.data = bytearray()
         self.limit = limit
+        self.end = os.urandom(16)  # follows all of it: its end cannot be waited for, as others may hold the pipe
         self.ended = _thread.allocate_lock()
         self.ended.acquire()
         _thread.start_new_thread(self.read, ())
 
     def read(self) -> None:
-        while part := os.read(self.reading, PART):
+        last = b""
+        while self.end not in last:
+            part = os.read(self.reading, PART)
+            last = last[-len(self.end) :] + part
             if len(self.data) <= self.limit:
                 self.data += part
         self.ended.release()
 
     def text(self) -> str:
-        """All of it, once it is closed."""
+        """All of it, once the program has ended."""
         os.dup2(2, 1)
+        put(self.writing, self.end)
         self.ended.acquire()
-        return self.data.decode("utf-8", "replace")
+        return self.data.partition(self.end)[0].decode("utf-8", "replace")

@@ -19,6 +19,14 @@ FRESH_STREAMS: list[kernel.Step] = [
 ]
 
 
+# Standard input of a program: an empty file of its own, which `stdio` may fill: the program asks for its size, maps it and
+# seeks in it as it could in a redirected file. A program cannot make further ones, which would take memory uncounted.
+OWN_INPUT: list[kernel.Step] = [
+    ("close(0)", kernel.libc.close, (0,)),
+    ("memfd_create", getattr(kernel.libc, "memfd_create", kernel.libc.open), (b"stdin", 0)),
+]
+
+
 def bounded(which: int, value: int) -> int:
     """`value`, or the current hard limit of resource `which` if that is lower."""
     hard = resource.getrlimit(which)[1]
@@ -60,7 +68,7 @@ class Walls:
             steps += namespaces.program_steps(settings["scratch_mb"])
         elif self.watches_parent:
             steps += [kernel.holding(), kernel.setting(kernel.PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")]
-        steps += FRESH_STREAMS
+        steps += FRESH_STREAMS + (OWN_INPUT if hasattr(kernel.libc, "memfd_create") else [])
         steps.append(limiting(resource.RLIMIT_CPU, "RLIMIT_CPU", self.cpu))
         if own_user:
             processes = bounded(resource.RLIMIT_NPROC, settings["processes"])

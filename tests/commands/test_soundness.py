@@ -49,6 +49,12 @@ def test_a_problem_that_a_stub_passes_is_left_out_and_named(config):
     assert list(json.loads((folder.root / RECORD).read_text())) == [name]
 
 
+def test_a_run_checks_a_bounded_number_of_problems_and_says_how_many(config, monkeypatch):
+    monkeypatch.setattr("couplet.commands.soundness.MOST_CHECKED", 1)
+    checked, _, said = leave_out(config)
+    assert checked.problems.exclude == () and "checking the tests of 1 of 3 training problems" in said
+
+
 def test_a_resumed_run_leaves_out_the_same_without_checking_again(config, monkeypatch):
     _, folder, _ = leave_out(config)
     monkeypatch.setattr("couplet.commands.soundness.find_unsound", None)

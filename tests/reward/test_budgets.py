@@ -209,7 +209,7 @@ def f(x):
 
 
 def test_the_limit_of_a_program_grows_where_no_core_is_free(monkeypatch):
-    monkeypatch.setattr(handle, "STARVATION", 200.0)
+    monkeypatch.setattr(handle, "FAR", 200.0)
     config = SandboxConfig(cpu_seconds=0.2, wall_factor=4.0, program_factor=5.0)  # 1 s for 0.6 CPU seconds
     problem = Problem("steady", "q", tuple(f"assert f({x}) == {x}" for x in range(6)))
     cores = os.sched_getaffinity(0)
@@ -228,19 +228,18 @@ def test_the_limit_of_a_program_grows_where_no_core_is_free(monkeypatch):
             rival.wait()
 
 
-def test_a_wait_for_a_core_that_has_not_ended_extends_the_limit_and_sleep_does_not(monkeypatch):
-    """The kernel counts such a wait when it is over: at the limit it may not have counted anything yet."""
-    monkeypatch.setattr(handle.Child, "starved_seconds", lambda child: 0.0)
+def test_past_its_wall_clock_limit_a_program_that_wants_to_run_is_not_ended_and_one_that_sleeps_is():
     zygote = process.ZygoteProcess("landlock", SandboxConfig())
     try:
-        for body, extension in (("while True: pass", handle.EXTENSION_STEP), ("import time; time.sleep(60)", 0.0)):
+        for body, seconds in (("while True: pass", 1.0), ("import time; time.sleep(60)", 0.0)):
             load = handle.frame({"n": "load", "op": "load", "args": [body, ""]})
             child = zygote.spawn("program", 30, load)
             time.sleep(0.5)
-            budget = handle.Budget(cpu=1.0, wall=1.0)
-            child.extend((budget,))
+            budget = handle.Budget(cpu=child.cpu_seconds() + 1.0, wall=0.1)
+            with pytest.raises(handle.ChildGone, match="timeout"):
+                child.receive(budget)
+            assert seconds / 2 <= 0.1 - budget.wall < 30 and (budget.cpu > 0 if not seconds else True)
             child.end()
-            assert budget.wall == 1.0 + extension and budget.extension == handle.STARVATION - extension
     finally:
         zygote.close()
 

@@ -31,6 +31,12 @@ PROGRAMS = {
     "thread": "import threading\nt = threading.Thread(target=lambda: print(sum(map(int, input().split()))))\nt.start()",
     "atexit": "import atexit, os\natexit.register(lambda: os.write(1, out))\nout = str(sum(map(int, input().split()))).encode()",
     "unflushed": "import sys, io\nout = io.TextIOWrapper(sys.stdout.buffer)\nout.write(str(sum(map(int, input().split()))))\nout.flush()",
+    "size of the input": "import os\nprint(sum(map(int, os.read(0, os.fstat(0).st_size).split())))",
+    "mapped input": "import mmap\nprint(sum(map(int, mmap.mmap(0, 0, access=mmap.ACCESS_READ)[:].split())))",
+    "input read twice": "import sys\nassert sys.stdin.read()\nsys.stdin.seek(0)\nprint(sum(map(int, sys.stdin.read().split())))",
+    "output held open": "import os\nheld = os.dup(1)\nos.write(held, str(sum(map(int, input().split()))).encode())",
+    "standard streams by name": "with open('/dev/stdout', 'w') as out:\n    print(sum(map(int, open('/dev/stdin').read().split())), file=out)",
+    "daemon": "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()\nprint(sum(map(int, input().split())))",
     "stderr": "import sys\nprint('debug', file=sys.stderr)\nprint(sum(map(int, input().split())))",
 }
 
@@ -330,6 +336,7 @@ def test_attacks_on_suites_earn_nothing(worker, program, suite):
         ("class Tests:\n    def run(self):\n        assert f(1) == 2", "nothing calls 'run'"),
         ("def inner():\n    assert f(1) == 2\ndef outer():\n    inner()", "nothing calls"),
         ("run = lambda: f(1) == 2", "asserts nothing"),
+        ("if False:\n    assert f(1) == 2", "asserts nothing"),
         ("try:\n    assert f(1) == 2\nexcept AssertionError:\n    pass", "caught"),
         ("try:\n    assert f(1) == 2\nexcept Exception as e:\n    x = e", "caught"),
         ("try:\n    assert f(1) == 2\nexcept:\n    pass", "caught"),
@@ -337,6 +344,10 @@ def test_attacks_on_suites_earn_nothing(worker, program, suite):
         ("def check(candidate):\n    assert (candidate(1) == 2, 'm')", "is always true"),
         ("def check(candidate):\n    pass", "no test of the candidate"),
         ("import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        f(1) == 2", "asserts nothing"),
+        ("import pytest\nwith pytest.raises(AssertionError):\n    assert f(1) == 2", "asserts nothing"),
+        ("import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        with self.assertRaises(Exception):\n            self.assertEqual(f(1), 2)", "asserts nothing"),
+        ("r = f(1)\nwhile False:\n    assert r == 2", "asserts nothing"),
+        ("r = f(1)\nif 0:\n    assert r == 2", "asserts nothing"),
         ("def test_a():\n    print(f(1))", "asserts nothing"),
     ],
 )  # fmt: skip
@@ -359,7 +370,6 @@ def test_runs_that_expect_no_output_check_nothing(worker):
     "test",
     [
         "for x in []:\n    assert f(x) == x",
-        "if False:\n    assert f(1) == 2",
         "values = []\nassert all(f(x) == x for x in values)",
         "import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        self.skipTest('later')\n        self.assertEqual(f(1), 2)",
     ],

@@ -317,7 +317,7 @@ def f(x):
 
 
 def test_a_node_without_a_free_core_makes_no_program_slow(monkeypatch):
-    monkeypatch.setattr(handle, "STARVATION", 200.0)
+    monkeypatch.setattr(handle, "FAR", 200.0)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     spin = [sys.executable, "-S", "-c", "while True: pass"]

@@ -1,0 +1,41 @@
+"""What tests call to note which of their checks run (`planner.noting` puts the calls there).
+
+In a judge, or for a weak test in the program's own process, which could forge that like all the rest.
+"""
+
+import builtins
+
+DONE: set[str] = set()  # places of the checks that the test at hand has run
+
+
+def checked(place, value=None):
+    """`value`, which is a check, or what a check has returned."""
+    DONE.add(place)
+    return value
+
+
+def each(place, values):
+    """`values`, each of which is checked."""
+    for value in values:
+        DONE.add(place)
+        yield value
+
+
+def paired(place, foreign, *iterables, **options):
+    """``zip(*iterables)`` of values of the program (where `foreign` is true) with trusted ones, all of which must be used.
+
+    Raises AssertionError if the program gave fewer.
+    """
+    trusted = [values for values, mine in zip(iterables, foreign) if not mine]
+    sizes = [len(values) for values in trusted if hasattr(values, "__len__") and not isinstance(values, range)]
+    number = 0
+    for row in zip(*iterables, **options):
+        number += 1
+        yield row
+    if len(sizes) == len(trusted):
+        if number < min(sizes):
+            raise AssertionError("fewer values than there are expected ones")
+        DONE.add(place)
+
+
+vars(builtins).update(_checked=checked, _each=each, _paired=paired)
