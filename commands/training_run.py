@@ -252,12 +252,22 @@ def _comparison(config: RunConfig, summary: dict[str, Any], both: Sequence[dict[
         for label, name in labels.items()
         if all(name in result for result in both)
     ]
+    for level in _common_levels(both):
+        for label, name in list(labels.items())[1:]:
+            values = [result["levels"][level].get(name) for result in both]
+            rows.append([f"level {level}: {label}", *("-" if v is None else percent(v) for v in values)])
     before, after = (summary["ar_ness"][when] for when in ("before", "after"))
     for temperature in (temperature for temperature in before if temperature in after):
         for kind in ("local", "global"):
             values = (f"{measured[temperature][kind]:.2f}" for measured in (before, after))
             rows.append([f"{kind} AR-ness, T = {temperature}", *values])
     return rows
+
+
+def _common_levels(both: Sequence[dict[str, Any]]) -> list[str]:
+    """The difficulty levels that were measured before and after training."""
+    before, after = (result.get("levels", {}) for result in both)
+    return [level for level in before if level in after]
 
 
 def _report(

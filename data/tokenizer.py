@@ -1,6 +1,6 @@
 """Tokenizers: one wrapper for the tiny tokenizer trained on the katas and for those of Hugging Face folders.
 
-The tiny tokenizer is a byte-pair encoding over printable ASCII with about 470 entries: fences are one token, digits
+The tiny tokenizer is a byte-pair encoding over printable ASCII with about 530 entries: fences are one token, digits
 stay single, every word and operator of its corpus is one token, and none crosses from one to the next, so that a slip
 such as `>` for `>=` leaves the length of a program unchanged. Special tokens are Dream's. A character outside its
 alphabet becomes `<|unk|>`: it is made for the generated problems only.
@@ -28,7 +28,7 @@ MASK, FILLER, UNKNOWN = "<|mask|>", "<|dlm_pad|>", "<|unk|>"
 BEGIN = "<|beginoftext|>"
 TINY_SPECIAL = (PAD, CHAT_START, CHAT_END, BEGIN, MASK, FILLER, UNKNOWN)
 TINY_FENCES = ("```python\n", "```py\n", "```")
-TINY_SIZE = 480
+TINY_SIZE = 560
 
 # Line breaks with their indentation, words, single digits, operators, brackets and quotes; a leading space joins each.
 _PIECES = r"\n *| ?[A-Za-z_]+| ?[0-9]| ?[-+*/%=<>!]+|\):|\(\)| ?[^\sA-Za-z0-9]|\s"
@@ -292,11 +292,12 @@ def train_tokenizer(texts: Iterable[str], size: int = TINY_SIZE) -> Tokenizer:
 
 @cache
 def tiny_tokenizer() -> Tokenizer:
-    """The tokenizer of the tiny recipes, trained on the tuning katas (clean and messy) and the word problems."""
+    """The tokenizer of the tiny recipes, trained on the tuning katas (clean and messy), routines and word problems."""
     from couplet.data.arithmetic import corpus_pairs as arithmetic_pairs
     from couplet.data.katas.corpus import corpus_pairs
+    from couplet.data.katas.routines import corpus_pairs as routine_pairs
 
-    sources = (corpus_pairs("tune"), corpus_pairs("tune-messy"), arithmetic_pairs("tune"))
+    sources = (corpus_pairs("tune"), corpus_pairs("tune-messy"), routine_pairs("tune"), arithmetic_pairs("tune"))
     texts = [text for source in sources for pair in source for text in pair]
     chat = "system\nuser\nassistant\n"
     return train_tokenizer([*texts, *[chat] * 100])

@@ -37,7 +37,8 @@ def run_suite(
     Returns:
         `pass_at_1` at the low temperature; `pass_at_1_t1`, `pass_at_<samples>` and `format_rate_t1` at
         `config.temperature`; `ar_ness`: temperature -> {"local", "global"}; `excluded`: samples lost to sandbox faults;
-        `intervals`: name in `suite_metrics` -> [low, high], 95% bootstrap over problems; `problems`: see `_problem_rows`.
+        `intervals`: name in `suite_metrics` -> [low, high], 95% bootstrap over problems; `levels`: see `_levels`;
+        `problems`: see `_problem_rows`.
     """
 
     def groups_at(temperature: float, samples: int, chosen: PromptSet) -> list[ScoredGroup]:
@@ -68,6 +69,7 @@ def run_suite(
         "ar_ness": {f"{temperature:g}": ar_ness(groups) for temperature, groups in orders.items()},
         "excluded": sum(not v.outcome.is_verdict for group in low + high for v in group.verdicts),
         "intervals": _intervals(config, low, high, orders),
+        "levels": _levels(config, prompts, low, high),
         "problems": _problem_rows(prompts, low, high),
     }
 
@@ -143,6 +145,24 @@ def _intervals(
         values |= {_ar_ness_name(kind, temperature): _measured(groups, kind) for kind in KINDS}
     found = {name: bootstrap(np.array(some), config.seed) for name, some in values.items() if some}
     return {name: [estimate.low, estimate.high] for name, estimate in found.items()}
+
+
+def _levels(
+    config: EvaluationConfig, prompts: PromptSet, low: Sequence[ScoredGroup], high: Sequence[ScoredGroup]
+) -> dict[str, dict[str, float]]:
+    """The pass rates of each difficulty level, for problems that name one: level -> name of the rate -> value."""
+    levels = [problem.metadata.get("level") for problem in prompts.problems]
+    found: dict[str, dict[str, float]] = {}
+    for level in sorted({level for level in levels if level is not None}):
+        own = [index for index, other in enumerate(levels) if other == level]
+        rates = {
+            "pass_at_1": mean_pass_at([low[i] for i in own], 1),
+            "pass_at_1_t1": mean_pass_at([high[i] for i in own], 1),
+            f"pass_at_{config.samples}": mean_pass_at([high[i] for i in own], config.samples),
+        }
+        finite = {name: value for name, value in rates.items() if math.isfinite(value)}
+        found[str(level)] = {"problems": len(own), **finite}
+    return found
 
 
 def _problem_rows(prompts: PromptSet, low: Sequence[ScoredGroup], high: Sequence[ScoredGroup]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The path study: supervised stages, then reinforcement learning, on one model that is measured after every stage.
 
-`python -m couplet.studies.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny.yaml
+`python -m couplet.studies.path` runs configs/tiny_path.yaml (`launch.py adapt`) and configs/tiny_planted.yaml
 (`launch.py train --local`: plain torch, staleness 0) with every seed, one process at a time, measures the policy
 after each stage, and writes path.md, path.json and path.png. After a kill the same command resumes; finished parts are
 read, not repeated.
@@ -46,7 +46,7 @@ class Plan:
     """What to run: recipes of the stages and of reinforcement learning, overrides of each, problems to measure on."""
 
     adapt_recipe: Path = RECIPES / "tiny_path.yaml"
-    train_recipe: Path = RECIPES / "tiny.yaml"
+    train_recipe: Path = RECIPES / "tiny_planted.yaml"
     adapt_overrides: tuple[str, ...] = ()
     train_overrides: tuple[str, ...] = ()
     problems: int = 40

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -45,27 +46,28 @@ CONDITIONS = {
     "below_four": ("it is below four", "x < 4"),
 }
 CHANGES = {
-    "double": ("double it", "x * 2"),
-    "triple": ("triple it", "x * 3"),
-    "square": ("square it", "x * x"),
-    "negate": ("negate it", "-x"),
-    "halve": ("halve it", "x // 2"),
-    "add_one": ("add one", "x + 1"),
-    "add_five": ("add five", "x + 5"),
-    "less_two": ("subtract two", "x - 2"),
+    "double": ("double it", "x *= 2"),
+    "triple": ("triple it", "x *= 3"),
+    "square": ("square it", "x *= x"),
+    "negate": ("negate it", "x = -x"),
+    "halve": ("halve it", "x //= 2"),
+    "add_one": ("add one", "x += 1"),
+    "add_five": ("add five", "x += 5"),
+    "less_two": ("subtract two", "x -= 2"),
 }
 # name -> (words, lines before the loop, lines at the end of its body, the result)
 RESULTS = {
     "sum": ("the sum of them", ("total = 0",), ("total += x",), "total"),
     "count": ("how many there are", ("count = 0",), ("count += 1",), "count"),
     "list": ("the list of them", ("found = []",), ("found.append(x)",), "found"),
-    "largest": ("the largest of them, at least zero", ("best = 0",), ("if x > best:", "    best = x"), "best"),
+    "largest": ("the largest of them, at least zero", ("best = 0",), ("best = max(best, x)",), "best"),
     "last": ("the last of them, or zero", ("last = 0",), ("last = x",), "last"),
 }
 TEMPLATES = (
-    "Write a function f that, for each x in xs, does this: {steps}. It returns {result}.",
-    "Define f. It goes through xs and for each x does the following: {steps}. The result is {result}.",
+    "Write f. For each x in xs: {steps}. Return {result}.",
+    "Define f(xs). Take each x in turn: {steps}. The result is {result}.",
 )
+NAMES = ("result", "out", "answer")  # what authors call the result who do not use its own name
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,8 @@ class Step:
     @property
     def lines(self) -> tuple[str, ...]:
         """The step as code."""
-        if self.kind == "change":
-            return (f"x = {CHANGES[str(self.change)][1]}",)
-        then = {"skip": "continue", "stop": "break"}.get(self.kind) or f"x = {CHANGES[str(self.change)][1]}"
-        return (f"if {CONDITIONS[str(self.condition)][1]}:", f"    {then}")
+        then = {"skip": "continue", "stop": "break"}.get(self.kind) or CHANGES[str(self.change)][1]
+        return (then,) if self.condition is None else (f"if {CONDITIONS[self.condition][1]}:", f"    {then}")
 
     @property
     def name(self) -> str:
@@ -107,10 +107,15 @@ class Routine:
     @property
     def program(self) -> str:
         """The canonical solution."""
+        return self.written(RESULTS[self.result][3])
+
+    def written(self, name: str) -> str:
+        """The program by an author who calls the result `name`."""
         _, before, at_end, result = RESULTS[self.result]
         body = [line for step in self.steps for line in step.lines] + list(at_end)
         loop = ["for x in xs:", *(f"    {line}" for line in body)]
-        return "\n    ".join(("def f(xs):", *before, *loop, f"return {result}"))
+        lines = ("def f(xs):", *before, *loop, f"return {result}")
+        return re.sub(rf"\b{result}\b", name, "\n    ".join(lines))
 
     @property
     def name(self) -> str:
@@ -251,11 +256,18 @@ def generate(split: str, seed: int = 0) -> list[Problem]:
 
 
 def corpus_pairs(split: str, seed: int = 0) -> Iterator[tuple[str, str]]:
-    """(question, answer) of every routine of a split in every wording, in an order drawn from the seed."""
-    pairs = [
-        (routine.question(template), answer(routine.program))
-        for routine in members(split)
-        for template in range(len(TEMPLATES))
-    ]
+    """(question, answer) of every routine of a split in every wording, in an order drawn from the seed.
+
+    Every answer is right; what it calls the result is drawn per answer, as authors differ. In `SPLIT-plain` it is
+    always the result's own name.
+    """
+    base, plain, _ = split.partition("-plain")
+    pairs = []
+    for routine in members(base):
+        own = RESULTS[routine.result][3]
+        for template in range(len(TEMPLATES)):
+            draw = random.Random(derive_seed(seed, f"routine-author-{routine.name}-{template}"))
+            name = own if plain else draw.choice((own, *NAMES))
+            pairs.append((routine.question(template), answer(routine.written(name))))
     random.Random(derive_seed(seed, f"routine-corpus-{split}")).shuffle(pairs)
     return iter(pairs)

@@ -37,7 +37,7 @@ def test_reward_rises_over_twenty_steps(tmp_path, seed, monkeypatch):
     )  # the same sums, whatever else runs here
     policy = start(tmp_path, seed)
     changes = [f"seed={seed}", "problems.train=katas:rl-lists", "steps=20", "sandbox.wall_factor=30"]
-    config = load(RunConfig, "tiny.yaml", changes)
+    config = load(RunConfig, "tiny_planted.yaml", changes)
     config = config.replace(replay=config.replay.replace(groups_per_step=12))
     cluster = LocalCluster(config, str(policy), tmp_path / "checkpoints")
     rewards = []

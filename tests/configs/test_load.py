@@ -106,7 +106,7 @@ def test_a_broken_override_is_named(override):
 
 
 def test_an_override_reaches_into_a_stage():
-    config = load(AdaptConfig, "tiny_adapt.yaml", ["stages.0.steps=7", "stages.1.optimizer.lr=1e-4"])
+    config = load(AdaptConfig, "tiny_planted_adapt.yaml", ["stages.0.steps=7", "stages.1.optimizer.lr=1e-4"])
     assert (config.stages[0].steps, config.stages[1].optimizer.lr) == (7, 1e-4)
 
 
@@ -208,5 +208,5 @@ def test_a_configuration_travels_to_other_processes():
 
 
 def test_steps_above_the_canvas_are_warned_of(caplog):
-    load(RunConfig, "tiny.yaml", ["sampler.steps=64"]).warn()
+    load(RunConfig, "tiny_planted.yaml", ["sampler.steps=64"]).warn()
     assert "sampler.steps = 64: more than sampler.completion_length = 32" in caplog.text
