@@ -73,6 +73,7 @@ class HeldOut:
     """The section; `curve` from three evaluations on, `comparison` if two of them counted each problem."""
 
     table: Table
+    levels: Table | None  # pass@1 and, beside it, pass@k of each difficulty level
     curve: Drawing | None
     comparison: Comparison | None
 
@@ -86,7 +87,7 @@ def held_out(run: Run) -> HeldOut | None:
     """The section; None without an evaluation."""
     if not run.evaluations:
         return None
-    return HeldOut(_table(run), _curve(run), _comparison(run))
+    return HeldOut(_table(run), _levels(run), _curve(run), _comparison(run))
 
 
 def _rates(result: Mapping[str, Any]) -> list[str]:
@@ -104,6 +105,19 @@ def _table(run: Run) -> Table:
         )
         rows.append((name, cells, orders))
     return Table(tuple(metric_name(name, run.section("evaluation")) for name in names), tuple(rows))
+
+
+def _levels(run: Run) -> Table | None:
+    """The high-temperature rates by difficulty level; None if the problems name none."""
+    first = next(iter(run.evaluations.values())).get("levels") or {}
+    samples = run.section("evaluation").get("samples", "?")
+    rows = []
+    for name, result in run.evaluations.items():
+        found = [(result.get("levels") or {}).get(level, {}) for level in first]
+        values = [(one.get(RATE, math.nan), one.get(f"pass_at_{samples}", math.nan)) for one in found]
+        rows.append((name, tuple((percent(one), f"pass@{samples} {percent(many)}") for one, many in values), ()))
+    heads = tuple(f"level {level} ({number(found['problems'])}): pass@1" for level, found in first.items())
+    return Table(heads, tuple(rows)) if first else None
 
 
 def _with_interval(result: Mapping[str, Any], name: str) -> tuple[str, str]:

@@ -2,12 +2,12 @@
 
 Every routine asks for one function `f` that walks through a list and collects a result:
 
-    for each x in xs: skip it if it is even; double it; stop if it is above seven; return the sum of them.
+    for each x in xs: stop if it is above seven; keep it only if it is even; double it. Return the sum of them.
 
-Its *level* is the number of steps in the loop, 1 to 4. A step skips, stops, changes x, or changes it under a condition;
-the order of the steps matters, so the same primitives make different programs. Levels 1 to 3 are divided by composition
-into `tune`, `rl` and `heldout`, once and for all, whatever the seed. Level 4 is in `long` alone: a length that no other
-split has. `SPLIT-N` is level N of a split. The instructions contain no digit.
+Its *level* is the number of steps in the loop, 1 to 4: a condition to stop at, a condition to keep a number, changes of
+it, always in this order. Levels 1 to 3 are divided by composition into `tune`, `rl` and `heldout`, once and for all,
+whatever the seed. Level 4 (with two changes) is in `long` alone: a length that no other split has. `SPLIT-N` is level
+N of a split. The instructions contain no digit.
 
 Tests are chosen from a pool of inputs so that they tell a routine from its rivals: the same steps in another order,
 with one left out, with another condition, change or result.
@@ -40,10 +40,13 @@ CONDITIONS = {
     "even": ("it is even", "x % 2 == 0"),
     "odd": ("it is odd", "x % 2 == 1"),
     "threes": ("it is a multiple of three", "x % 3 == 0"),
+    "fives": ("it is a multiple of five", "x % 5 == 0"),
     "positive": ("it is positive", "x > 0"),
     "negative": ("it is negative", "x < 0"),
     "above_seven": ("it is above seven", "x > 7"),
+    "above_three": ("it is above three", "x > 3"),
     "below_four": ("it is below four", "x < 4"),
+    "from_two": ("it is not below two", "x >= 2"),
 }
 CHANGES = {
     "double": ("double it", "x *= 2"),
@@ -54,47 +57,44 @@ CHANGES = {
     "add_one": ("add one", "x += 1"),
     "add_five": ("add five", "x += 5"),
     "less_two": ("subtract two", "x -= 2"),
+    "remainder": ("take it modulo four", "x %= 4"),
 }
-# name -> (words, lines before the loop, lines at the end of its body, the result)
+# name -> (words, line before the loop, line at its end, the result)
 RESULTS = {
-    "sum": ("the sum of them", ("total = 0",), ("total += x",), "total"),
-    "count": ("how many there are", ("count = 0",), ("count += 1",), "count"),
-    "list": ("the list of them", ("found = []",), ("found.append(x)",), "found"),
-    "largest": ("the largest of them, at least zero", ("best = 0",), ("best = max(best, x)",), "best"),
-    "last": ("the last of them, or zero", ("last = 0",), ("last = x",), "last"),
+    "sum": ("the sum of them", "total = 0", "total += x", "total"),
+    "product": ("the product of them", "product = 1", "product *= x", "product"),
+    "count": ("how many there are", "count = 0", "count += 1", "count"),
+    "list": ("the list of them", "found = []", "found.append(x)", "found"),
+    "last": ("the last of them, or zero", "last = 0", "last = x", "last"),
 }
 TEMPLATES = (
     "Write f. For each x in xs: {steps}. Return {result}.",
     "Define f(xs). Take each x in turn: {steps}. The result is {result}.",
 )
-NAMES = ("result", "out", "answer")  # what authors call the result who do not use its own name
+NAMES = ("result", "out")  # what authors call the result who do not use its own name
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the loop's body: `skip` or `stop` under a condition, a `change`, or a `branch` (a change under one)."""
+    """One step of the loop's body: `stop` or `keep` with its condition, or a `change`."""
 
     kind: str
-    condition: str | None = None
-    change: str | None = None
+    name: str
 
     @property
     def words(self) -> str:
         """The step as an instruction."""
-        when = f" if {CONDITIONS[self.condition][0]}" if self.condition else ""
-        verb = {"skip": "skip it", "stop": "stop"}.get(self.kind) or CHANGES[str(self.change)][0]
-        return verb + when
+        if self.kind == "change":
+            return CHANGES[self.name][0]
+        return {"stop": "stop if ", "keep": "keep it only if "}[self.kind] + CONDITIONS[self.name][0]
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The step as code."""
-        then = {"skip": "continue", "stop": "break"}.get(self.kind) or CHANGES[str(self.change)][1]
-        return (then,) if self.condition is None else (f"if {CONDITIONS[self.condition][1]}:", f"    {then}")
-
-    @property
-    def name(self) -> str:
-        """For the problem's id."""
-        return "_".join(part for part in (self.kind, self.condition, self.change) if part)
+        """The step as code; `keep` is a condition over all that follows it."""
+        if self.kind == "change":
+            return (CHANGES[self.name][1],)
+        head = f"if {CONDITIONS[self.name][1]}:"
+        return (head, "    break") if self.kind == "stop" else (head,)
 
 
 @dataclass(frozen=True)
@@ -112,46 +112,42 @@ class Routine:
     def written(self, name: str) -> str:
         """The program by an author who calls the result `name`."""
         _, before, at_end, result = RESULTS[self.result]
-        body = [line for step in self.steps for line in step.lines] + list(at_end)
-        loop = ["for x in xs:", *(f"    {line}" for line in body)]
-        lines = ("def f(xs):", *before, *loop, f"return {result}")
+        body, indent = list[str](), ""
+        for step in self.steps:
+            body += [indent + line for line in step.lines]
+            indent += "    " if step.kind == "keep" else ""
+        loop = ["for x in xs:", *(f"    {line}" for line in (*body, indent + at_end))]
+        lines = ("def f(xs):", before, *loop, f"return {result}")
         return re.sub(rf"\b{result}\b", name, "\n    ".join(lines))
 
     @property
     def name(self) -> str:
         """For the problem's id."""
-        return "-".join((*(step.name for step in self.steps), self.result))
+        return "-".join((*(f"{step.kind}_{step.name}" for step in self.steps), self.result))
 
     def question(self, template: int) -> str:
         """What is asked."""
         return TEMPLATES[template].format(steps="; ".join(s.words for s in self.steps), result=RESULTS[self.result][0])
 
 
-@cache
-def all_steps() -> tuple[Step, ...]:
-    """Every step, in a fixed order."""
-    skips = [Step("skip", condition) for condition in CONDITIONS]
-    stops = [Step("stop", condition) for condition in CONDITIONS]
-    changes = [Step("change", change=change) for change in CHANGES]
-    branches = [Step("branch", condition, change) for condition in CONDITIONS for change in CHANGES]
-    return (*skips, *stops, *changes, *branches)
+KINDS = {"stop": tuple(CONDITIONS), "keep": tuple(CONDITIONS), "change": tuple(CHANGES)}
+SHAPES = {level: tuple(itertools.combinations(KINDS, level)) for level in LEVELS[:-1]}  # the kinds of a level's steps
+SHAPES |= {LEVELS[-1]: (("stop", "keep", "change", "change"),)}
 
 
 @cache
 def routines(level: int) -> tuple[Routine, ...]:
     """The routines of a level that the splits are cut from, in a fixed order; all different, none with a dead step."""
-    steps, wanted = all_steps(), LONG if level == max(LEVELS) else sum(SIZES.values())
-    if level == 1:
-        pool = [Routine((step,), result) for step in steps for result in RESULTS if _is_alive((step,), result)]
-        return tuple(random.Random(derive_seed(0, "routines-1")).sample(pool, len(pool)))
-    generator, found = random.Random(derive_seed(0, f"routines-{level}")), dict[Routine, None]()
-    kinds = {kind: [step for step in steps if step.kind == kind] for kind in ("skip", "stop", "change", "branch")}
-    while len(found) < wanted:
-        chosen = tuple(generator.choice(kinds[generator.choice(tuple(kinds))]) for _ in range(level))
-        result = generator.choice(tuple(RESULTS))
-        if _is_alive(chosen, result):
-            found[Routine(chosen, result)] = None
-    return tuple(found)
+    draw = random.Random(derive_seed(0, f"routines-{level}"))
+    pool = [
+        (tuple(map(Step, kinds, names)), result)
+        for kinds in SHAPES[level]
+        for names in itertools.product(*(KINDS[kind] for kind in kinds))
+        for result in RESULTS
+    ]
+    wanted = LONG if level == max(LEVELS) else sum(SIZES.values())
+    alive = (Routine(*one) for one in draw.sample(pool, len(pool)) if _is_alive(*one))
+    return tuple(itertools.islice(alive, wanted))
 
 
 def _is_alive(steps: Sequence[Step], result: str) -> bool:
@@ -186,10 +182,8 @@ def _rivals(routine: Routine) -> Iterator[Routine]:
     for place, step in enumerate(steps):
         before, after = steps[:place], steps[place + 1 :]
         yield Routine((*before, *after), routine.result)
-        for other in CONDITIONS if step.condition else ():
-            yield Routine((*before, Step(step.kind, other, step.change), *after), routine.result)
-        for other in CHANGES if step.change else ():
-            yield Routine((*before, Step(step.kind, step.condition, other), *after), routine.result)
+        for other in KINDS[step.kind]:
+            yield Routine((*before, Step(step.kind, other), *after), routine.result)
     for result in RESULTS:
         yield Routine(steps, result)
 

@@ -69,6 +69,17 @@ def test_the_corpus_answers_every_question_of_a_split():
     assert all(row["answer"].startswith("```python\ndef f(xs):\n") and row["answer"].endswith("\n```") for row in rows)
 
 
+def test_authors_differ_in_the_name_of_the_result_alone():
+    answers = {text for _, text in routines.corpus_pairs("tune-2")}
+    plain = {text for _, text in routines.corpus_pairs("tune-2-plain")}
+    assert any("    out = 0\n" in text for text in answers) and not any("    out = 0\n" in text for text in plain)
+    problems = {routine.question(0): routines.make_problem(routine) for routine in routines.members("tune-2")[:60]}
+    worded = [(question, text) for question, text in routines.corpus_pairs("tune-2") if question in problems]
+    assert len(worded) == 60
+    for question, text in worded:
+        assert passes(text.removeprefix("```python\n").removesuffix("\n```"), problems[question])
+
+
 @pytest.mark.parametrize("split", ["nothing", "tune-4", "long-1", "rl-x", "rl-"])
 def test_an_unknown_split_is_refused_by_name(split):
     with pytest.raises(ValueError, match=f"no split '{split}'"):

@@ -49,6 +49,17 @@ def test_rates_agree_with_the_counts_per_problem_and_lie_in_their_intervals():
     json.dumps(result, allow_nan=False)
 
 
+def test_rates_of_a_level_are_those_of_its_problems():
+    prompts = prompt_set()
+    leveled = [replace(problem, metadata={"level": i % 2 + 1}) for i, problem in enumerate(prompts.problems)]
+    result = run_suite(CONFIG, SamplerConfig(), replace(prompts, problems=tuple(leveled)), evaluate_with())
+    assert list(result["levels"]) == ["1", "2"] and suite()["levels"] == {}
+    for index, found in enumerate(result["levels"].values()):
+        rows = result["problems"][index::2]
+        assert found["problems"] == 3
+        assert found["pass_at_1_t1"] == np.mean([row["pass_at_1_t1"][1] / 4 for row in rows])
+
+
 def test_ar_ness_is_measured_on_the_first_problems_at_every_temperature():
     result = suite()
     assert result["ar_ness"]["1.2"]["local"] == pytest.approx(0.9)

@@ -94,6 +94,7 @@ def evaluation(step: int, passed: dict[str, int]) -> dict[str, object]:
         "ar_ness": {"0.2": {"local": 0.75, "global": 0.5}},
         "excluded": 0,
         "intervals": {"pass_at_1": [mean - 0.1, mean + 0.1]},
+        "levels": {"2": {"problems": len(passed), "pass_at_1_t1": mean / 2, "pass_at_8": mean}},
         "problems": [
             {
                 "problem_id": name,

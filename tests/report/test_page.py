@@ -97,6 +97,7 @@ def test_a_finished_run_shows_before_and_after_and_a_ledger_that_adds_up(run) ->
     assert "64 issued = 60 trained + 3 filtered + 1 quarantined + 0 in flight" in text and "adds up" in text
     assert "T = 0.2: 0.75 local, 0.5 global" in text and "62.5% [52.5, 72.5]" in text
     assert text.index(" before ") < text.index(" after ")
+    assert "level 2 (4): pass@1" in text and "31.2% pass@8 62.5%" in text
 
 
 def test_problems_are_compared_and_the_most_changed_ones_come_with_both_answers(run) -> None:
