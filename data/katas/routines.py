@@ -31,7 +31,7 @@ from couplet.data.seeds import derive_seed
 
 SPLITS = ("tune", "rl", "heldout", "long")
 LEVELS = (1, 2, 3, 4)
-SIZES = {"tune": 400, "rl": 100, "heldout": 40}  # compositions of one level; `long` has 60 of level 4
+SIZES = {"tune": 400, "rl": 100, "heldout": 60}  # compositions of one level; `long` has 60 of level 4
 LONG = 60
 TESTS, POOL = 5, 96
 
@@ -40,24 +40,18 @@ CONDITIONS = {
     "even": ("it is even", "x % 2 == 0"),
     "odd": ("it is odd", "x % 2 == 1"),
     "threes": ("it is a multiple of three", "x % 3 == 0"),
-    "fives": ("it is a multiple of five", "x % 5 == 0"),
     "positive": ("it is positive", "x > 0"),
     "negative": ("it is negative", "x < 0"),
     "above_seven": ("it is above seven", "x > 7"),
-    "above_three": ("it is above three", "x > 3"),
     "below_four": ("it is below four", "x < 4"),
-    "from_two": ("it is not below two", "x >= 2"),
 }
 CHANGES = {
     "double": ("double it", "x *= 2"),
     "triple": ("triple it", "x *= 3"),
     "square": ("square it", "x *= x"),
     "negate": ("negate it", "x = -x"),
-    "halve": ("halve it", "x //= 2"),
     "add_one": ("add one", "x += 1"),
-    "add_five": ("add five", "x += 5"),
     "less_two": ("subtract two", "x -= 2"),
-    "remainder": ("take it modulo four", "x %= 4"),
 }
 # name -> (words, line before the loop, line at its end, the result)
 RESULTS = {
@@ -71,7 +65,7 @@ TEMPLATES = (
     "Write f. For each x in xs: {steps}. Return {result}.",
     "Define f(xs). Take each x in turn: {steps}. The result is {result}.",
 )
-NAMES = ("result", "out")  # what authors call the result who do not use its own name
+OTHER_NAME, OTHER_SHARE = "result", 1 / 3  # what some authors of the corpus call the result, and how many do
 
 
 @dataclass(frozen=True)
@@ -252,16 +246,13 @@ def generate(split: str, seed: int = 0) -> list[Problem]:
 def corpus_pairs(split: str, seed: int = 0) -> Iterator[tuple[str, str]]:
     """(question, answer) of every routine of a split in every wording, in an order drawn from the seed.
 
-    Every answer is right; what it calls the result is drawn per answer, as authors differ. In `SPLIT-plain` it is
-    always the result's own name.
+    Every answer is right. Its author, drawn for each, decides what the result is called.
     """
-    base, plain, _ = split.partition("-plain")
     pairs = []
-    for routine in members(base):
-        own = RESULTS[routine.result][3]
+    for routine in members(split):
         for template in range(len(TEMPLATES)):
-            draw = random.Random(derive_seed(seed, f"routine-author-{routine.name}-{template}"))
-            name = own if plain else draw.choice((own, *NAMES))
+            author = random.Random(derive_seed(seed, f"routine-author-{routine.name}-{template}"))
+            name = OTHER_NAME if author.random() < OTHER_SHARE else RESULTS[routine.result][3]
             pairs.append((routine.question(template), answer(routine.written(name))))
     random.Random(derive_seed(seed, f"routine-corpus-{split}")).shuffle(pairs)
     return iter(pairs)
