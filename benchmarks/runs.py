@@ -39,10 +39,26 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
         cells.append(f"{s['seconds']:.0f}")
         rows.append(cells)
     lines = [markdown_table(heads, rows)]
+    if levels := _levels(summaries, list(names.items())[1:]):
+        lines += ["", *levels]
     for label, name in names.items():
         gains = [100 * (s[f"{name}_after"] - s[f"{name}_before"]) for s in summaries]
         lines.append(f"\nGain of {label}: mean {mean(gains):+.1f} points, from {min(gains):+.1f} to {max(gains):+.1f}.")
     return "\n".join(lines)
+
+
+def _levels(summaries: Sequence[dict[str, Any]], names: Sequence[tuple[str, str]]) -> list[str]:
+    """The mean over the runs of each difficulty level's rates, as Markdown; nothing if the problems have no levels."""
+    both = [summary.get("levels") or {"before": {}, "after": {}} for summary in summaries]
+    levels = [level for level in both[0]["before"] if all(level in one["after"] for one in both)]
+    rows = []
+    for level in levels:
+        cells = [level, str(both[0]["before"][level]["problems"])]
+        for _, name in names:
+            before, after = (mean(one[when][level][name] for one in both) for when in ("before", "after"))
+            cells.append(f"{100 * before:.1f} → {100 * after:.1f}")
+        rows.append(cells)
+    return [markdown_table(["level", "problems", *(f"{label}, mean" for label, _ in names)], rows)] if rows else []
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -205,6 +205,7 @@ def _summary(
         "seconds": seconds,
         "seed": config.seed,
         "problems": {name: _prompt_counts(some) for name, some in prompts.items()},
+        "levels": {"before": before.get("levels", {}), "after": after.get("levels", {})},
         "ar_ness": {"before": before["ar_ness"], "after": after["ar_ness"]},
         "ledger": cluster.totals(),
         "restarts": cluster.restarts(),
