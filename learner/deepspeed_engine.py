@@ -25,13 +25,12 @@ import torch
 import torch.distributed as dist
 from deepspeed.checkpoint.ds_to_universal import main as convert_to_universal
 from deepspeed.utils import logger, safe_get_full_fp32_param, safe_get_local_fp32_param
-from torch import Tensor, nn
+from torch import Tensor
 
 from couplet.configs.schema import LearnerConfig, OptimizerConfig
 from couplet.learner.checkpoint import CheckpointError
-from couplet.learner.engine import DTYPES, adamw, check_norm, decay_groups, own_settings
-from couplet.learner.process_group import gather_rows, join
-from couplet.learner.schedule import learning_rate
+from couplet.learner.engine import DTYPES, EngineState, Setup, adamw, check_norm, decay_groups, own_settings
+from couplet.learner.process_group import join
 from couplet.model.adapters import trained_parameters
 
 # torch renames collectives faster than DeepSpeed follows; one line per call would flood a run's log.
@@ -42,43 +41,29 @@ UNIVERSAL = "universal"
 RECORD = "engine.json"
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(EngineState):
     """A `learner.engine.Engine` on DeepSpeed."""
 
-    def __init__(
-        self,
-        policy: nn.Module,
-        optimizer: OptimizerConfig,
-        learner: LearnerConfig,
-        total_updates: int,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.config, self.rank, self.ranks = learner, rank, ranks
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        learner, optimizer = self.config, setup.optimizer
         self._stage = zero_stage(learner)
-        self.device = next(policy.parameters()).device
         logger.setLevel(logging.ERROR)
-        join(rank, ranks, self.device, learner.timeout)
+        join(self.rank, self.ranks, self.device, learner.timeout)
         if self.device.type == "cpu":
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         os.environ.setdefault("LOCAL_RANK", str(self.device.index or 0))
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-        policy = policy.to(DTYPES[learner.dtype]).train()
+        policy = setup.policy.to(DTYPES[learner.dtype]).train()
         self._every: dict[str, Any] = dict(policy.named_parameters())
         self._trained: dict[str, Any] = dict(trained_parameters(policy))
         self._parameters: list[Any] = list(self._trained.values())
         groups = decay_groups(list(self._trained.items()), optimizer.weight_decay)
         with redirect_stdout(StringIO()):  # stage 1 in bfloat16 prints its memory
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=policy, optimizer=adamw(groups, optimizer), config=settings(optimizer, learner, ranks)
+                model=policy, optimizer=adamw(groups, optimizer), config=settings(optimizer, learner, self.ranks)
             )
         self.module: Any = self._engine
-        self._optimizer_config, self._total_updates = optimizer, total_updates
-        self.updates = 0
-
-    @property
-    def learning_rate(self) -> float:
-        return learning_rate(self.updates, self._total_updates, self._optimizer_config)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -98,9 +83,6 @@ class DeepSpeedEngine:
             check_norm(norm, self.updates)
         self.updates += 1
         return norm
-
-    def gather(self, values_NM: Tensor) -> Tensor:
-        return gather_rows(values_NM, self.device, self.ranks)
 
     def named_weights(self, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in (self._every if frozen else self._trained).items():

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from couplet.configs.schema import ConfigError, LearnerConfig, OptimizerConfig
+from couplet.learner.process_group import gather_rows
+from couplet.learner.schedule import learning_rate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -75,6 +78,41 @@ class Engine(Protocol):
 
     def restore(self, folder: Path) -> None:
         """Load what `save` wrote. Collective."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an engine is built from.
+
+    Attributes:
+        policy: the module to train; its device is the engine's.
+        optimizer, learner: sections of the configuration.
+        total_updates: optimiser updates of the whole run, for the schedule.
+        rank, ranks: this process and how many there are.
+    """
+
+    policy: nn.Module
+    optimizer: OptimizerConfig
+    learner: LearnerConfig
+    total_updates: int
+    rank: int = 0
+    ranks: int = 1
+
+
+class EngineState:
+    """The attributes of `Engine` that every engine has in the same way."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup, self.config, self.rank, self.ranks = setup, setup.learner, setup.rank, setup.ranks
+        self.device: torch.device = next(setup.policy.parameters()).device
+        self.updates = 0
+
+    @property
+    def learning_rate(self) -> float:
+        return learning_rate(self.updates, self.setup.total_updates, self.setup.optimizer)
+
+    def gather(self, values_NM: Tensor) -> Tensor:
+        return gather_rows(values_NM, self.device, self.ranks)
 
 
 def decay_groups(named: list[tuple[str, Tensor]], weight_decay: float) -> list[dict[str, Any]]:

@@ -6,33 +6,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from couplet.configs.schema import LearnerConfig, OptimizerConfig
 from couplet.learner.checkpoint import CheckpointError
-from couplet.learner.engine import DTYPES, adamw, check_norm, decay_groups, own_settings
-from couplet.learner.process_group import gather_rows, join, sum_over_ranks
-from couplet.learner.schedule import learning_rate
+from couplet.learner.engine import DTYPES, EngineState, Setup, adamw, check_norm, decay_groups, own_settings
+from couplet.learner.process_group import join, sum_over_ranks
 from couplet.model.adapters import trained_parameters
 
 
-class TorchEngine:
+class TorchEngine(EngineState):
     """AdamW in plain torch, gradients summed over ranks; in bfloat16, with float32 copies of weights and gradients."""
 
-    def __init__(
-        self,
-        policy: nn.Module,
-        optimizer: OptimizerConfig,
-        learner: LearnerConfig,
-        total_updates: int,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.config, self.rank, self.ranks = learner, rank, ranks
-        self.device = next(policy.parameters()).device
-        if ranks > 1:
-            join(rank, ranks, self.device, learner.timeout)
-        dtype = DTYPES[learner.dtype]
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        if self.ranks > 1:
+            join(self.rank, self.ranks, self.device, self.config.timeout)
+        policy, dtype = setup.policy, DTYPES[self.config.dtype]
         self._has_masters = dtype != torch.float32
         exact = (
             [(name, parameter.detach().float().clone()) for name, parameter in trained_parameters(policy).items()]
@@ -44,13 +33,7 @@ class TorchEngine:
         masters = exact or list(trained.items())
         self._names, self._parameters = list(trained), list(trained.values())
         self._masters = [master for _, master in masters]
-        self._optimizer_config, self._total_updates = optimizer, total_updates
-        self._optimizer = adamw(decay_groups(masters, optimizer.weight_decay), optimizer)
-        self.updates = 0
-
-    @property
-    def learning_rate(self) -> float:
-        return learning_rate(self.updates, self._total_updates, self._optimizer_config)
+        self._optimizer = adamw(decay_groups(masters, setup.optimizer.weight_decay), setup.optimizer)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         loss.backward()
@@ -62,7 +45,7 @@ class TorchEngine:
             sum_over_ranks([_gradient(master) for master in self._masters])
 
     def step(self) -> float:
-        norm = float(torch.nn.utils.clip_grad_norm_(self._masters, self._optimizer_config.grad_norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters, self.setup.optimizer.grad_norm))
         check_norm(norm, self.updates)
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -71,9 +54,6 @@ class TorchEngine:
         self._publish_masters()
         self.updates += 1
         return norm
-
-    def gather(self, values_NM: Tensor) -> Tensor:
-        return gather_rows(values_NM, self.device, self.ranks)
 
     def named_weights(self, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.module.named_parameters() if frozen else zip(self._names, self._parameters):

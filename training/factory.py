@@ -159,6 +159,7 @@ def build_learner(config: LearnerSlice, start: str, rank: int = 0) -> Learner:
     """Rank `rank` of the learner with the weights of folder `start`."""
     import torch
 
+    from couplet.learner.engine import Setup
     from couplet.learner.engines import build_engine
     from couplet.learner.learner import Learner
     from couplet.model.device import device_for
@@ -167,7 +168,7 @@ def build_learner(config: LearnerSlice, start: str, rank: int = 0) -> Learner:
     if device == "cpu":
         torch.set_num_threads(config.learner.threads)
     policy = load_policy(config.policy, start, device)
-    engine = build_engine(policy, config.optimizer, config.learner, config.updates, rank, ranks)
+    engine = build_engine(Setup(policy, config.optimizer, config.learner, config.updates, rank, ranks))
     return Learner(engine, policy, config.objective, config.estimator, rank, ranks, temperature=config.temperature)
 
 

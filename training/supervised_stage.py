@@ -10,10 +10,11 @@ import torch
 
 from couplet.configs.schema import AdaptConfig, ConfigError, StageConfig
 from couplet.data.corpora.corpus import InstructBatches, PackedBatches
-from couplet.data.corpora.stream import Part
+from couplet.data.corpora.stream import Part, Stream
 from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import PAD, Tokenizer, load_tokenizer
 from couplet.learner.adapt import Row, SupervisedLearner, fastest_threads, run_rows
+from couplet.learner.engine import Setup
 from couplet.learner.engines import build_engine
 from couplet.model.device import device_for
 from couplet.model.policy import DiffusionPolicy
@@ -40,7 +41,8 @@ class StageRunner:
         if config.learner.adapter.rank:
             self.policy.add_adapter(config.learner.adapter, self.seed)
         self.tokenizer = load_tokenizer(start)
-        engine = build_engine(self.policy, self.stage.optimizer, config.learner, self.stage.steps, rank, ranks)
+        stage = self.stage
+        engine = build_engine(Setup(self.policy, stage.optimizer, config.learner, stage.steps, rank, ranks))
         self.learner = SupervisedLearner(engine, self.policy, self.stage, self.seed)
         self.corpus = self._batches()
         validates = self.stage.validate_every > 0
@@ -88,30 +90,25 @@ def stage_batches(
     stage: StageConfig, tokenizer: Tokenizer, ids: TokenIds, seed: int, part: Part = "train", epochs: int | None = None
 ) -> Batches:
     """The corpus of a stage; all of it is trained on if nothing is validated."""
-    shape: dict[str, Any] = {
-        "length": stage.length,
-        "batch": stage.batch,
-        "seed": seed,
-        "part": part if stage.validate_every else "all",
-        "epochs": epochs,
-        "validation_share": stage.validation_share,
-    }
-    if stage.objective == "instruct":
+    instruct, share = stage.objective == "instruct", stage.validation_share
+    columns = (stage.prompt_column, stage.answer_column) if instruct else (stage.text_column,)
+    part = part if stage.validate_every else "all"
+    stream = Stream(stage.corpus, columns, seed, epochs=epochs, part=part, validation_share=share)
+    if instruct:
         return InstructBatches(
-            stage.corpus,
+            stream,
             tokenizer,
+            length=stage.length,
+            batch=stage.batch,
             canvas=stage.canvas,
-            prompt_column=stage.prompt_column,
-            answer_column=stage.answer_column,
             infill=stage.infill,
             system=stage.system,
             end_token=stage.end_token or ids.end[0],
             pad_token=stage.pad_token or ids.pad,
             filler_token=stage.filler_token or ids.filler,
-            **shape,
         )
     end = stage.end_token or (PAD if PAD in tokenizer.special else ids.eos)
-    return PackedBatches(stage.corpus, tokenizer, text_column=stage.text_column, end_token=end, **shape)
+    return PackedBatches(stream, tokenizer, length=stage.length, batch=stage.batch, end_token=end)
 
 
 def validation_batches(stage: StageConfig, tokenizer: Tokenizer, ids: TokenIds, seed: int) -> list[Any]:

@@ -31,13 +31,16 @@ def adapt(rank, ranks, steps, objective, engine, **learner):
     """Updates of a supervised stage on one rank of `ranks`: losses and validation loss."""
     from couplet.configs.schema import LearnerConfig, OptimizerConfig, StageConfig
     from couplet.learner.adapt import SupervisedLearner
+    from couplet.learner.engine import Setup
     from couplet.learner.engines import build_engine
     from tests.learner.toys import supervised_batches, toy_policy
 
     optimizer = OptimizerConfig(lr=1e-2, warmup_ratio=0.0, grad_norm=1.0)
     stage = StageConfig(name="x", objective=objective, steps=steps, canvas=5, micro_rows=2, optimizer=optimizer)
     policy = toy_policy()
-    built = build_engine(policy, optimizer, LearnerConfig(engine=engine, ranks=ranks, **learner), steps, rank, ranks)
+    built = build_engine(
+        Setup(policy, optimizer, LearnerConfig(engine=engine, ranks=ranks, **learner), steps, rank, ranks)
+    )
     supervised = SupervisedLearner(built, policy, stage, seed=1)
     batches = supervised_batches(objective, rows=7)
     losses = [supervised.learn(next(batches))["loss"] for _ in range(steps)]

@@ -5,6 +5,7 @@ import torch
 
 from couplet.configs.schema import LearnerConfig, OptimizerConfig, StageConfig
 from couplet.learner.adapt import EarlyStop, SupervisedLearner, fastest_threads, run_stage
+from couplet.learner.engine import Setup
 from couplet.learner.engines import build_engine
 from tests.learner.toys import instruct_batches, packed_batches, toy_policy, weights_of
 
@@ -13,7 +14,7 @@ FAST = OptimizerConfig(lr=1e-2, warmup_ratio=0.0, grad_norm=1.0, weight_decay=0.
 
 def make(stage, policy=None, **learner):
     policy = policy or toy_policy()
-    engine = build_engine(policy, stage.optimizer, LearnerConfig(engine="torch", **learner), stage.steps)
+    engine = build_engine(Setup(policy, stage.optimizer, LearnerConfig(engine="torch", **learner), stage.steps))
     return SupervisedLearner(engine, policy, stage, seed=1)
 
 

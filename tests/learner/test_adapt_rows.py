@@ -12,6 +12,7 @@ from couplet.commands.display import Display
 from couplet.configs.load import from_dict
 from couplet.configs.schema import AdaptConfig, LearnerConfig, OptimizerConfig, StageConfig
 from couplet.learner.adapt import SupervisedLearner, joined, run_rows, run_stage
+from couplet.learner.engine import Setup
 from couplet.learner.engines import build_engine
 from couplet.model.policy import DiffusionPolicy
 from tests.learner.toys import instruct_batches, toy_policy, weights_of
@@ -22,7 +23,7 @@ VALIDATION = 10_000  # seed of the batch that stages are validated on
 
 def make(config, policy=None):
     policy = policy or toy_policy()
-    engine = build_engine(policy, config.optimizer, LearnerConfig(engine="torch"), config.steps)
+    engine = build_engine(Setup(policy, config.optimizer, LearnerConfig(engine="torch"), config.steps))
     return SupervisedLearner(engine, policy, config, seed=1)
 
 

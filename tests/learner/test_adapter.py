@@ -8,6 +8,7 @@ import torch
 
 from couplet.configs.schema import LearnerConfig, OptimizerConfig, StageConfig
 from couplet.learner.adapt import SupervisedLearner
+from couplet.learner.engine import Setup
 from couplet.learner.engines import build_engine
 from couplet.model.adapters import is_adapter, trained_parameters
 from couplet.model.policy import DiffusionPolicy
@@ -107,7 +108,7 @@ def test_every_stage_learns_with_an_adapter(tmp_path, objective: str) -> None:
     def build() -> SupervisedLearner:
         policy = toy_policy()
         policy.add_adapter(config.adapter, seed=0)
-        return SupervisedLearner(build_engine(policy, optimizer, config, stage.steps), policy, stage, seed=1)
+        return SupervisedLearner(build_engine(Setup(policy, optimizer, config, stage.steps)), policy, stage, seed=1)
 
     batches = [next(supervised_batches(objective, rows=7)) for _ in range(1)] * 12
     straight = build()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from couplet.configs.schema import LearnerConfig, OptimizerConfig
-from couplet.learner.engine import decay_groups
+from couplet.learner.engine import Setup, decay_groups
 from couplet.learner.engines import build_engine
 from couplet.learner.process_group import join
 from tests.learner.toys import toy_groups, toy_learner, toy_policy, weights_of
@@ -12,7 +12,9 @@ from tests.learner.toys import toy_groups, toy_learner, toy_policy, weights_of
 
 def engine(policy, total=10, learner=None, **optimizer):
     fields = {"lr": 1e-2, "warmup_ratio": 0.0, "grad_norm": 1.0, "weight_decay": 0.0} | optimizer
-    return build_engine(policy, OptimizerConfig(**fields), LearnerConfig(engine="torch", **(learner or {})), total)
+    return build_engine(
+        Setup(policy, OptimizerConfig(**fields), LearnerConfig(engine="torch", **(learner or {})), total)
+    )
 
 
 def pull(policy):
@@ -88,7 +90,7 @@ def test_without_deepspeed_the_error_says_what_to_do(policy, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     monkeypatch.delitem(sys.modules, "couplet.learner.deepspeed_engine", raising=False)
     with pytest.raises(ValueError, match=r"needs the package deepspeed: install it, or choose engine: torch"):
-        build_engine(policy, OptimizerConfig(), LearnerConfig(engine="deepspeed"), 10)
+        build_engine(Setup(policy, OptimizerConfig(), LearnerConfig(engine="deepspeed"), 10))
 
 
 def test_several_ranks_need_an_address(monkeypatch):

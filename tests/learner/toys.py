@@ -10,6 +10,7 @@ from couplet.configs.schema import EstimatorConfig, LearnerConfig, ObjectiveConf
 from couplet.data.seeds import derive_seed
 from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
+from couplet.learner.engine import Setup
 from couplet.learner.engines import build_engine
 from couplet.learner.learner import Learner
 from couplet.model.policy import DiffusionPolicy
@@ -75,7 +76,7 @@ def toy_learner(policy, *, rank=0, ranks=1, engine="torch", optimizer=None, lear
     config = LearnerConfig(engine=engine, ranks=ranks, **(learner or {}))
     if config.adapter.rank:
         policy.add_adapter(config.adapter, seed=0)
-    built = build_engine(policy, OptimizerConfig(**optimizer), config, total_updates=20, rank=rank, ranks=ranks)
+    built = build_engine(Setup(policy, OptimizerConfig(**optimizer), config, total_updates=20, rank=rank, ranks=ranks))
     return Learner(built, policy, ObjectiveConfig(**objective), EstimatorConfig(**estimator), rank, ranks)
 
 

@@ -26,6 +26,7 @@ from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import load_tokenizer
 from couplet.data.trajectory import GroupId, RolloutRequest, ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
+from couplet.learner.engine import Setup
 from couplet.learner.engines import build_engine
 from couplet.learner.learner import Learner
 from couplet.model.policy import DiffusionPolicy
@@ -151,7 +152,7 @@ def test_one_learner_step_with_an_adapter(adapted: tuple[Path, list[dict]], tmp_
     config = LearnerConfig(engine="torch", adapter=adapter)
     trained = policy()
     optimizer = OptimizerConfig(lr=1e-3, warmup_ratio=0.0)
-    engine = build_engine(trained, optimizer, config, total_updates=4)
+    engine = build_engine(Setup(trained, optimizer, config, total_updates=4))
     learner = Learner(engine, trained, objective, estimator)
     metrics = learner.learn([ScoredGroup(group, verdicts)])
     assert np.isfinite(metrics["loss"]) and metrics["grad_norm"] > 0
