@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from couplet.configs.errors import UserError
-from couplet.data.corpora.stream import Part, Stream
+from couplet.data.corpora.stream import Stream
 from couplet.data.infilling import missing_from_answer
 from couplet.data.seeds import derive_seed
 from couplet.data.sources import SourceError
@@ -50,7 +50,7 @@ def _check_same(state: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 class PackedBatches:
-    """Endless (or `epochs` long) packed batches of a text source.
+    """Packed batches of a stream of texts.
 
     Documents, each closed by `end_token` (a name or an id), are laid end to end and cut into rows of `length` tokens; a
     document cut by the end of a row continues in the next. `batch` counts the rows of all learner ranks. The incomplete
@@ -59,26 +59,20 @@ class PackedBatches:
 
     def __init__(
         self,
-        source: str,
+        stream: Stream,
         tokenizer: Tokenizer,
         *,
         length: int,
         batch: int,
-        seed: int = 0,
-        text_column: str = "text",
         end_token: str | int = PAD,
-        buffer: int = 10_000,
-        epochs: int | None = None,
-        part: Part = "all",
-        validation_share: float = 0.02,
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch = {batch}: must be at least 1")
         self._tokenizer, self._length, self._batch = tokenizer, length, batch
         self._end = tokenizer.id(end_token)
-        self._stream = Stream(source, (text_column,), seed, buffer, epochs, part, validation_share)
+        self._stream = stream
         self._carry: list[int] = []  # tokens read but not yet given
-        self._made_from = {"source": source, "seed": seed, "batch": batch, "length": length, "part": part}
+        self._made_from = {**stream.made_from, "batch": batch, "length": length}
         self.counts = {"documents": 0, "tokens": 0}
 
     def __iter__(self) -> PackedBatches:
@@ -109,7 +103,7 @@ class PackedBatches:
 
 
 class InstructBatches:
-    """Endless (or `epochs` long) batches of prompts with their answers.
+    """Batches of a stream of prompts with their answers.
 
     A row is the chat prompt, left-padded to `length - canvas`, and a canvas of `canvas` tokens: the answer, the end
     token, then the filler. In a share `infill` of the rows a random part of the answer's code is missing: the canvas
@@ -120,24 +114,17 @@ class InstructBatches:
 
     def __init__(
         self,
-        source: str,
+        stream: Stream,
         tokenizer: Tokenizer,
         *,
         length: int,
         canvas: int,
         batch: int,
-        seed: int = 0,
-        prompt_column: str = "prompt",
-        answer_column: str = "answer",
         infill: float = 0.0,
         system: str | None = None,
         end_token: str | int = CHAT_END,
         pad_token: str | int = PAD,
         filler_token: str | int = FILLER,
-        buffer: int = 10_000,
-        epochs: int | None = None,
-        part: Part = "all",
-        validation_share: float = 0.02,
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch = {batch}: must be at least 1")
@@ -146,13 +133,11 @@ class InstructBatches:
         self._tokenizer, self._length, self._canvas, self._batch = tokenizer, length, canvas, batch
         self._system = system
         self._end, self._pad, self._filler = map(tokenizer.id, (end_token, pad_token, filler_token))
-        columns = (prompt_column, answer_column)
-        self._stream = Stream(source, columns, seed, buffer, epochs, part, validation_share)
-        self._made_from = {"source": source, "seed": seed, "batch": batch, "length": length, "canvas": canvas}
-        self._made_from["part"] = part
+        self._stream = stream
+        self._made_from = {**stream.made_from, "batch": batch, "length": length, "canvas": canvas}
         if infill:
             self._made_from["infill"] = infill
-        self._infill, self._seed = infill, seed
+        self._infill, self._seed = infill, stream.seed
         self.counts = {"examples": 0, "prompts_too_long": 0, "answers_too_long": 0}
         self._encode = lru_cache(4096)(self._encode_pair)  # a small corpus is encoded once, not once per epoch
 

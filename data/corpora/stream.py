@@ -67,6 +67,11 @@ class Stream:
         """Epochs completed."""
         return self._epoch
 
+    @property
+    def made_from(self) -> dict[str, str | int]:
+        """What a saved position belongs to."""
+        return {"source": self.source, "seed": self.seed, "part": self.part}
+
     def state(self) -> dict[str, int]:
         """The position in the stream, as plain numbers."""
         return {"epoch": self._epoch, "shard": self._shard, "row": self._row, "taken": self._taken}

@@ -29,17 +29,25 @@ def write_jsonl(path, rows):
     return str(path)
 
 
+def instruct_batches(source, tokenizer, *, seed=0, epochs=None, part="all", **shape):
+    return InstructBatches(Stream(source, ("prompt", "answer"), seed, epochs=epochs, part=part), tokenizer, **shape)
+
+
+def packed_batches(source, tokenizer, *, seed=0, epochs=None, part="all", **shape):
+    return PackedBatches(Stream(source, ("text",), seed, epochs=epochs, part=part), tokenizer, **shape)
+
+
 def instruct(tokenizer, **options):
-    return InstructBatches("katas:tune-lists", tokenizer, length=68, canvas=32, batch=8, seed=3, **options)
+    return instruct_batches("katas:tune-lists", tokenizer, length=68, canvas=32, batch=8, seed=3, **options)
 
 
 def packed(tokenizer, **options):
-    return PackedBatches("katas:tune-strings", tokenizer, length=48, batch=4, seed=3, **options)
+    return packed_batches("katas:tune-strings", tokenizer, length=48, batch=4, seed=3, **options)
 
 
 def test_instruct_row_is_prompt_then_answer_end_filler(tokenizer, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "Define f.", "answer": "def f(n):"}])
-    batch = next(InstructBatches(source, tokenizer, length=24, canvas=10, batch=1))
+    batch = next(instruct_batches(source, tokenizer, length=24, canvas=10, batch=1))
     end, filler, pad = tokenizer.id(CHAT_END), tokenizer.id(FILLER), tokenizer.id(PAD)
     prompt, answer = tokenizer.chat_prompt("Define f."), tokenizer.encode("def f(n):")
     assert len(prompt) == 11 and len(answer) == 5
@@ -51,7 +59,7 @@ def test_instruct_row_is_prompt_then_answer_end_filler(tokenizer, tmp_path):
 
 def test_packed_rows_number_their_documents_from_zero(tokenizer, tmp_path):
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": "n n n"}])
-    batch = next(PackedBatches(source, tokenizer, length=6, batch=2))
+    batch = next(packed_batches(source, tokenizer, length=6, batch=2))
     n, space_n, end = tokenizer.id("n"), tokenizer.id(" n"), tokenizer.id(PAD)
     assert batch.tokens_BL.tolist() == [
         [n, space_n, space_n, end, n, space_n],
@@ -64,9 +72,9 @@ def test_special_tokens_spelled_out_in_a_corpus_mask_nothing_and_end_no_document
     spelled = f"n {MASK}{PAD}{CHAT_END}"
     length = len(tokenizer.encode(spelled)) + 1
     source = write_jsonl(tmp_path / "a.jsonl", [{"text": spelled, "prompt": spelled, "answer": spelled}])
-    documents = next(PackedBatches(source, tokenizer, length=length, batch=1))
+    documents = next(packed_batches(source, tokenizer, length=length, batch=1))
     assert documents.document_BL.tolist() == [[0] * length]
-    answers = next(InstructBatches(source, tokenizer, length=4 * length, canvas=length, batch=1))
+    answers = next(instruct_batches(source, tokenizer, length=4 * length, canvas=length, batch=1))
     for tokens in (documents.tokens_BL[0], answers.tokens_BL[0, -length:]):
         assert tokenizer.decode(tokens, skip_special=False) in (spelled + PAD, spelled + CHAT_END)
         assert not np.isin(tokens[:-1], list(tokenizer.special.values())).any()
@@ -87,7 +95,7 @@ def test_resume_equals_uninterrupted(tokenizer, make, buffer):
 
 
 def test_another_seed_gives_another_order_and_a_state_of_it_is_refused(tokenizer):
-    one = InstructBatches("katas:tune-lists", tokenizer, length=68, canvas=32, batch=8, seed=1)
+    one = instruct_batches("katas:tune-lists", tokenizer, length=68, canvas=32, batch=8, seed=1)
     assert not np.array_equal(next(one).tokens_BL, next(instruct(tokenizer)).tokens_BL)
     with pytest.raises(ValueError, match="the saved position belongs to"):
         instruct(tokenizer).restore(one.state())
@@ -115,10 +123,10 @@ def test_training_and_validation_parts_are_complements():
 def test_examples_that_do_not_fit_are_dropped_and_counted(tokenizer, tmp_path):
     rows = [{"prompt": "n", "answer": "n"}, {"prompt": "n" * 99, "answer": "n"}, {"prompt": "n", "answer": "n" * 99}]
     source = write_jsonl(tmp_path / "a.jsonl", rows)
-    batches = InstructBatches(source, tokenizer, length=20, canvas=8, batch=1, epochs=1)
+    batches = instruct_batches(source, tokenizer, length=20, canvas=8, batch=1, epochs=1)
     assert len(list(batches)) == 1
     assert batches.counts == {"examples": 1, "prompts_too_long": 1, "answers_too_long": 1}
-    nothing = InstructBatches(write_jsonl(tmp_path / "b.jsonl", rows[1:]), tokenizer, length=20, canvas=8, batch=1)
+    nothing = instruct_batches(write_jsonl(tmp_path / "b.jsonl", rows[1:]), tokenizer, length=20, canvas=8, batch=1)
     with pytest.raises(SourceError, match="no example fits"):
         next(nothing)
 
@@ -163,9 +171,9 @@ def test_faults_name_file_and_line(tmp_path):
 
 def test_no_rows_and_a_canvas_without_prompt_are_refused(tokenizer):
     with pytest.raises(ValueError, match="batch = 0"):
-        InstructBatches("katas:tune", tokenizer, length=64, canvas=32, batch=0)
+        instruct_batches("katas:tune", tokenizer, length=64, canvas=32, batch=0)
     with pytest.raises(ValueError, match="canvas = 32"):
-        InstructBatches("katas:tune", tokenizer, length=32, canvas=32, batch=1)
+        instruct_batches("katas:tune", tokenizer, length=32, canvas=32, batch=1)
 
 
 def test_a_hub_data_set_streams_and_skips(tmp_path):
@@ -180,7 +188,7 @@ def test_a_hub_data_set_streams_and_skips(tmp_path):
 
 
 def test_an_infilling_row_has_the_rest_of_the_program_around_its_canvas(tokenizer):
-    batches = InstructBatches("katas:tune", tokenizer, length=100, canvas=32, batch=8, seed=3, infill=0.5)
+    batches = instruct_batches("katas:tune", tokenizer, length=100, canvas=32, batch=8, seed=3, infill=0.5)
     examples = set(pairs("katas:tune"))
     end, filler = tokenizer.id(CHAT_END), tokenizer.id(FILLER)
     kinds = []
