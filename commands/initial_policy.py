@@ -96,5 +96,6 @@ def _fingerprint(recipe: AdaptConfig) -> str:
     tree = {k: v for k, v in to_dict(recipe).items() if k not in ("name", "runs_dir", "ray", "checkpoint")}
     trained_by = (adapt, engine, torch_engine, schedule, supervised, families, logprob, policy, randomness, transformer)
     trained_on = (corpus, infilling, kata_compositions, kata_corpus, katas, routines, stream, tokenizer)
-    code = (Path(str(module.__file__)).read_bytes() for module in (*trained_by, *trained_on))
-    return fingerprint((json.dumps(tree, sort_keys=True), *code), size=6)
+    files = [Path(str(module.__file__)) for module in (*trained_by, *trained_on)]
+    files.append(Path(str(kata_compositions.__file__)).with_name("primitives.yaml"))
+    return fingerprint((json.dumps(tree, sort_keys=True), *(file.read_bytes() for file in files)), size=6)
