@@ -17,13 +17,12 @@ from couplet.data.files import write_json, write_text, writing
 from couplet.data.prompts import PromptSet
 from couplet.evaluation.decoding import (
     Decoded,
-    Keep,
     at,
     completion_rows,
     decode_judged,
-    decode_word_problems,
     first_forward_confidence,
     measures,
+    word_problems,
 )
 from couplet.evaluation.decoding_figures import domain_figure, entropy_sink_figure, step_figure, temperature_figure
 from couplet.evaluation.figures import write_both
@@ -97,39 +96,17 @@ class _Collected:
     settings: list[dict[str, Any]] = field(default_factory=list)
     completions: list[dict[str, Any]] = field(default_factory=list)
 
-    def code(self, subject: Subject, prompts: PromptSet, sampler: SamplerConfig) -> list[Decoded]:
-        """Completions of the code problems."""
-        samples, seed = self.plan.samples, self.plan.seed
-
-        def decode(part: PromptSet, keep: Keep) -> list[Decoded]:
-            return decode_judged(subject.evaluate, part, sampler, samples, seed, keep)
-
-        return self._recorded(f"{subject.label}-code", prompts, sampler, decode)
-
-    def words(self, subject: Subject, prompts: PromptSet, sampler: SamplerConfig) -> list[Decoded]:
-        """Completions of the word problems."""
-        samples, seed = self.plan.samples, self.plan.seed
-
-        def decode(part: PromptSet, keep: Keep) -> list[Decoded]:
-            return decode_word_problems(
-                subject.policy, subject.decode, part, sampler, samples, seed, subject.rows, keep
-            )
-
-        return self._recorded(f"{subject.label}-words", prompts, sampler, decode)
-
-    def _recorded(
-        self,
-        name: str,
-        prompts: PromptSet,
-        sampler: SamplerConfig,
-        decode: Callable[[PromptSet, Keep], Sequence[Decoded]],
-    ) -> list[Decoded]:
+    def decoded(self, name: str, evaluate: Evaluate, prompts: PromptSet, sampler: SamplerConfig) -> list[Decoded]:
         """The recorded completions, and those of the other problems decoded now: so a killed analysis resumes."""
         records = Records(self.out / "decoded" / f"{name}-T{sampler.temperature:g}-S{sampler.steps}.jsonl")
+
+        def keep(found: Decoded) -> None:
+            records.append(asdict(found))
+
         left, part = records.left(prompts)
         if left:
-            for decoded in decode(part, lambda found: records.append(asdict(found))):
-                records.append(asdict(decoded))
+            for found in decode_judged(evaluate, part, sampler, self.plan.samples, self.plan.seed, keep):
+                keep(found)
         records.close()
         return [Decoded.of_row(row) for row in records.of(prompts)]
 
@@ -211,19 +188,22 @@ def _measure(
     found: _Collected,
 ) -> list[dict[str, Any]]:
     """Every setting of one subject, collected in `found`; returns the rows of its entropy sink."""
-    canvas = sampler.completion_length
+    canvas, in_code = sampler.completion_length, f"{subject.label}-code"
     for temperature in plan.temperatures:
-        decoded = found.code(subject, code, at(sampler, temperature))
+        decoded = found.decoded(in_code, subject.evaluate, code, at(sampler, temperature))
         found.add(_facts("temperature", subject, "code", temperature, sampler.steps), decoded)
     for steps in plan.steps or (canvas, canvas // 2, canvas // 4):
-        decoded = found.code(subject, code, at(sampler, plan.step_temperature, steps))
+        decoded = found.decoded(in_code, subject.evaluate, code, at(sampler, plan.step_temperature, steps))
         found.add(_facts("steps", subject, "code", plan.step_temperature, steps), decoded)
     sink = _sink_rows(subject, "code", code, canvas)
     if words is not None:
-        setting = at(sampler, plan.domain_temperature)
+        setting, solve = (
+            at(sampler, plan.domain_temperature),
+            word_problems(subject.policy, subject.decode, subject.rows),
+        )
         for domain, decoded in (
-            ("code", found.code(subject, code, setting)),
-            ("word problems", found.words(subject, words, setting)),
+            ("code", found.decoded(in_code, subject.evaluate, code, setting)),
+            ("word problems", found.decoded(f"{subject.label}-words", solve, words, setting)),
         ):
             found.add(_facts("domain", subject, domain, plan.domain_temperature, sampler.steps), decoded)
         sink += _sink_rows(subject, "word problems", words, canvas)

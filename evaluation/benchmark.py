@@ -193,16 +193,12 @@ def write_samples(path: Path, problems: Sequence[Problem], records: Sequence[Map
 
     The solution is the program that was judged, or, if the format rule refused the text, what looks most like one.
     """
-    lines = [
-        json.dumps({"task_id": evalplus_id(problem.problem_id), "solution": _program(problem, completion["text"])})
-        for problem, row in zip(problems, records, strict=True)
-        for completion in row["completions"]
-    ]
+    lines = []
+    for problem, row in zip(problems, records, strict=True):
+        for text in (completion["text"] for completion in row["completions"]):
+            program = read_answer(text, problem).program or program_of_answer(text, problem)
+            lines.append(json.dumps({"task_id": evalplus_id(problem.problem_id), "solution": program}))
     write_text(path, "".join(line + "\n" for line in lines))
-
-
-def _program(problem: Problem, text: str) -> str:
-    return read_answer(text, problem).program or program_of_answer(text, problem)
 
 
 def run_canonical(

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from couplet.configs.schema import SamplerConfig
+from couplet.configs.schema import EstimatorConfig, SamplerConfig
 from couplet.data.problem import Problem
-from couplet.data.prompts import PromptSet, evaluation_requests
-from couplet.data.trajectory import ScoredGroup, answer_length
-from couplet.data.verdict import Outcome
+from couplet.data.prompts import PromptSet
+from couplet.data.trajectory import ScoredGroup
+from couplet.data.verdict import Outcome, Verdict
 from couplet.evaluation.pass_at_k import Estimate, bootstrap, pass_at_k
 from couplet.evaluation.request import EvalRequest, Evaluate
 from couplet.model.policy import DiffusionPolicy
 from couplet.rollout.ar_ness import global_ar_ness, local_ar_ness, order_entropy, reveal_order
-from couplet.rollout.sampler import Completion, sample
+from couplet.rollout.sampler import sample
+from couplet.rollout.worker import RolloutWorker
 
 ANSWER = re.compile(r"answer is (-?\d+)")
 
@@ -98,7 +99,7 @@ Keep = Callable[[Decoded], None]
 def decode_judged(
     evaluate: Evaluate, prompts: PromptSet, sampler: SamplerConfig, samples: int, seed: int, keep: Keep | None = None
 ) -> list[Decoded]:
-    """Completions of problems with tests, by `Cluster.evaluate`."""
+    """Completions with their outcomes: of problems with tests by `Cluster.evaluate`, or of `word_problems`."""
 
     def done(_: int, scored: ScoredGroup) -> None:
         if keep is not None:
@@ -120,52 +121,31 @@ def _judged(scored: ScoredGroup) -> Decoded:
     )
 
 
-def decode_word_problems(
-    policy: DiffusionPolicy,
-    decode: Callable[[Sequence[int]], str],
-    prompts: PromptSet,
-    sampler: SamplerConfig,
-    samples: int,
-    seed: int,
-    rows: int | None = None,
-    keep: Keep | None = None,
-) -> list[Decoded]:
-    """Completions of arithmetic word problems, sampled here; passed if the last "answer is N" is the result.
+def word_problems(policy: DiffusionPolicy, decode: Callable[[Sequence[int]], str], rows: int | None = None) -> Evaluate:
+    """Samples arithmetic word problems here; passed if the last "answer is N" is the problem's `metadata["result"]`.
 
     Args:
         policy, decode: the model, and token ids to text.
-        prompts: problems with `metadata["result"]`. Seeds follow from a problem's id.
         rows: most completions per forward pass; None decodes all together.
     """
-    size = len(prompts) if rows is None else max(1, rows // samples)
-    requests, found = evaluation_requests(prompts, samples, seed), list[Decoded]()
-    for first in range(0, len(prompts), max(1, size)):
-        part = slice(first, first + size)
-        flat = [prompt.tolist() for prompt in prompts.prompts[part] for _ in range(samples)]
-        seeds = [one for request in requests[part] for one in request.seeds_G]
-        completions = sample(policy, flat, sampler, seeds, microbatch_rows=rows)
-        for problem in prompts.problems[part]:
-            found.append(_solved(problem, completions[:samples], policy.token_ids.end, decode))
-            completions = completions[samples:]
-            if keep is not None:
-                keep(found[-1])
-    return found
+    rollout = RolloutWorker(policy, decode, SamplerConfig(), EstimatorConfig(), microbatch_rows=rows, draw=sample)
+
+    def evaluate(request: EvalRequest) -> list[ScoredGroup]:
+        requests, found = request.rollouts(), list[ScoredGroup]()
+        size = len(requests) if rows is None else max(1, rows // request.samples)
+        for first in range(0, len(requests), max(1, size)):
+            for group in rollout.generate(requests[first : first + size], request.sampler):
+                problem = request.prompts.problems[group.group_id.problem]
+                found.append(ScoredGroup(replace(group, metrics=None), tuple(_solved(problem, t) for t in group.texts)))
+                request.report(found[-1])
+        return found
+
+    return evaluate
 
 
-def _solved(
-    problem: Problem, completions: Sequence[Completion], end: Sequence[int], decode: Callable[[Sequence[int]], str]
-) -> Decoded:
-    lengths = [answer_length(c.tokens, end) for c in completions]
-    texts = tuple(decode(c.tokens[:length].tolist()) for c, length in zip(completions, lengths))
-    right = [(ANSWER.findall(text) or [""])[-1] == str(problem.metadata["result"]) for text in texts]
-    return Decoded(
-        problem.problem_id,
-        tuple(tuple(reveal_order(c.tokens, c.reveal_step, end)) for c in completions),
-        tuple((Outcome.PASSED if ok else Outcome.FAILED).value for ok in right),
-        texts,
-        sum(c.tokens.size for c in completions),
-        None,
-    )
+def _solved(problem: Problem, text: str) -> Verdict:
+    right = (ANSWER.findall(text) or [""])[-1] == str(problem.metadata["result"])
+    return Verdict(Outcome.PASSED if right else Outcome.FAILED, float(right))
 
 
 def _orders(scored: ScoredGroup) -> tuple[tuple[int, ...], ...]:

@@ -8,38 +8,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b6b6b", "#7a5195")
-INK, FAINT = "#22262b", "#b9bfc6"
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.0,
-    "axes.titlesize": 11.0,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9.0,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": cycler(color=COLOURS),
-    "grid.color": "#e7eaee",
-    "grid.linewidth": 0.8,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5.0,
-    "figure.facecolor": "white",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "couplet",  # the same figure gives the same bytes
-}
+STYLE: Any = mpl.rc_params_from_file(Path(__file__).with_name("couplet.mplstyle"), use_default_template=False)
+COLOURS: tuple[str, ...] = tuple(STYLE["axes.prop_cycle"].by_key()["color"])
+INK, FAINT = str(STYLE["text.color"]), str(STYLE["axes.edgecolor"])
 
 
 def new_figure(

@@ -12,7 +12,7 @@ from couplet.configs.schema import ConfigError
 from couplet.data.prompts import PromptSet
 from couplet.evaluation import decoding
 from couplet.evaluation.analysis import AnalysisPlan, Subject, run_analysis
-from couplet.evaluation.decoding import Decoded, decode_judged, decode_word_problems, measures
+from couplet.evaluation.decoding import Decoded, decode_judged, measures, word_problems
 from tests.evaluation.test_decoding import SAMPLER, Evaluator, code_prompts, spell, tiny_policy, word_prompts
 
 PLAN = AnalysisPlan(temperatures=(0.2, 1.2), steps=(8, 4), samples=2, ar_ness_ks=(1,), pass_ks=(1,))
@@ -99,15 +99,15 @@ def test_a_problem_twice_is_refused(tmp_path):
 def test_word_problems_keep_to_the_rows_of_a_forward(monkeypatch):
     asked, original = [], decoding.sample
 
-    def sample(policy, prompts, config, seeds, microbatch_rows=None):
+    def sample(policy, prompts, config, seeds, microbatch_rows=None, **options):
         asked.append((len(prompts), microbatch_rows))
-        return original(policy, prompts, config, seeds, microbatch_rows=microbatch_rows)
+        return original(policy, prompts, config, seeds, microbatch_rows=microbatch_rows, **options)
 
     monkeypatch.setattr(decoding, "sample", sample)
     policy = tiny_policy()
-    few = decode_word_problems(policy, spell, word_prompts(), SAMPLER, 3, seed=5, rows=4)
+    few = decode_judged(word_problems(policy, spell, rows=4), word_prompts(), SAMPLER, 3, seed=5)
     assert asked == [(3, 4), (3, 4)]  # a problem at a time: two would be six rows
-    assert few == decode_word_problems(policy, spell, word_prompts(), SAMPLER, 3, seed=5)
+    assert few == decode_judged(word_problems(policy, spell), word_prompts(), SAMPLER, 3, seed=5)
 
 
 def test_a_first_slow_call_does_not_count_for_the_speed():

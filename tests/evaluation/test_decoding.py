@@ -20,10 +20,10 @@ from couplet.evaluation.analysis import AnalysisPlan, Subject, run_analysis
 from couplet.evaluation.decoding import (
     Decoded,
     decode_judged,
-    decode_word_problems,
     first_forward_confidence,
     measures,
     order_diversity,
+    word_problems,
 )
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.tokens import TokenIds
@@ -124,7 +124,8 @@ def test_the_first_forward_is_the_softmax_of_the_masked_canvas_without_mask() ->
 def test_a_word_problem_is_solved_by_its_last_answer() -> None:
     policy = tiny_policy()
     replies = iter(["the answer is 3, no: the answer is 7.", "The answer is 77.", "7", "answer is 7"])
-    found = decode_word_problems(policy, lambda tokens: next(replies), word_prompts(), SAMPLER, 2, seed=0)
+    solve = word_problems(policy, lambda tokens: next(replies))
+    found = decode_judged(solve, word_prompts(), SAMPLER, 2, seed=0)
     assert [d.outcomes for d in found] == [("passed", "failed"), ("failed", "passed")]
     assert found[0].tokens == 16 and found[0].seconds is None
 
