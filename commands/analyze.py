@@ -13,14 +13,7 @@ from rich.console import Console
 from couplet.commands import cli
 from couplet.commands.backends import open_evaluator
 from couplet.commands.display import open_console
-from couplet.commands.subject import (
-    Subject,
-    judging_facts,
-    open_policy,
-    problems_fingerprint,
-    prompts_of,
-    weights_fingerprint,
-)
+from couplet.commands.subject import Subject, weights_fingerprint
 from couplet.configs.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,12 +35,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperatures", type=cli.numbers, metavar="T,T", help=sweep)
     halving = "of the step halving (default: canvas, half, quarter)"
     parser.add_argument("--steps", type=cli.counts, metavar="N,N", help=halving)
-    parser.add_argument(
-        "--samples", type=cli.positive, default=8, metavar="N", help="completions per problem (default: 8)"
-    )
+    cli.add_samples(parser)
     words = "word problems to compare the code with; or none"
     parser.add_argument("--words", default="arithmetic:heldout", metavar="SET", help=words)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="figures and data (default: RUN/analysis/SET)")
     cli.add_subset(parser)
     cli.add_local(parser)
@@ -88,10 +78,10 @@ def run_policy_analysis(comparison: Comparison, plan: AnalysisPlan, console: Con
     from couplet.evaluation.analysis import claim_folder, run_analysis
 
     subject, words = comparison.subject, comparison.words
-    folder, config = open_policy(subject.policy, subject.recipe, subject.overrides)
+    folder, config = subject.open()
     folders = {"policy": folder}
     if comparison.before is not None:
-        folders = {"before": open_policy(comparison.before, subject.recipe, subject.overrides)[0], "after": folder}
+        folders = {"before": subject.open(comparison.before)[0], "after": folder}
     code = _shared_prompts(config, folders, subject, subject.problems)
     asked = None if words is None else _shared_prompts(config, folders, subject, words)
     if asked is not None and any("result" not in problem.metadata for problem in asked.problems):
@@ -100,10 +90,8 @@ def run_policy_analysis(comparison: Comparison, plan: AnalysisPlan, console: Con
     facts: dict[str, Any] = {
         "policies": {label: str(path) for label, path in folders.items()},
         "weights": {label: weights_fingerprint(path) for label, path in folders.items()},
-        "problems": subject.problems,
-        "problem_print": problems_fingerprint(code.problems),
         "words": words,
-        **judging_facts(config),
+        **subject.facts(config, code.problems),
     }
     claim_folder(out, config.sampler, plan, facts)
     with open_evaluator(config, local=subject.local) as evaluator:
@@ -117,8 +105,7 @@ def run_policy_analysis(comparison: Comparison, plan: AnalysisPlan, console: Con
 
 
 def _shared_prompts(config: RunConfig, folders: dict[str, Path], subject: Subject, source: str) -> PromptSet:
-    limit, overrides = subject.limit, subject.overrides
-    sets = [prompts_of(config, folder, source, limit, overrides) for folder in folders.values()]
+    sets = [subject.prompts(config, folder, source) for folder in folders.values()]
     for other in sets[1:]:
         if [prompt.tolist() for prompt in other.prompts] != [prompt.tolist() for prompt in sets[0].prompts]:
             before, after = folders.values()

@@ -160,6 +160,13 @@ def add_subset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="RECIPE", help="settings (default: those of the run the policy belongs to)")
 
 
+def add_samples(parser: argparse.ArgumentParser) -> None:
+    """--samples and --seed."""
+    text = "completions per problem (default: 8)"
+    parser.add_argument("--samples", type=positive, default=8, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
+
+
 def add_local(parser: argparse.ArgumentParser) -> None:
     """--local"""
     parser.add_argument("--local", action="store_true", help="one process, without Ray")

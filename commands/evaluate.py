@@ -15,14 +15,7 @@ from rich.console import Console
 from couplet.commands import cli
 from couplet.commands.backends import open_evaluator
 from couplet.commands.display import Bar, Display, open_console
-from couplet.commands.subject import (
-    Subject,
-    judging_facts,
-    open_policy,
-    problems_fingerprint,
-    prompts_of,
-    weights_fingerprint,
-)
+from couplet.commands.subject import Subject, weights_fingerprint
 from couplet.data.problem import Problem
 from couplet.data.problem_sets import load_problems
 from couplet.data.trajectory import ScoredGroup
@@ -41,13 +34,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     temperatures = "default: evaluation.greedy_temperature, 0.2"
     parser.add_argument("--temperatures", type=cli.numbers, metavar="T,T", help=temperatures)
     parser.add_argument("--steps", type=cli.counts, metavar="N,N", help="denoising steps (default: the policy's own)")
-    parser.add_argument(
-        "--samples", type=cli.positive, default=8, metavar="N", help="completions per problem (default: 8)"
-    )
+    cli.add_samples(parser)
     parser.add_argument(
         "--k", type=cli.counts, metavar="K,K", help="k of pass@k (default: 1 and the number of samples)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
     prefix = "begin every answer with this text; `published`: as the papers do (= evaluation.answer_prefix)"
     parser.add_argument("--prefix", metavar="TEXT", help=prefix)
     where = "results (default: RUN/benchmarks/SET); after a kill the same command continues there"
@@ -75,19 +65,14 @@ def run_evaluation(subject: Subject, plan: Plan, console: Console) -> list[dict[
 
     Temperatures that are None mean `evaluation.greedy_temperature`. Raises `UserError`.
     """
-    folder, config = open_policy(subject.policy, subject.recipe, subject.overrides)
+    folder, config = subject.open()
     if not any(override.startswith("reward.answers=") for override in subject.overrides):
         config = config.replace(reward=config.reward.replace(answers="any"))  # as `score` reads them
-    prompts = prompts_of(config, folder, subject.problems, subject.limit, subject.overrides)
+    prompts = subject.prompts(config, folder)
     if plan.temperatures is None:
         plan = replace(plan, temperatures=(config.evaluation.greedy_temperature,))
-    facts: dict[str, Any] = {
-        "policy": str(folder),
-        "weights": weights_fingerprint(folder),
-        "problems": subject.problems,
-        "problem_print": problems_fingerprint(prompts.problems),
-        **judging_facts(config),
-    }
+    facts: dict[str, Any] = {"policy": str(folder), "weights": weights_fingerprint(folder)}
+    facts |= subject.facts(config, prompts.problems)
     with open_evaluator(config, local=subject.local) as evaluator:
         facts["sandbox_tier"] = evaluator.tier
         console.print(f"{folder} on {subject.problems}: {evaluator.describe()}", highlight=False, soft_wrap=True)
@@ -116,7 +101,7 @@ def _with_lines(request: EvalRequest, console: Console) -> Progress | None:
 
 def run_canonical_check(subject: Subject, console: Console) -> dict[str, Any]:
     """Judge the canonical solutions as if the policy had written them; nothing is sampled."""
-    _, config = open_policy(subject.policy, subject.recipe, subject.overrides)
+    _, config = subject.open()
     found = load_problems(subject.problems, seed=config.problems.seed, limit=subject.limit)
     with open_evaluator(config, local=subject.local) as evaluator:
 

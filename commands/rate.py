@@ -20,11 +20,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--endpoint", metavar="URL", help="a running server, e.g. http://127.0.0.1:8000/v1")
     model.add_argument("--vllm", metavar="MODEL", help="start `vllm serve MODEL` and stop it afterwards")
     _options_of_served_model(parser)
-    parser.add_argument(
-        "--samples", type=cli.positive, default=8, metavar="N", help="completions per problem (default: 8)"
-    )
+    cli.add_samples(parser)
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="of the samples (default: 0.8)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
     parser.add_argument("--level", choices=LEVELS, default="hard", help="which problems to keep (default: hard)")
     cli.add_subset(parser)
     cli.add_local(parser)
@@ -33,17 +30,20 @@ def options(parser: argparse.ArgumentParser) -> None:
 def _options_of_served_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="name at the endpoint (default: its first)")
     parser.add_argument("--base", action="store_true", help="no chat model: let it continue the problem's code")
-    parser.add_argument("--vllm-python", metavar="PATH", help="interpreter of vLLM's own environment")
+    parser.add_argument("--vllm-python", dest="python", metavar="PATH", help="interpreter of vLLM's own environment")
     gpus = "GPUs of the server (default: 1; CPU: 0)"
-    parser.add_argument("--vllm-gpus", type=float, default=1.0, metavar="N", help=gpus)
-    parser.add_argument("--vllm-options", default="", metavar="TEXT", help="further options of vllm serve, in quotes")
+    parser.add_argument("--vllm-gpus", dest="gpus", type=float, default=1.0, metavar="N", help=gpus)
+    text = "further options of vllm serve, in quotes"
+    parser.add_argument("--vllm-options", dest="options", type=shlex.split, default=[], metavar="TEXT", help=text)
     ready = "seconds until it must be ready (default: 1200)"
-    parser.add_argument("--vllm-timeout", type=float, default=1200.0, metavar="S", help=ready)
+    parser.add_argument("--vllm-timeout", dest="ready_seconds", type=float, default=1200.0, metavar="S", help=ready)
     parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="of a served model (default: 0.95)")
     under_way = "requests to a served model at a time (default: 32)"
     parser.add_argument("--concurrency", type=cli.positive, default=32, metavar="N", help=under_way)
     limit = "seconds that a request may take; a slower one is tried again (default: 600)"
-    parser.add_argument("--request-timeout", type=float, default=600.0, metavar="S", help=limit)
+    parser.add_argument(
+        "--request-timeout", dest="request_seconds", type=float, default=600.0, metavar="S", help=limit
+    )
     answer = "of a served model's answer (default: 1024)"
     parser.add_argument("--max-tokens", type=cli.positive, default=1024, metavar="N", help=answer)
 
@@ -51,33 +51,11 @@ def _options_of_served_model(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Rate with a policy or a served model."""
     from couplet.commands.display import open_console
-    from couplet.commands.rating import Served, run_rating
+    from couplet.commands.rating import run_rating
+    from couplet.commands.served import Served
+    from couplet.commands.subject import Subject
     from couplet.serving.completions import Sampling
 
-    served = None
-    if args.policy is None:
-        served = Served(
-            endpoint=args.endpoint,
-            vllm=args.vllm,
-            python=args.vllm_python,
-            gpus=args.vllm_gpus,
-            options=tuple(shlex.split(args.vllm_options)),
-            ready_seconds=args.vllm_timeout,
-            model=args.model,
-            base=args.base,
-            concurrency=args.concurrency,
-            request_seconds=args.request_timeout,
-        )
-    run_rating(
-        args.problems,
-        args.out,
-        policy=args.policy,
-        served=served,
-        level=args.level,
-        recipe=args.config,
-        sampling=Sampling(args.samples, args.max_tokens, args.temperature, args.top_p, seed=args.seed),
-        overrides=args.overrides,
-        limit=args.limit,
-        local=args.local,
-        console=open_console(),
-    )
+    served = Served.of(args) if args.policy is None else None
+    sampling = Sampling(args.samples, args.max_tokens, args.temperature, args.top_p, seed=args.seed)
+    run_rating(Subject.of(args), served, sampling, args.level, open_console())
