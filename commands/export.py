@@ -14,8 +14,8 @@ from couplet.configs.json_file import read_object
 from couplet.configs.load import read_recipe
 from couplet.configs.schema import ConfigError, require
 from couplet.data.files import writing
-from couplet.evaluation.policy_settings import config_for, write_decoding
 from couplet.learner.checkpoint import latest_checkpoint
+from couplet.training.policy_settings import config_for, write_decoding
 
 CURVE = "reward.png"
 
@@ -106,7 +106,7 @@ def export_policy(
             if auto_map is not None:
                 classes = MODEL_FAMILIES[policy.config.family].remote_classes.items()
                 remote = {name: f"{auto_map}--{code}" for name, code in classes if name != "AutoTokenizer"}
-                _edit(part / "config.json", {"auto_map": remote})
+                _write_json(part / "config.json", read_object(part / "config.json") | {"auto_map": remote})
             write_decoding(part, sampler)
             has_curve = (run / CURVE).is_file()
             if has_curve:
@@ -175,10 +175,6 @@ def _write_tokenizer(source: Path, folder: Path, auto_map: str | None) -> None:
         load_tokenizer(source).save(folder)
         _write_json(path, {name: value for name, value in read_object(path).items() if name != "auto_map"})
     settle_settings(folder)
-
-
-def _edit(path: Path, fields: dict[str, Any]) -> None:
-    _write_json(path, read_object(path) | fields)
 
 
 def _write_json(path: Path, tree: Any) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from couplet.configs.schema import SamplerConfig
-from couplet.evaluation.policy_settings import generation_fields
 from couplet.evaluation.suite import metric_name
+from couplet.training.policy_settings import generation_fields
 
 TEMPLATES = Path(__file__).with_name("templates")
 # The most informative settings of a run, by section.

@@ -22,13 +22,12 @@ from couplet.data.files import writing
 from couplet.data.problem import Problem
 from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import Tokenizer, completion_text, load_tokenizer
-from couplet.data.trajectory import answer_length
-from couplet.evaluation.policy_settings import settings_tree
 from couplet.model.device import check_device
 from couplet.model.policy import DiffusionPolicy
 from couplet.report.animation import write_gif, write_svg
-from couplet.report.trace import END, MASKED, Trace, step_colour, token_pieces
+from couplet.report.trace import END, MASKED, Trace, answer_pieces, step_colour
 from couplet.rollout.sampler import Completion, sample
+from couplet.training.policy_settings import settings_tree
 
 FRAME_SECONDS = 0.04  # between two frames in a terminal, so that a small model can be followed
 QUIT = ("exit", "quit", ":q")
@@ -87,7 +86,7 @@ def run_sample(
 
 
 def sampler_of(folder: Path, changes: Mapping[str, Any]) -> SamplerConfig:
-    """How to decode with the policy in `folder`, by its own settings (`evaluation.policy_settings`), then `changes`.
+    """How to decode with the policy in `folder`, by its own settings (`training.policy_settings`), then `changes`.
 
     If only the canvas is changed, the steps change in proportion.
     """
@@ -158,12 +157,8 @@ class LiveView:
 
 def trace_of(policy: DiffusionPolicy, tokenizer: Tokenizer, question: str, completion: Completion, steps: int) -> Trace:
     """The trace of a completion up to its first end token."""
-    end = policy.token_ids.end
-    length = answer_length(completion.tokens, end)
-    tokens = completion.tokens[:length].tolist()
-    pieces = token_pieces(tokens, lambda ids: tokenizer.decode(ids, skip_special=False))
-    shown = tuple(END if token in end else piece for token, piece in zip(tokens, pieces))
-    return Trace(question, shown, tuple(completion.reveal_step[:length].tolist()), steps)
+    shown = answer_pieces(completion.tokens.tolist(), policy.token_ids.end, tokenizer)
+    return Trace(question, tuple(shown), tuple(completion.reveal_step[: len(shown)].tolist()), steps)
 
 
 def _print_answer(text: str, console: Console) -> None:

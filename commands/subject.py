@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from couplet.commands.checks import check_policy_folder
 from couplet.configs.load import to_dict
 from couplet.data.fingerprint import fingerprint
-from couplet.evaluation.policy_settings import config_for
 from couplet.model.hub import find_policy
+from couplet.training.policy_settings import config_for
 
 if TYPE_CHECKING:
     from couplet.configs.schema import RunConfig
@@ -33,15 +33,15 @@ class Subject:
     """What a command samples and judges, and where its results go.
 
     Attributes:
-        policy: a policy folder, a run folder, or a hub name.
+        policy: a policy folder, a run folder, or a hub name; None: a served model is rated.
         problems: as `data.problem_sets.load_problems`.
-        recipe, overrides: settings other than the policy's own (`evaluation.policy_settings`).
+        recipe, overrides: settings other than the policy's own (`training.policy_settings`).
         limit: first problems only.
         out: results, which an interrupted command continues from; None: beside the policy.
         local: in this process, without Ray.
     """
 
-    policy: str
+    policy: str | None
     problems: str
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
@@ -54,6 +54,21 @@ class Subject:
         """The subject that a command line names."""
         settings = args.config, tuple(args.overrides), args.limit
         return cls(args.policy, args.problems, *settings, args.out, args.local)
+
+    def open(self, policy: str | None = None) -> tuple[Path, RunConfig]:
+        """`open_policy` of the policy, or of another one under the same settings."""
+        name = policy or self.policy
+        assert name is not None, "only `prepare rate` has subjects without a policy"
+        return open_policy(name, self.recipe, self.overrides)
+
+    def prompts(self, config: RunConfig, folder: Path, source: str | None = None) -> PromptSet:
+        """`prompts_of` the problems, or of those of another source."""
+        return prompts_of(config, folder, source or self.problems, self.limit, self.overrides)
+
+    def facts(self, config: RunConfig, problems: Sequence[Problem]) -> dict[str, Any]:
+        """What results depend on besides the policy: the problems, and how they are judged."""
+        known = (repr((one.problem_id, one.question, one.tests, one.inputs)) for one in problems)
+        return {"problems": self.problems, "problem_print": fingerprint(known), **judging_facts(config)}
 
     def results(self, folder: Path, kind: str) -> Path:
         """Where the results of `kind` go: `out`, else beside the policy in `folder`, by the name of the set."""
@@ -138,13 +153,8 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def judging_facts(config: RunConfig) -> dict[str, Any]:
-    """What a verdict depends on: how answers begin, and the settings of reward and sandbox without those of the workers that form it."""
+    """What a verdict depends on: how answers begin, and the settings of reward and sandbox but `OPERATION`."""
     parts = {"reward": to_dict(config.reward), "sandbox": to_dict(config.sandbox)}
     kept = {name: {key: value for key, value in part.items() if key not in OPERATION} for name, part in parts.items()}
     prefix = config.evaluation.answer_prefix
     return kept | ({"answer_prefix": prefix} if prefix else {})
-
-
-def problems_fingerprint(problems: Sequence[Problem]) -> str:
-    """A fingerprint of what is asked and how it is judged."""
-    return fingerprint(repr((one.problem_id, one.question, one.tests, one.inputs)) for one in problems)

@@ -67,6 +67,14 @@ def to_dict(config: Section) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of a plain tree by their dotted names; lists are leaves."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
 def dump(config: Section) -> str:
     """The configuration as YAML, every default resolved."""
     return write_yaml(to_dict(config))

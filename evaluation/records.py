@@ -9,6 +9,7 @@ from typing import Any
 
 from couplet.configs.errors import UserError
 from couplet.configs.json_file import read_object
+from couplet.configs.load import flat
 from couplet.configs.schema import ConfigError
 from couplet.data.files import write_json, writing
 from couplet.data.jsonl import LineError, append_jsonl, cut_unfinished_line, read_jsonl
@@ -108,17 +109,9 @@ def check_run(path: Path, facts: Mapping[str, Any], results: Sequence[Path] = ()
         if there:
             raise ConfigError(f"{there[0]} holds results, but {path}, which describes them, is missing: {remedy}")
         return
-    old, new = _flat("", read_object(path, remedy)), _flat("", json.loads(json.dumps(facts)))
+    old, new = flat(read_object(path, remedy)), flat(json.loads(json.dumps(facts)))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise ConfigError(
                 f"{path} holds results with {name} = {old.get(name)!r}, this run has {new.get(name)!r}: {remedy}"
             )
-
-
-def _flat(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves of a JSON tree by their dotted names; lists are leaves."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= _flat(f"{prefix}{name}.", value) if isinstance(value, dict) else {prefix + name: value}
-    return found

@@ -114,7 +114,8 @@ def run_ablations(
     facts = {"start": "/".join(Path(start).parts[-2:]), "seeds": list(seeds), "overrides": list(overrides)}
     left_out = sorted({path.stem for path in recipes.glob("*.yaml")} - set(files))
     facts |= {"command": _command(facts, names), "left_out": left_out}
-    study = write_ablations(rows, {name: jobs_config(jobs, owners[name]) for name in files}, out, facts)
+    configs = {job.recipe.stem: to_dict(job.config) for job in jobs}
+    study = write_ablations(rows, {name: configs[owners[name]] for name in files}, out, facts)
     if console is not None:
         console.print(f"{len(jobs)} runs; table, figure and data in {out}", highlight=False)
     return study
@@ -127,11 +128,6 @@ def _command(facts: dict[str, Any], names: Sequence[str] | None) -> str:
     return " ".join(
         [f"python -m couplet.studies.ablations --start POLICY --seeds {seeds}{chosen}", *facts["overrides"]]
     )
-
-
-def jobs_config(jobs: Sequence[Job], recipe: str) -> dict[str, Any]:
-    """The resolved configuration that the runs of a recipe share."""
-    return to_dict(next(job for job in jobs if job.recipe.stem == recipe).config)
 
 
 def train_in_process(job: Job) -> None:

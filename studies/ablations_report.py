@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from couplet.configs.load import flat
 from couplet.configs.markdown import markdown_table
 from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean
 from couplet.studies.claims import paired_test, plus_minus, spread
@@ -75,7 +76,8 @@ def summary_row(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     found["reward_end"] = spread([_end_reward(row) for row in mine.values()])
     found["seconds"] = spread([row.get("seconds") for row in mine.values()])
     if name != BASELINE and base:
-        found["gap"] = spread([_gap(mine[s], base[s], "pass_at_1_after") for s in mine if s in base])
+        gap = "pass_at_1_after"
+        found["gap"] = spread([mine[s][gap] - base[s][gap] for s in mine if s in base])
     return found
 
 
@@ -94,18 +96,11 @@ def judge_claim(
     return {"claim": claim, "measured": measured, **paired_test(gaps)}
 
 
-def changes(config: Mapping[str, Any], base: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def changes(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of `config` that differ from `base`, by dotted name; names and folders of runs left out."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{where}.{key}" if where else key
-        if name in ("name", "seed", "runs_dir"):
-            continue
-        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
-            found |= changes(value, base[key], name)
-        elif value != base.get(key):
-            found[name] = value
-    return found
+    usual = flat(base)
+    found = {name: value for name, value in flat(config).items() if value != usual.get(name)}
+    return {name: value for name, value in found.items() if name not in ("name", "seed", "runs_dir")}
 
 
 def markdown(study: Mapping[str, Any]) -> str:
@@ -170,7 +165,3 @@ def _metric(name: str) -> str:
 def _end_reward(row: Mapping[str, Any]) -> float:
     values = [value for value in row["reward"][-WINDOW:] if value is not None]
     return float(np.mean(values)) if values else math.nan
-
-
-def _gap(mine: Mapping[str, Any], base: Mapping[str, Any], key: str) -> float:
-    return float(mine[key]) - float(base[key])

@@ -15,17 +15,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from couplet.configs.errors import UserError
 from couplet.configs.json_file import read_object
-from couplet.configs.load import dump, read_recipe, to_dict
+from couplet.configs.load import dump, flat, read_recipe, to_dict
 from couplet.configs.schema import ConfigError, SamplerConfig
 from couplet.data import files
+from couplet.data.jsonl import read_jsonl
 from couplet.data.metric_table import is_learner_step
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.trajectory_file import trajectory_table
-from couplet.evaluation.policy_settings import write_decoding
 from couplet.learner.checkpoint import BEST, latest_checkpoint
 from couplet.training.folder_lock import FolderLock
+from couplet.training.policy_settings import write_decoding
 from couplet.training.trackers import Tracker
 
 ADVICE = {"remedy": "check the run folder", "again": "resume"}  # if it cannot be written
@@ -157,15 +157,7 @@ class RunFolder:
 
     def _rows(self) -> list[dict[str, Any]]:
         path = self.root / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        rows = []
-        for number, line in enumerate(lines):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                if number < len(lines) - 1:
-                    raise UserError(f"{path}, line {number + 1}: broken JSON: {line[:80]!r}") from None
-        return rows
+        return [row for _, row in read_jsonl(path)] if path.exists() else []
 
     def keep_policy(self, sampler: SamplerConfig) -> None:
         """Copy the policy of the newest checkpoint to `policy/`, where a later checkpoint does not replace it."""
@@ -292,15 +284,13 @@ def _runs_folder(setting: str) -> Path:
     return folder
 
 
-def _require_same_run(root: Path, was: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> None:
+def _require_same_run(root: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """`ConfigError` if a setting of `IDENTITY` differs between the trees; settings that `was` lacks are ignored."""
-    for key, value in now.items():
-        name = f"{where}{key}"
-        if isinstance(value, Mapping) and isinstance(was.get(key), Mapping):
-            _require_same_run(root, was[key], value, f"{name}.")
-        elif key in was and was[key] != value and any(f"{name}.".startswith(f"{one}.") for one in IDENTITY):
+    old = flat(was)
+    for name, value in flat(now).items():
+        if old.get(name, value) != value and any(f"{name}.".startswith(f"{one}.") for one in IDENTITY):
             raise ConfigError(
-                f"--resume: {name} = {value!r}, but the run in {root} has {was[key]!r}: set it back, or start another run "
+                f"--resume: {name} = {value!r}, but the run in {root} has {old[name]!r}: set it back, or start another run "
                 "without --resume"
             )
 

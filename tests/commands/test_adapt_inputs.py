@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from couplet.configs.schema import SamplerConfig
-from couplet.evaluation.policy_settings import config_for
 from couplet.model.tokens import resolve_token_ids
+from couplet.training.policy_settings import config_for
 
 STAGE = {"steps": 1, "batch": 2, "length": 64, "canvas": 24, "corpus": "katas:tune"}
 SHAPE = {"hidden": 8, "layers": 1, "heads": 1, "kv_heads": 1, "ffn": 8}

@@ -11,9 +11,9 @@ import yaml
 from couplet.commands.export import find_policy_of
 from couplet.configs.schema import AdapterConfig
 from couplet.data.tokenizer import load_tokenizer
-from couplet.evaluation.policy_settings import config_for
 from couplet.learner.checkpoint import save_checkpoint
 from couplet.model.policy import DiffusionPolicy
+from couplet.training.policy_settings import config_for
 from tests.learner.toys import toy_policy
 
 TOKENS = torch.tensor([[9, 8, 7, 4, 4, 20, 30, 4]])

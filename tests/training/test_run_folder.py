@@ -72,7 +72,7 @@ def test_a_torn_last_line_is_left_out_and_a_broken_one_before_it_is_named(folder
     path.write_text(whole + '{"step": 3, "lo')
     assert steps(folder) == [1, 2]
     path.write_text('{"step": 3, "lo\n' + whole)
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: broken JSON"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: not JSON"):
         folder.metrics()
 
 
