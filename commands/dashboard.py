@@ -20,25 +20,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the files and print how to start both programs."""
     from couplet.data.files import write_text
-    from couplet.report.grafana import files
+    from couplet.report.grafana import GRAFANA, PROMETHEUS, files
+    from couplet.report.render import template
 
     out = Path(args.out).absolute()
     for name, text in files(out, Path(args.session).absolute()).items():
         write_text(out / name, text)
-    print("\n".join(_instructions(out)))
-
-
-def _instructions(out: Path) -> list[str]:
-    from couplet.report.grafana import GRAFANA, PROMETHEUS
-
     folder = shlex.quote(str(out))
-    return [
-        f"written to {folder}: a Grafana dashboard, and the configuration of Prometheus and Grafana",
-        "on the head node, start each in a terminal of its own:",
-        f"  prometheus --config.file={folder}/prometheus.yml --storage.tsdb.path={folder}/prometheus-data "
-        "--web.listen-address=127.0.0.1:9090",
-        f"  grafana server --homepath /usr/share/grafana --config {folder}/grafana/grafana.ini",
-        f"the dashboard: {GRAFANA}/d/couplet",
-        "Ray's own dashboard shows its charts too if Ray is started with:",
-        f"  export RAY_PROMETHEUS_HOST={PROMETHEUS} RAY_GRAFANA_HOST={GRAFANA} RAY_PROMETHEUS_NAME=Prometheus",
-    ]
+    print(template("grafana_start.txt").render(folder=folder, grafana=GRAFANA, prometheus=PROMETHEUS))

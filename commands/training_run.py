@@ -204,7 +204,10 @@ def _summary(
         "steps": cluster.step,
         "seconds": seconds,
         "seed": config.seed,
-        "problems": {name: _prompt_counts(some) for name, some in prompts.items()},
+        "problems": {
+            name: {"kept": len(some), "dropped": some.dropped, "truncated": some.truncated}
+            for name, some in prompts.items()
+        },
         "levels": {"before": before.get("levels", {}), "after": after.get("levels", {})},
         "ar_ness": {"before": before["ar_ness"], "after": after["ar_ness"]},
         "ledger": cluster.totals(),
@@ -215,10 +218,6 @@ def _summary(
     }
     folder.write_json("summary.json", summary)
     return summary
-
-
-def _prompt_counts(prompts: PromptSet) -> dict[str, int]:
-    return {"kept": len(prompts), "dropped": prompts.dropped, "truncated": prompts.truncated}
 
 
 def _shortened(prompts: Mapping[str, PromptSet]) -> str:

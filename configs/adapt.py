@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict, field_validator
 
 from couplet.configs.learning import LearnerConfig, OptimizerConfig
-from couplet.configs.section import Rule, Section, Switch
+from couplet.configs.section import Rule, Section, Switch, Tree
 from couplet.configs.system import CheckpointConfig, FolderName, RayConfig
 
 
@@ -90,7 +90,7 @@ class StageConfig(Section):
         )
 
 
-class AdaptConfig(Section):
+class AdaptConfig(Tree):
     """`adapt`: the supervised stages that lead from random or autoregressive weights to a diffusion policy."""
 
     name: FolderName = Field("adapt", description="of the run and its folder")
@@ -114,10 +114,6 @@ class AdaptConfig(Section):
     learner: LearnerConfig = LearnerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     ray: RayConfig = RayConfig()
-
-    @classmethod
-    def place(cls) -> str:
-        return ""
 
     def rules(self) -> Iterator[Rule]:
         names = [stage.name for stage in self.stages]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 import types
@@ -34,7 +33,8 @@ SCHEMAS: dict[type[Section], Path] = {
 
 def page() -> str:
     """The whole page."""
-    tables = (*_kind(RunConfig, "Keys of `train`", ()), *_kind(AdaptConfig, "Keys of `adapt`", _sections(RunConfig)))
+    shared = [section for field in RunConfig.model_fields.values() if (section := section_of(field))]
+    tables = (*_kind(RunConfig, "Keys of `train`", ()), *_kind(AdaptConfig, "Keys of `adapt`", shared))
     return with_generated(PAGE, "\n".join(tables))
 
 
@@ -56,7 +56,8 @@ class _Schema(GenerateJsonSchema):
 def _kind(kind: type[BaseModel], title: str, known: Sequence[type]) -> Iterator[str]:
     """The keys of a tree and of its sections; a section in `known` is only pointed to."""
     yield f"## {title}\n\n{_about(kind)}\n"
-    yield _table(kind, "")
+    heads = ("key", "type", "default", "meaning")
+    yield markdown_table(heads, _rows(kind, "")) + "\n"
     for name, field in kind.model_fields.items():
         section = section_of(field)
         if section in known:
@@ -64,15 +65,7 @@ def _kind(kind: type[BaseModel], title: str, known: Sequence[type]) -> Iterator[
         elif section is not None:
             prefix = f"{name}.N" if section is StageConfig else name
             yield f"### `{name}`\n\n{_about(section)}\n"
-            yield _table(section, prefix)
-
-
-def _sections(kind: type[BaseModel]) -> list[type[BaseModel]]:
-    return [section for field in kind.model_fields.values() if (section := section_of(field))]
-
-
-def _table(kind: type[BaseModel], prefix: str) -> str:
-    return markdown_table(("key", "type", "default", "meaning"), _rows(kind, prefix)) + "\n"
+            yield markdown_table(heads, _rows(section, prefix)) + "\n"
 
 
 def _rows(kind: type[BaseModel], prefix: str) -> list[list[str]]:
@@ -119,8 +112,7 @@ def _type(hint: Any) -> str:
 
 
 def _about(kind: type) -> str:
-    text = inspect.cleandoc(kind.__doc__ or "")
-    return " ".join(text.split())
+    return " ".join((kind.__doc__ or "").split())
 
 
 def documents() -> dict[Path, str]:

@@ -12,7 +12,7 @@ from couplet.configs.generation import RolloutConfig, SamplerConfig, WeightsConf
 from couplet.configs.judging import RewardConfig, SandboxConfig
 from couplet.configs.learning import EstimatorConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig
 from couplet.configs.problems import EvaluationConfig, ProblemsConfig, ReplayConfig
-from couplet.configs.section import Rule, Section, Texts
+from couplet.configs.section import Rule, Section, Texts, Tree
 from couplet.configs.system import CheckpointConfig, FolderName, RayConfig
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class ModelConfig(Section):
     )
 
 
-class RunConfig(Section):
+class RunConfig(Tree):
     """`train`: one coupled-GRPO run."""
 
     name: FolderName = Field("run", description="of the run and its folder")
@@ -60,10 +60,6 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     ray: RayConfig = RayConfig()
-
-    @classmethod
-    def place(cls) -> str:
-        return ""
 
     def rules(self) -> Iterator[Rule]:
         yield Rule(

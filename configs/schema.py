@@ -2,6 +2,7 @@
 
 Every default is written once, in the `Field` of its key. A component receives its own section, never the tree.
 """
+# ruff: noqa: F401
 
 from couplet.configs.adapt import AdaptConfig, ShapeConfig, StageConfig
 from couplet.configs.errors import ConfigError, require
@@ -12,30 +13,3 @@ from couplet.configs.problems import EvaluationConfig, ProblemsConfig, ReplayCon
 from couplet.configs.run import ModelConfig, RunConfig
 from couplet.configs.section import Section
 from couplet.configs.system import AutoscaleConfig, CheckpointConfig, RayConfig
-
-__all__ = [
-    "AdaptConfig",
-    "AdapterConfig",
-    "AutoscaleConfig",
-    "CheckpointConfig",
-    "ConfigError",
-    "EstimatorConfig",
-    "EvaluationConfig",
-    "LearnerConfig",
-    "ModelConfig",
-    "ObjectiveConfig",
-    "OptimizerConfig",
-    "ProblemsConfig",
-    "RayConfig",
-    "ReplayConfig",
-    "RewardConfig",
-    "RolloutConfig",
-    "RunConfig",
-    "SamplerConfig",
-    "SandboxConfig",
-    "Section",
-    "ShapeConfig",
-    "StageConfig",
-    "WeightsConfig",
-    "require",
-]

@@ -66,3 +66,11 @@ class Section(BaseModel):
     def place(cls) -> str:
         """The key of this kind of section in the tree of a run; empty for a whole tree."""
         return cls.__name__.removesuffix("Config").lower()
+
+
+class Tree(Section):
+    """A whole tree: what a recipe describes."""
+
+    @classmethod
+    def place(cls) -> str:
+        return ""

@@ -39,10 +39,6 @@ def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
     return {tuple(found[i : i + n]) for i in range(max(1, len(found) - n + 1))} if found else set()
 
 
-def _is_prose(gram: tuple[str, ...]) -> bool:
-    return 2 * sum(not word.isdigit() for word in gram) >= len(gram)
-
-
 def _frame(benchmark: Sequence[Problem], n: int) -> set[tuple[str, ...]]:
     """Runs of words in `FRAME_PROBLEMS` problems of one file or more; ids that differ only in case are one problem."""
     grams: dict[str, set[tuple[str, ...]]] = {}
@@ -81,7 +77,8 @@ def find_overlaps(problems: Sequence[Problem], *benchmarks: Sequence[Problem], n
                 names.setdefault(name, target.problem_id)
     found = []
     for problem in problems:
-        shared = sorted(filter(_is_prose, (ngrams(problem.question, n) & owners.keys()) - frame))
+        common = (ngrams(problem.question, n) & owners.keys()) - frame
+        shared = sorted(gram for gram in common if 2 * sum(not word.isdigit() for word in gram) >= len(gram))
         if shared:
             found.append(Overlap(problem.problem_id, owners[shared[0]], "ngram", " ".join(shared[0])))
         name = _function(problem)

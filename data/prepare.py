@@ -236,7 +236,9 @@ def _read(request: Request, source: str, summary: Summary) -> list[Problem]:
     else:
         found = read_problem_file(source, keep_refused=True)
         if set_name != "published" and found.problems:
-            _check_set(set_name, source, found.problems)
+            of = found.problems[0].source
+            if of != set_name:
+                raise ProblemFileError(f"{source}: holds problems of {of or 'another set'}, not of {set_name}")
     problems, summary.refused = found.problems, found.refused
     summary.read = len(problems) + len(found.refused)
     if found.refused:
@@ -246,12 +248,6 @@ def _read(request: Request, source: str, summary: Summary) -> list[Problem]:
         summary.dropped[f"not of split {request.split}"] = len(problems) - len(kept)
         problems = kept
     return problems
-
-
-def _check_set(set_name: str, source: str, problems: list[Problem]) -> None:
-    found = problems[0].source
-    if found != set_name:
-        raise ProblemFileError(f"{source}: holds problems of {found or 'another set'}, not of {set_name}")
 
 
 def _decontaminate(request: Request, problems: list[Problem], summary: Summary) -> list[Problem]:

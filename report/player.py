@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from couplet.data.tokenizer import Tokenizer
-from couplet.data.trajectory import answer_length
 from couplet.report.run_data import Run
-from couplet.report.trace import END, hue, token_pieces
+from couplet.report.trace import answer_pieces, hue
 
 CHAT_QUESTION = re.compile(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", re.DOTALL)
 
@@ -42,14 +40,12 @@ def denoising(row: Mapping[str, Any], run: Run) -> Denoising | None:
     """The trace of a trajectory row, cut after its first end token; None without a tokenizer."""
     if run.tokenizer is None or not len(row["tokens"]):
         return None
-    end = _end_ids(run, run.tokenizer)
-    length = answer_length(row["tokens"], end)
+    names = run.section("model").get("end_tokens") or []
+    end = [run.tokenizer.special[name] for name in names if name in run.tokenizer.special]
     steps = max(int(run.section("sampler").get("steps") or 0), max(row["reveal_step"]) + 1)
-    tokenizer = run.tokenizer
-    pieces = token_pieces(row["tokens"][:length], lambda ids: tokenizer.decode(ids, skip_special=False))
+    pieces = answer_pieces(row["tokens"], end, run.tokenizer)
     tokens = tuple(
-        Token(END if token in end else piece.replace("\n", "⏎\n"), step, hue(step, steps))
-        for token, piece, step in zip(row["tokens"], pieces, row["reveal_step"])
+        Token(piece.replace("\n", "⏎\n"), step, hue(step, steps)) for piece, step in zip(pieces, row["reveal_step"])
     )
     return Denoising(tokens, steps, len(row["tokens"]))
 
@@ -61,8 +57,3 @@ def question(row: Mapping[str, Any], run: Run) -> str:
     text = run.tokenizer.decode(row["prompt_tokens"], skip_special=False)
     asked = CHAT_QUESTION.findall(text)
     return str(asked[-1] if asked else text).strip()
-
-
-def _end_ids(run: Run, tokenizer: Tokenizer) -> Sequence[int]:
-    names = run.section("model").get("end_tokens") or []
-    return [tokenizer.special[name] for name in names if name in tokenizer.special]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from couplet.data.tokenizer import Tokenizer
+from couplet.data.trajectory import answer_length
 
 MASKED = "░"
 END = "■"  # shown for an end token
@@ -41,6 +44,13 @@ def token_pieces(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> 
         pieces.append("" if is_partial else text)
         first = first if is_partial else i + 1
     return pieces
+
+
+def answer_pieces(tokens: Sequence[int], end: Collection[int], tokenizer: Tokenizer) -> list[str]:
+    """The text of each token up to the first end token, which is shown as `END`."""
+    answer = list(tokens[: answer_length(tokens, end)])
+    pieces = token_pieces(answer, lambda ids: tokenizer.decode(ids, skip_special=False))
+    return [END if token in end else piece for token, piece in zip(answer, pieces)]
 
 
 @dataclass(frozen=True)
