@@ -134,7 +134,7 @@ class InstructBatches:
         self._system = system
         self._end, self._pad, self._filler = map(tokenizer.id, (end_token, pad_token, filler_token))
         self._stream = stream
-        self._made_from = {**stream.made_from, "batch": batch, "length": length, "canvas": canvas}
+        self._made_from: dict[str, Any] = {**stream.made_from, "batch": batch, "length": length, "canvas": canvas}
         if infill:
             self._made_from["infill"] = infill
         self._infill, self._seed = infill, stream.seed

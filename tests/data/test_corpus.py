@@ -29,12 +29,16 @@ def write_jsonl(path, rows):
     return str(path)
 
 
-def instruct_batches(source, tokenizer, *, seed=0, epochs=None, part="all", **shape):
-    return InstructBatches(Stream(source, ("prompt", "answer"), seed, epochs=epochs, part=part), tokenizer, **shape)
+OF_STREAM = ("seed", "buffer", "epochs", "part", "validation_share")
 
 
-def packed_batches(source, tokenizer, *, seed=0, epochs=None, part="all", **shape):
-    return PackedBatches(Stream(source, ("text",), seed, epochs=epochs, part=part), tokenizer, **shape)
+def batches_of(kind, columns, source, tokenizer, **options):
+    stream = {name: options.pop(name) for name in OF_STREAM if name in options}
+    return kind(Stream(source, columns, **stream), tokenizer, **options)
+
+
+instruct_batches = partial(batches_of, InstructBatches, ("prompt", "answer"))
+packed_batches = partial(batches_of, PackedBatches, ("text",))
 
 
 def instruct(tokenizer, **options):
