@@ -9,9 +9,9 @@ def test_the_policys_subject_has_the_rows_of_its_recipe(run_folder, tmp_path, co
     seen = []
     original = decoding.sample
 
-    def sample(policy, prompts, config, seeds, microbatch_rows=None):
+    def sample(*arguments, microbatch_rows=None, **options):
         seen.append(microbatch_rows)
-        return original(policy, prompts, config, seeds, microbatch_rows=microbatch_rows)
+        return original(*arguments, microbatch_rows=microbatch_rows, **options)
 
     monkeypatch.setattr(decoding, "sample", sample)
     monkeypatch.setattr("couplet.evaluation.analysis._write", lambda *_: None)  # figures are slow
