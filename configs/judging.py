@@ -20,7 +20,7 @@ class SandboxConfig(Section):
     allow_unsafe: Switch = Field(False, description="needed for tier rlimits")
     cpu_seconds: float = Field(2.0, gt=0, description="CPU time of one test")
     wall_factor: float = Field(
-        4.0, ge=1, description="wall-clock limit = wall_factor * cpu_seconds, more if a program waits for a core"
+        4.0, ge=1, description="wall-clock limit = wall_factor * cpu_seconds, more for a program that waits for a core"
     )
     memory_mb: int = Field(512, gt=0, description="address space of a program")
     file_mb: int = Field(8, gt=0, description="largest file a program may write")

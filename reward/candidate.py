@@ -248,11 +248,6 @@ class Candidate:
         """Try no further test."""
         self.timeouts = max(self.timeouts, self.config.max_timeouts)
 
-    def _extend(self) -> None:
-        """Extend the allowance by time without a core; read only when it matters."""
-        if self.child is not None and self.allowance.wall < self.config.program_seconds / 2:
-            self.child.extend((self.allowance,))
-
     def cpu_seconds(self) -> float:
         """CPU time of all processes of this program so far."""
         return self.used + (self.child.cpu_seconds() if self.child is not None else 0.0)

@@ -17,7 +17,7 @@ from couplet.reward.sandbox.faults import SandboxFault, TierUnavailable
 from couplet.reward.sandbox.handle import Budget, Child, ChildGone
 
 PROJECT = os.path.realpath(ROOT)
-START_SECONDS = 60.0  # to start a zygote, imports included
+START_SECONDS = 300.0  # to start a zygote, imports of packages on a busy node included
 SPAWN_SECONDS = 30.0  # to fork a child: generous, since a busy node must not look like a fault
 SCRATCH_MB = 16
 STARTER = "import sys; sys.path.insert(0, {root!r}); from couplet.reward.sandbox.zygote import main; main()"
@@ -85,7 +85,9 @@ class ZygoteProcess:
             message, descriptor = control.receive(self.control)
         except (OSError, ValueError) as error:
             self.control.close()  # an answer that comes later would be taken for the next one
-            raise SandboxFault("zygote", f"no answer from the zygote: {error or type(error).__name__}") from None
+            raise SandboxFault(
+                "zygote", f"no answer from the zygote within {seconds:g} s: {error or type(error).__name__}"
+            ) from None
         if not message:
             raise SandboxFault("zygote", "the zygote has ended")
         return message, descriptor

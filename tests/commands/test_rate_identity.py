@@ -76,7 +76,9 @@ def test_a_policy_is_rated_again_for_another_sampler_and_the_error_names_the_fil
     for override, named in changes.items():
         code, _, error = command(*words, override)
         assert code == 2 and f"error: r.run.json holds results with {named}" in error
-        assert error.endswith(": name another --out, or delete r.run.json and r.ratings.jsonl and r.completions.jsonl\n")
+        assert error.endswith(
+            ": name another --out, or delete r.run.json and r.ratings.jsonl and r.completions.jsonl\n"
+        )
     (tmp_path / "r.run.json").unlink()
     code, _, error = command(*words)
     assert code == 2 and "r.ratings.jsonl holds results, but r.run.json, which describes them, is missing" in error
