@@ -10,11 +10,11 @@ BEGIN = "<!-- What follows is generated: run `make docs`. -->\n"
 END = "<!-- End of what is generated. -->\n"
 
 
-def with_generated(page: Path, text: str) -> str:
-    """The text of `page` with `text` between `BEGIN` and `END`; without an `END`, up to the end of the page."""
-    before, _, old = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = old.partition(END)
-    return f"{before}{BEGIN}\n{text}{end and chr(10)}{end}{after}"
+def with_generated(page: Path, text: str, begin: str = BEGIN, end: str = END) -> str:
+    """The text of `page` with `text` between the lines `begin` and `end`; without an `end`, up to the end of the page."""
+    before, _, old = page.read_text(encoding="utf-8").partition(begin)
+    _, found, after = old.partition(end)
+    return f"{before}{begin}\n{text}" + (f"\n{end}{after}" if found else "")
 
 
 def write_or_check(documents: Mapping[Path, str], argv: Sequence[str] | None, prog: str, description: str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from couplet.configs.errors import UserError
+from couplet.configs.generated import with_generated
 from couplet.configs.markdown import markdown_table
 from couplet.data.files import write_text
 from couplet.studies.chaos_check import Records
@@ -72,7 +72,7 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
 
 def render(page: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Replace the generated part of a page by the table of these studies."""
-    write_text(page, fill(page, page_part(results)))
+    write_text(page, with_generated(page, f"{page_part(results)}\n", f"{BEGIN}\n", f"{END}\n"))
 
 
 def page_part(results: Sequence[Mapping[str, Any]]) -> str:
