@@ -108,7 +108,13 @@ def check_inputs(config: AdaptConfig) -> None:
 
 def _absolute(corpus: str) -> str:
     """The corpus by a name that is valid in any working directory, such as that of a learner rank."""
-    return "+".join(str(Path(part).absolute()) if Path(part).exists() else part for part in _parts(corpus))
+
+    def absolute(part: str) -> str:
+        scheme, colon, rest = part.rpartition("problems:")
+        path, at, split = (rest, "", "") if Path(rest).exists() else rest.partition("@")
+        return f"{scheme}{colon}{Path(path).absolute()}{at}{split}" if Path(path).exists() else part
+
+    return "+".join(map(absolute, _parts(corpus)))
 
 
 def _parts(corpus: str) -> list[str]:

@@ -38,7 +38,10 @@ KNOWN = dict.fromkeys(  # public checkpoints, so that a dry run of a recipe need
         "Dream-org/Dream-Coder-v0-Instruct-7B",
     ),
     SEVEN_B,
-) | {"fredzzp/open-dcoder-0.5B": ModelSize(896, 24, 14, 2, 64, 4864, 151936, tied=True)}
+) | {
+    "fredzzp/open-dcoder-0.5B": ModelSize(896, 24, 14, 2, 64, 4864, 151936, tied=True),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ModelSize(576, 30, 9, 3, 64, 1536, 49152, tied=True, qkv_bias=False),
+}
 
 
 def describe(config: RunConfig, tflops: float | None = None, local: bool = False) -> str:
@@ -143,7 +146,7 @@ def _size(config: RunConfig) -> ModelSize:
         return KNOWN.get(config.model.path) or _read(config.model.path, "model.path")
     recipe = load(AdaptConfig, config.model.recipe)
     if recipe.start is not None:
-        return _read(recipe.start, "start")
+        return KNOWN.get(recipe.start) or _read(recipe.start, "start")
     shape = recipe.shape
     head_size = shape.hidden // shape.heads
     sizes = (shape.hidden, shape.layers, shape.heads, shape.kv_heads, head_size, shape.ffn, TINY_VOCABULARY)

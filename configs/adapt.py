@@ -41,7 +41,9 @@ class StageConfig(Section):
         "instruct", description="next token; denoise packed text; denoise the answer to a prompt"
     )
     corpus: str = Field(
-        "katas:tune", description="katas:SPLIT[-messy], JSONL/Parquet file, folder of text, or hub:NAME"
+        "katas:tune",
+        description="katas:SPLIT[-messy], JSONL/Parquet file, folder of text, hub:NAME, problems:SET (a set's own solutions), "
+        "or stdlib:text and stdlib:pairs (Python's standard library); several joined by +",
     )
     text_column: str = Field("text", description="pretrain and autoregressive: column of the text")
     prompt_column: str = Field("prompt", description="instruct: column of the question")

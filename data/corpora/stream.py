@@ -7,8 +7,9 @@ import random
 from collections.abc import Iterator
 from typing import Literal
 
+from couplet.data.corpora.open import open_corpus
 from couplet.data.seeds import derive_seed
-from couplet.data.sources import Row, SourceError, open_source
+from couplet.data.sources import Row, SourceError
 
 Part = Literal["all", "train", "validation"]
 
@@ -42,7 +43,7 @@ class Stream:
     ) -> None:
         self.source, self.columns, self.seed, self.buffer = source, columns, seed, buffer
         self.epochs, self.part, self.validation_share = epochs, part, validation_share
-        self._shards = open_source(source)
+        self._shards = open_corpus(source)
         # Where the current block begins (epoch, shard in this epoch's order, row) and how many of its rows were given.
         self._epoch, self._shard, self._row, self._taken = 0, 0, 0, 0
         self._block: list[tuple[str, ...]] = []

@@ -1,8 +1,10 @@
 """Laws of the supervised corpora: resume is exact, nothing is lost or doubled."""
 
+import ast
 import gzip
 import json
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from couplet.data.corpora.corpus import InstructBatches, PackedBatches
+from couplet.data.corpora.open import open_corpus
 from couplet.data.corpora.stream import Stream
 from couplet.data.sources import SourceError, open_source
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, tiny_tokenizer
@@ -212,3 +215,26 @@ def test_an_infilling_row_has_the_rest_of_the_program_around_its_canvas(tokenize
 
 def test_an_infilling_corpus_resumes_exactly(tokenizer):
     test_resume_equals_uninterrupted(tokenizer, partial(instruct, infill=0.7), 7)
+
+
+def test_the_standard_library_and_a_problem_set_are_corpora(tmp_path):
+    (shard,) = open_corpus("stdlib:pairs")
+    found = [row for _, row in islice(shard.read(0), 40)]
+    assert [row for _, row in islice(shard.read(38), 2)] == found[38:]
+    for row in found:
+        program = row["answer"].removeprefix("```python\n").removesuffix("\n```")
+        (function,) = ast.parse(program).body
+        assert isinstance(function, ast.FunctionDef) and ast.get_docstring(function) is None
+        assert row["prompt"].startswith(f"Write a Python function `def {function.name}(")
+    (text,) = open_corpus("stdlib:text")
+    assert "def " in next(iter(text.read(5)))[1]["text"]
+    rows = [
+        {"text": "Add one.", "code": "def f(x):\r\n  return x + 1", "task_id": 601, "test_list": ["assert f(1) == 2"]}
+    ]
+    rows.append(rows[0] | {"task_id": 11})  # of the test split
+    (solutions,) = open_corpus("problems:" + write_jsonl(tmp_path / "mbpp.jsonl", rows) + "@train")
+    ((place, row),) = solutions.read(0)
+    assert place == "MBPP/601" and "Add one." in row["prompt"]
+    assert row["answer"].replace("\r", "") == "```python\ndef f(x):\n  return x + 1\n```"
+    with pytest.raises(SourceError, match="choose stdlib:text or stdlib:pairs"):
+        open_corpus("stdlib:code")
