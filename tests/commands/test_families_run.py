@@ -17,7 +17,7 @@ LLADA = {MASK: "<|mdm_mask|>", CHAT_END: "<|eot_id|>", CHAT_START: "<|start_head
 NAMES = {"Dream": {}, "qwen2": {MASK: "<M>"}, "llama": {CHAT_END: "<|eot_id|>"}, "llada": LLADA}
 
 
-def write_folder(folder: Path, family: str) -> None:
+def write_folder(folder: Path, family: str, **fields: object) -> None:
     """Weights and configuration as the authors publish them, and a small tokenizer with the family's special tokens."""
     words = tiny_tokenizer()
     ids = {"mask_token_id": words.id(MASK)} | {f"{role}_token_id": words.id(PAD) for role in ("pad", "eos")}
@@ -25,7 +25,9 @@ def write_folder(folder: Path, family: str) -> None:
         longest = {"Dream": "max_position_embeddings", "llada": "max_sequence_length"}[family]
         write_original(folder, family, len(words), **ids, **{longest: 128})
     else:
-        transformers_folder(folder, family, True, vocab_size=len(words), **ids | {"bos_token_id": words.id(PAD)})
+        transformers_folder(
+            folder, family, True, vocab_size=len(words), **ids | {"bos_token_id": words.id(PAD)} | fields
+        )
     words.save(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         text = (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else None
