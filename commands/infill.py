@@ -45,7 +45,7 @@ def run_infill(
         out, notes: default to standard output and standard error.
 
     Raises:
-        UserError: the file has no gap or is no UTF-8 text, the folder is no policy, or the sampler rejects the text.
+        UserError: the file has no gap or is not UTF-8 text, the folder is not a policy, or the sampler rejects the text.
     """
     out, notes = out or sys.stdout, notes or sys.stderr
     check_device(device, "--device", device, "use --device cpu, or cuda if torch sees a GPU")
