@@ -70,8 +70,8 @@ class Expectations:
         self.values: dict[tuple[Any, ...], tuple[type[Exception] | None, Any]] = {}
         self.endings: Counter[tuple[Any, ...]] = Counter()
         self.slow: set[str] = set()  # problems whose tests ran out of time with some program
-        # Places of the checks that a test runs on its canonical solution; None if that does not pass it.
-        self.places: dict[tuple[Any, ...], frozenset[str] | None] = {}
+        # How often a test runs which checks on its canonical solution; None if that does not pass it.
+        self.checks: dict[tuple[Any, ...], dict[str, int] | None] = {}
         self.weak: dict[
             tuple[Any, ...], bool
         ] = {}  # whether a test can only be judged weakly, by its canonical solution

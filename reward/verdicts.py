@@ -18,6 +18,7 @@ from couplet.reward.expectations import Expectations, Unknown, encode_arguments,
 from couplet.reward.judge import REPLY, TRUSTED_FACTOR, Judge, TrustedTimeout, failure, value_of
 from couplet.reward.oracles import agrees
 from couplet.reward.planner.names import import_line
+from couplet.reward.planner.noting import LOOP
 from couplet.reward.planner.plan import Case, ProblemDefect, candidate_setup
 from couplet.reward.sandbox.faults import SandboxFault
 from couplet.reward.sandbox.plain import Encoder, NotPlain, TooLarge
@@ -48,6 +49,12 @@ def known_questions(problem: Problem, case: Case) -> list[Question]:
     return []
 
 
+def counts(value: Any) -> dict[str, int]:
+    """How often a test ran which checks, as a process of the program's says."""
+    pairs = value.items() if isinstance(value, dict) else ()
+    return {place: number for place, number in pairs if isinstance(place, str) and isinstance(number, int)}
+
+
 class ProgramRun:
     """All tests of one program, with the processes of the program and, if needed, of a judge.
 
@@ -65,7 +72,7 @@ class ProgramRun:
         self.cases: tuple[Case, ...] = ()
         self.strength = "strong"  # of the test at hand
         self.way = self._judged  # how it was run
-        self.done: frozenset[str] = frozenset()  # places of the checks that it ran
+        self.done: dict[str, int] = {}  # how often it ran the check at a place
         self.started: dict[str, Asked] = {}
         self.ways: dict[str, Callable[[Asked, Case], bool]] = {
             "compare": self._compare,
@@ -198,28 +205,31 @@ class ProgramRun:
             candidate.charge(time.thread_time() - started)
 
     def _checks_less(self, case: Case) -> bool:
-        """Whether a test that passed left out a check that it runs on the problem's own solution; or, if that is not known,
-        all of them.
-
-        Places are compared, not numbers: of several right answers one may be shorter.
+        """Whether a test that passed ran fewer of its checks than on the problem's own solution; or, if that is not known,
+        none of them.
         """
-        if case.places <= self.done:
+        if case.places <= self.done.keys() and not any(place.startswith(LOOP) for place in case.places):
             return False
-        needed = self._places_needed(case)
-        return not self.done if needed is None else not needed <= self.done
+        needed = self._checks_needed(case)
+        if needed is None:
+            return not self.done
+        exact = "random" not in case.source
+        return any(
+            self.done.get(place, 0) < (n if exact and place.startswith(LOOP) else 1) for place, n in needed.items()
+        )
 
-    def _places_needed(self, case: Case) -> frozenset[str] | None:
-        """Places of the checks that the problem's own solution has a test run; None if there is none that passes it."""
+    def _checks_needed(self, case: Case) -> dict[str, int] | None:
+        """How often the problem's own solution has a test run which check; None if there is none that passes it."""
         if not self.problem.canonical_solution:
             return None
         key = (self.way.__name__, *self._weak_key(case))
-        if key not in self.expectations.places:
+        if key not in self.expectations.checks:
             done, strength, canonical = self.done, self.strength, self._canonical()
             canonical.begin_test()
             reason = self._reason(canonical, case, self.way)
-            self.expectations.places[key] = None if reason else self.done
+            self.expectations.checks[key] = None if reason else self.done
             self.done, self.strength = done, strength
-        needed = self.expectations.places[key]
+        needed = self.expectations.checks[key]
         if needed is not None and not needed and self.problem.suite is None:
             what = "a test runs none of its checks on the problem's own solution"
             raise ProblemDefect(f"problem {self.problem.problem_id}: {what}")
@@ -249,7 +259,7 @@ class ProgramRun:
         return self.problem.canonical_solution, self.problem.test_setup, case.source
 
     def _judged(self, candidate: Asked, case: Case) -> bool:
-        self.way, self.done = self._judged, frozenset()
+        self.way, self.done = self._judged, {}
         arguments = [case.prelude, list(case.modules), list(case.names), case.source]
         name = self.problem.problem_id
         try:
@@ -269,12 +279,12 @@ class ProgramRun:
         if verdict == "lost" and not self.judge.influenced:  # by the test alone
             candidate.begin_test()
             return self._weak(candidate, case)
-        passed = isinstance(verdict, list)
+        passed = isinstance(verdict, dict)
         if (passed or verdict == "skipped") and not self.judge.influenced:
             raise ProblemDefect(f"problem {name}: a test never calls the program")
         if not passed and verdict in FAILING:
             raise TestFailed(FAILING[verdict])
-        self.done = frozenset(verdict) if passed else frozenset()
+        self.done = verdict if passed else {}
         return passed
 
     def _compare(self, candidate: Asked, case: Case) -> bool:
@@ -343,7 +353,7 @@ class ProgramRun:
 
     def _weak(self, candidate: Asked, case: Case) -> bool:
         """Run the whole test in the candidate's process, which could forge it."""
-        self.strength, self.way, self.done = "weak", self._weak, frozenset()
+        self.strength, self.way, self.done = "weak", self._weak, {}
         if self.config.strict:
             raise TestFailed("weak_refused")
         reply = candidate.ask("exec", self._weak_source(case))
@@ -351,8 +361,7 @@ class ProgramRun:
             return False
         if reply.kind != "v":
             raise TestFailed(failure(reply))
-        if isinstance(reply.value, list):
-            self.done = frozenset(place for place in reply.value if isinstance(place, str))
+        self.done = counts(reply.value)
         return True
 
     def _weak_source(self, case: Case) -> str:

@@ -2,9 +2,13 @@
 
 A loop over what a program returned, or a branch on it, checks nothing if that is empty. So every check of a test gets a
 *place*, and the test calls `sandbox.notes` when it gets there: at an assertion, a call of an assertion method, a
-condition whose failure raises, the entry of a handler of an expected exception. ``all(...)``, ``any(...)`` and filters
-of which nothing may be left are checks only of what they iterate over. The branches of one statement are alternatives,
-and share a place. ``zip`` of a program's values with trusted ones must use all of the latter.
+condition whose failure raises, the entry of a handler of an expected exception. ``all(...)``, ``any(...)``, bounds of
+sums and filters of which nothing may be left are checks only of what they iterate over. The branches of an ``if`` are
+alternatives, and share a place. ``zip`` of a program's values with trusted ones must use all of the latter, and a NaN
+passes no comparison that must not hold.
+
+How often a check in a loop should run is known only if the loop is over trusted values, or looks each of the program's
+up in trusted ones: of several right answers one may be shorter.
 """
 
 from __future__ import annotations
@@ -22,6 +26,10 @@ from couplet.reward.planner.names import defined, mentions, parse_or_nothing, ro
 ASSERTING = re.compile(r"_*(assert|raises|warns|check|expect|verif|approx_equal)", re.IGNORECASE)
 ENDING = frozenset({"exit", "fail", "quit", "_exit"})
 TRUTHS = frozenset({"assertTrue", "assertFalse", "assert_"})
+AGGREGATES = frozenset({"max", "min", "sum"})
+COMPREHENSIONS = (ast.GeneratorExp, ast.ListComp, ast.SetComp)
+ORDERS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+LOOP = "loop "  # begins the places of checks in loops whose number of rounds is not the program's
 
 
 def noting(
@@ -50,30 +58,42 @@ class _Noting(ast.NodeTransformer):
         self.foreign, self.local, self.prefix = foreign, local, prefix
         self.places: set[str] = set()
         self.shared = ""  # the place of the branching statement around
+        self.failing = False  # the check at hand must not hold
         self.checking = False  # within a check that is one only of what it iterates over
+        self.returning = False  # within a function that fails if it gets to its end
+        self.loop = ""  # LOOP within a loop
+        self.free = False  # within a loop whose number of rounds is the program's
 
     def place(self, node: Any) -> str:
-        return self.shared or f"{self.prefix}{node.lineno}:{node.col_offset}"
+        return f"{'' if self.free else self.loop}{self.shared or f'{self.prefix}{node.lineno}:{node.col_offset}'}"
 
     def call(self, name: str, node: ast.AST, *arguments: ast.expr) -> ast.Call:
         place = self.place(node)
         self.places.add(place)
         return ast.copy_location(ast.Call(ast.Name(name, ast.Load()), [ast.Constant(place), *arguments], []), node)
 
-    def condition(self, test: ast.expr) -> ast.expr:
-        """A condition that notes what it checks."""
+    def condition(self, test: ast.expr, fails: bool = False) -> ast.expr:
+        """A condition that notes what it checks; `fails`: the test fails if it holds."""
         if isinstance(test, ast.BoolOp):
-            test.values = [self.condition(value) for value in test.values]
+            test.values = [self.condition(value, fails) for value in test.values]
             return test
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and not _iterates(test):
-            test.operand = self.condition(test.operand)
+            test.operand = self.condition(test.operand, not fails)
             return test
-        if not _iterates(test):
-            return self.call("_checked", test, self.visit(test))
-        before, self.checking = self.checking, True
-        visited: ast.expr = self.visit(test)
-        self.checking = before
-        return visited
+        if _iterates(test):
+            before, self.checking, self.failing = (self.checking, self.failing), True, fails
+            visited: ast.expr = self.visit(test)
+            self.checking, self.failing = before
+            return visited
+        return self.call("_checked", test, self.compared(test) if fails else self.visit(test))
+
+    def compared(self, test: ast.expr) -> ast.expr:
+        """A comparison that must not hold, and holds for NaN."""
+        if not isinstance(test, ast.Compare) or len(test.ops) != 1 or type(test.ops[0]) not in ORDERS:
+            return self.visit(test)  # type: ignore[no-any-return]
+        order = ast.Constant(ORDERS[type(test.ops[0])])
+        sides = [self.visit(test.left), self.visit(test.comparators[0])]
+        return ast.copy_location(ast.Call(ast.Name("_ordered", ast.Load()), [order, *sides], []), test)
 
     def visit_Assert(self, node: ast.Assert) -> ast.Assert:
         if not is_always_true(node.test):
@@ -83,21 +103,70 @@ class _Noting(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if self.checking and _is_quantifier(node):
             (values,) = node.args
-            if isinstance(values, (ast.GeneratorExp, ast.ListComp, ast.SetComp)):
+            if isinstance(values, COMPREHENSIONS):
+                before = self.entering(values.generators, values.elt)
                 values.generators = [self.visit(part) for part in values.generators]
-                values.elt = self.condition(values.elt)
+                values.elt = self.condition(values.elt, self.failing)
+                self.loop, self.free = before
             else:
                 node.args = [self.call("_each", values, self.visit(values))]
             return node
         self.generic_visit(node)
-        if isinstance(node.func, ast.Name) and node.func.id == "zip" and "zip" not in self.local:
-            foreign = [mentions(part, self.foreign) for part in node.args]
-            if any(foreign) and not all(foreign) and not any(isinstance(part, ast.Starred) for part in node.args):
-                flags = ast.Tuple([ast.Constant(mine) for mine in foreign], ast.Load())
-                call = self.call("_paired", node, flags, *node.args)
-                call.keywords = node.keywords
-                return call
+        if self.checking and _is_aggregate(node):
+            node.args[0].elt = self.call("_checked", node.args[0].elt, node.args[0].elt)  # type: ignore[attr-defined]
+        name = node.func.id if isinstance(node.func, ast.Name) and node.func.id not in self.local else ""
+        if name == "zip" and (pairs := self.paired(node, node.args)):
+            pairs.keywords = node.keywords
+            return pairs
+        if name == "map" and (pairs := self.paired(node, node.args[1:])):  # starmap
+            row = ast.Starred(ast.Name("_row", ast.Load()), ast.Load())
+            rows = ast.comprehension(ast.Name("_row", ast.Store()), pairs, [], 0)
+            return ast.copy_location(ast.GeneratorExp(ast.Call(node.args[0], [row], []), [rows]), node)
         return node
+
+    def paired(self, node: ast.Call, values: list[ast.expr]) -> ast.Call | None:
+        """What pairs values of the program with trusted ones; None if there are not both."""
+        foreign = [mentions(part, self.foreign) for part in values]
+        if all(foreign) or not any(foreign) or any(isinstance(part, ast.Starred) for part in values):
+            return None
+        return self.call("_paired", node, ast.Tuple([ast.Constant(mine) for mine in foreign], ast.Load()), *values)
+
+    def entering(self, loops: list[Any], *body: ast.AST) -> tuple[str, bool]:
+        """The state before loops, now within them."""
+        before = self.loop, self.free
+        self.loop, self.free = LOOP, self.free or self.is_free(loops, *body)
+        return before
+
+    def is_free(self, loops: list[Any], *body: ast.AST) -> bool:
+        """Whether the number of rounds of loops is the program's, and no trusted value is looked up by what they give."""
+        if not any(mentions(loop.iter, self.foreign) or getattr(loop, "ifs", ()) for loop in loops):
+            return False
+        given = {part.id for loop in loops for part in ast.walk(loop.target) if isinstance(part, ast.Name)}
+        looked_up = (part for each in body for part in ast.walk(each) if isinstance(part, ast.Subscript))
+        return not any(mentions(part.slice, given) and not mentions(part.value, self.foreign) for part in looked_up)
+
+    def visit_For(self, node: Any) -> Any:
+        before = self.entering([node], *node.body)
+        self.generic_visit(node)
+        self.loop, self.free = before
+        return node
+
+    visit_AsyncFor = visit_For
+
+    def visit_While(self, node: ast.While) -> ast.While:
+        before, self.free = self.free, True
+        self.generic_visit(node)
+        self.free = before
+        return node
+
+    def visit_FunctionDef(self, node: Any) -> Any:
+        before = self.returning, self.free
+        self.returning, self.free = _fails(node.body[-1:]), self.free or not node.name.startswith("test")
+        self.generic_visit(node)
+        self.returning, self.free = before
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.comprehension:
         self.generic_visit(node)
@@ -115,7 +184,7 @@ class _Noting(ast.NodeTransformer):
             return self.visit(node)  # type: ignore[no-any-return]
         if name in TRUTHS and call.args:
             if not is_always_true(call.args[0]):
-                call.args[0] = self.condition(call.args[0])
+                call.args[0] = self.condition(call.args[0], name == "assertFalse")
             return node
         if any(map(_is_quantifier, ast.walk(call))):
             call.args = [self.condition(part) if _iterates(part) else self.visit(part) for part in call.args]
@@ -149,18 +218,22 @@ class _Noting(ast.NodeTransformer):
         test = node.test
         node.test = ast.Constant(True)  # not visited twice
         self.branching(node) if node.orelse else self.generic_visit(node)
-        node.test = self.condition(test) if _fails(node.body) or _fails(node.orelse) else self.visit(test)
+        fails = _fails(node.body)
+        node.test = self.condition(test, fails) if fails or _fails(node.orelse) else self.visit(test)
         return node
 
     def visit_Try(self, node: ast.Try) -> ast.Try:
         expecting = _fails(node.body) or _fails(node.orelse)
-        self.branching(node)
-        before, self.shared = self.shared, self.place(node)
+        self.generic_visit(node)
         for handler in node.handlers:
-            if expecting or not catches_all(handler):
+            if expecting or (not catches_all(handler) and self.accepts(handler)):
                 handler.body.insert(0, ast.Expr(self.call("_checked", handler)))
-        self.shared = before
         return node
+
+    def accepts(self, handler: ast.ExceptHandler) -> bool:
+        """Whether a handler says that its exception is right: ``assert True``, or a return before what fails."""
+        says = any(isinstance(each, ast.Assert) and is_always_true(each.test) for each in handler.body)
+        return says or (self.returning and any(isinstance(each, ast.Return) for each in handler.body))
 
 
 def _is_quantifier(node: ast.AST) -> bool:
@@ -173,9 +246,14 @@ def _is_quantifier(node: ast.AST) -> bool:
     )
 
 
+def _is_aggregate(node: ast.AST) -> bool:
+    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in AGGREGATES
+    return named and isinstance(next(iter(node.args), None), COMPREHENSIONS)  # type: ignore[attr-defined]
+
+
 def _iterates(test: ast.expr) -> bool:
     """Whether a condition holds if there is nothing to iterate over: it has a quantifier, or what passes a filter must
-    be nothing.
+    be nothing, or a sum over it is bounded.
     """
     if any(map(_is_quantifier, ast.walk(test))):
         return True
@@ -184,6 +262,8 @@ def _iterates(test: ast.expr) -> bool:
     if not isinstance(test, ast.Compare):
         return False
     operands = [test.left, *test.comparators]
+    if type(test.ops[0]) in ORDERS and any(_is_aggregate(part) for each in operands for part in ast.walk(each)):
+        return True
     return any(map(_is_nothing, operands)) and any(map(_filters, operands))
 
 

@@ -143,11 +143,11 @@ class Program:
         return self.encoded(eval(compile(expression, "<test>", "eval", dont_inherit=True), self.module.__dict__))
 
     def exec(self, source):
-        """Run a whole test here, for the places of the checks that it runs: as this could be forged, it counts as weak."""
+        """Run a whole test here, for how often it runs which checks: as this could be forged, it counts as weak."""
         notes.DONE.clear()
         pytest_part.offer(source)
         exec(compile(source, "<test>", "exec", dont_inherit=True), dict(self.module.__dict__))
-        return self.encoded(sorted(notes.DONE))
+        return self.encoded(notes.DONE)
 
     def truth(self, expression):
         """Whether the value of a test's expression counts as true."""

@@ -245,8 +245,8 @@ class Judge:
         return bool(scope["check"](*Decoder().decode(arguments)))
 
     def test(self, token, setup, modules, names, source):
-        """The places of the checks that a test has run if it passes, else False; "skipped" by itself, "lost" if that cannot
-        be decided here, "broken" if the candidate did not answer. Other exceptions are passed on.
+        """How often a test has run which checks if it passes, else False; "skipped" by itself, "lost" if that cannot be
+        decided here, "broken" if the candidate did not answer. Other exceptions are passed on.
         """
         self.lost = self.broken = self.nan = False
         notes.DONE.clear()
@@ -268,7 +268,7 @@ class Judge:
             passed = False
         if self.broken or self.lost:
             return "broken" if self.broken else "lost"
-        return Encoder(LIMIT).encode(sorted(notes.DONE)) if passed else False
+        return Encoder(LIMIT).encode(notes.DONE) if passed else False
 
 
 def serve_judge(channel) -> None:

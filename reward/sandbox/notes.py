@@ -4,21 +4,31 @@ In a judge, or for a weak test in the program's own process, which could forge t
 """
 
 import builtins
+import operator
 
-DONE: set[str] = set()  # places of the checks that the test at hand has run
+DONE: dict[str, int] = {}  # how often the test at hand has run the check at a place
+ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 def checked(place, value=None):
     """`value`, which is a check, or what a check has returned."""
-    DONE.add(place)
+    DONE[place] = DONE.get(place, 0) + 1
     return value
 
 
 def each(place, values):
     """`values`, each of which is checked."""
     for value in values:
-        DONE.add(place)
-        yield value
+        yield checked(place, value)
+
+
+def ordered(order, left, right):
+    """Whether two values are so ordered that a test fails; a NaN, which is in no order, fails it, too."""
+    return ORDERS[order](left, right) or is_nan(left) or is_nan(right)
+
+
+def is_nan(value) -> bool:
+    return (isinstance(value, (float, complex)) or type(value).__name__ == "Decimal") and value != value
 
 
 def paired(place, foreign, *iterables, **options):
@@ -35,7 +45,7 @@ def paired(place, foreign, *iterables, **options):
     if len(sizes) == len(trusted):
         if number < min(sizes):
             raise AssertionError("fewer values than there are expected ones")
-        DONE.add(place)
+        checked(place)
 
 
-vars(builtins).update(_checked=checked, _each=each, _paired=paired)
+vars(builtins).update(_checked=checked, _each=each, _paired=paired, _ordered=ordered)

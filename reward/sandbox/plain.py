@@ -227,7 +227,9 @@ class Decoder:
         self.standard -= 1
         if self.standard < 0 or type(path) is not str:
             raise BadReply("too many objects")
-        return TOGETHER[path](*[self.decode(part, depth + 1) for part in parts])
+        value = TOGETHER[path](*[self.decode(part, depth + 1) for part in parts])
+        self.nan |= path == "decimal.Decimal" and value != value
+        return value
 
     def container(self, tag, items, depth):
         made = CONTAINERS[tag]()

@@ -41,6 +41,9 @@ LOOPS = {
     "assertTrue(all)": UNITTEST + "self.assertTrue(all(v > 0 for v in f(3)))",
     "assertFalse(any)": UNITTEST + "self.assertFalse(any([v < 0 for v in f(3)]))",
     "assertEqual(all, True)": UNITTEST + "self.assertEqual(all(v > 0 for v in f(3)), True)",
+    "bounded sum": "assert sum(abs(v - v) for v in f(3)) < 1e-6",
+    "bounded maximum": "assert max((abs(v - v) for v in f(3)), default=0.0) < 1e-6",
+    "map of pairs": "assert all(map(lambda a, b: a == b, f(3), [1, 2, 3]))",
     "nothing left": "assert not [v for v in f(3) if v < 0]",
     "number left": "assert len([v for v in f(3) if v < 0]) == 0",
     "sum left": "assert sum(1 for v in f(3) if v < 0) == 0",
@@ -58,15 +61,35 @@ def test_an_empty_answer_passes_no_loop(worker, name, canonical):
         assert [passed for passed, _ in judged(worker, program, LOOPS[name], **fields)] == [False], program
 
 
-@pytest.mark.parametrize("name", ["zip", "zip the other way", "zip in a helper", "zip in all"])
+@pytest.mark.parametrize("name", ["zip", "zip the other way", "zip in a helper", "zip in all", "map of pairs"])
 def test_a_shorter_answer_is_not_paired_with_a_part_of_the_expected_one(worker, name):
     assert judged(worker, "def f(x): return [1, 2]", LOOPS[name]) == [(False, "strong")]
     assert judged(worker, "def f(x): return [1, 2, 3, 4]", LOOPS[name]) == [(True, "strong")]  # as the test says
 
 
+PARTS = {
+    "index": "r = f(3)\nfor i in range(len(r)):\n    assert r[i] == [1, 2, 3][i]",
+    "enumerate": "expected = [1, 2, 3]\nfor i, v in enumerate(f(3)):\n    assert v == expected[i]",
+    "all by index": "expected = [1, 2, 3]\nr = f(3)\nassert all(r[i] == expected[i] for i in range(len(r)))",
+    "continue": "for i in range(1, 4):\n    r = f(i)\n    if len(r) < 2:\n        continue\n    assert len(r) == i",
+    "skipped by an exception": "for i in range(4):\n    try:\n        r = f(i)\n    except ValueError:\n        continue\n    assert len(r) == i",
+    "instead of an assertion": "try:\n    assert f(3) == [1, 2, 3]\nexcept ValueError:\n    pass",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_the_checks_that_the_solution_has_run_is_not_enough(worker, name):
+    for part in ("return [1]", "raise ValueError"):
+        found = judged(worker, f"def f(x): {part}", PARTS[name], canonical_solution=COUNTING)
+        assert found == [(False, "strong")], part
+    assert judged(worker, COUNTING, PARTS[name], canonical_solution=COUNTING) == [(True, "strong")]
+
+
 HONEST = {
     "the expected exception": ("try:\n    f(-1)\n    assert False\nexcept ValueError:\n    assert True", "def f(x): raise ValueError"),
     "in the else branch": ("try:\n    f(-1)\nexcept ValueError:\n    pass\nelse:\n    raise AssertionError", "def f(x): raise ValueError"),
+    "a return": ("def test_a():\n    try:\n        f(-1)\n    except ValueError:\n        return\n    raise AssertionError", "def f(x): raise ValueError"),
+    "random loops": ("import random\nfor i in range(3):\n    if random.random() < 0.5 or i == 0:\n        assert len(f(2)) == 2", COUNTING),
     "raises": ("import pytest\nwith pytest.raises(ValueError):\n    f(-1)", "def f(x): raise ValueError"),
     "raises AssertionError": ("import pytest\nwith pytest.raises(AssertionError):\n    f(-1)", "def f(x):\n    assert x > 0"),
     "assertRaises": (UNITTEST + "self.assertRaises(ValueError, f, -1)", "def f(x): raise ValueError"),
@@ -134,6 +157,20 @@ def test_nan_is_right_only_where_a_test_asks_for_it(worker, test):
     for value in ("float('nan')", "complex('nan')"):
         assert judged(worker, f"def f(x): return {value}", test) == [(False, "strong")]
     assert judged(worker, "def f(x): return 2 * x", test) == [(True, "strong")]
+
+
+@pytest.mark.parametrize(
+    "test, answer",
+    [
+        ("r = f(2)\nassert not abs(r[0] - r[1]) > 1e-6", "[float('inf')] * 2"),
+        ("assert not abs(f(2) * 0 - 4) > 1e-6", "float('inf')"),
+        ("assert not float(f(2)) > 4", "'nan'"),
+        ("if float(f(2)) < 4 or float(f(2)) > 4:\n    raise ValueError", "'nan'"),
+        ("assert f(2) != 5", "__import__('decimal').Decimal('NaN')"),
+    ],
+)
+def test_a_nan_that_only_the_test_makes_passes_no_comparison_that_must_not_hold(worker, test, answer):
+    assert [passed for passed, _ in judged(worker, f"def f(x): return {answer}", test)] == [False]
 
 
 RUNS = "def right(answer):\n    return eval(answer) == 24"
