@@ -64,7 +64,7 @@ class Generation:
         return self.hub.ledger.issue(self.hub.config.rollout.groups_per_call, time.monotonic())
 
     async def _produce(self, worker: Worker, attempts: list[Attempt], weights: PublishedWeights) -> None:
-        requests = [self.hub.schedule.request(*attempt) for attempt in attempts]
+        requests = [self.hub.schedule.request(self.hub.ledger.place(n), attempt) for n, attempt in attempts]
         call: Any = worker.handle.generate.options(num_returns=len(attempts)).remote(requests, weights)
         refs = [call] if len(attempts) == 1 else call
         worker.calls += 1

@@ -15,7 +15,7 @@ from couplet.actors.messages import ScoreReply
 from couplet.actors.remote import DIED, is_defect
 from couplet.actors.replay_state import IDLE_SECONDS, Hub, Worker
 from couplet.data.trajectory import is_zero_signal
-from couplet.data.verdict import Verdict
+from couplet.data.verdict import Verdict, solved_count
 from couplet.replay.record import Attempt, State
 from couplet.reward.fault_limit import workers_died
 from couplet.reward.judgement import Judgement
@@ -102,7 +102,10 @@ class Judging:
         if job.avoid is None:
             self.hub.telemetry.taken(now - job.generated)
         worker.calls += 1
-        problem, pending = self.hub.schedule.problem(job.attempt.number), tuple(job.judgement.pending)
+        problem, pending = (
+            self.hub.schedule.problem(self.hub.ledger.place(job.attempt.number)),
+            tuple(job.judgement.pending),
+        )
         call: ObjectRef = worker.handle.score.remote(problem, job.group, pending, self.hub.tiers)
         reply: ScoreReply = await asyncio.wait_for(call, self.hub.config.reward.timeout)
         self.hub.answered(worker, reply.info)
@@ -132,7 +135,9 @@ class Judging:
         now = time.monotonic()
         self.hub.guard(verdicts)
         valid, zero_signal = sum(v.outcome.is_verdict for v in verdicts), is_zero_signal(verdicts)
-        state = self.hub.ledger.ready(*job.attempt, now, valid=valid, zero_signal=zero_signal)
+        solved = solved_count(verdicts)
+        self.hub.telemetry.settled(self.hub.row_length(job.attempt.number), zero_signal)
+        state = self.hub.ledger.ready(*job.attempt, now, valid=valid, zero_signal=zero_signal, solved=solved)
         if state is State.READY:
             self.ready[job.attempt.number] = (job.group, tuple(verdicts))
             self.hub.telemetry.ready(now - job.generated)

@@ -28,6 +28,7 @@ from couplet.configs.schema import RunConfig
 from couplet.replay.ledger import Ledger
 from couplet.replay.record import Cursor, Record, State
 from couplet.replay.schedule import Schedule
+from couplet.training.factory import build_selection
 from couplet.training.replay_metrics import ledger_metrics
 
 NAME = "replay"  # of the queue in the namespace of its run, by which `status` and `scale` find it
@@ -74,7 +75,8 @@ class ReplayActor:
 
     def __init__(self, config: RunConfig, schedule: Schedule, memory: Memory) -> None:
         self.config = config
-        self.ledger = Ledger(config.replay, memory.record, memory.version, config.steps, memory.leased)
+        selection = build_selection(config, schedule)
+        self.ledger = Ledger(config.replay, memory.record, memory.version, config.steps, memory.leased, selection)
         if memory.weights is not None:
             self.ledger.published = (
                 memory.weights.version

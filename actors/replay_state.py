@@ -60,6 +60,11 @@ class Hub:
         self._changed = asyncio.Event()  # set at the next change, then replaced
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def row_length(self, number: int) -> int:
+        """Positions of one forward pass over a completion of a group: prompt, canvas and suffix."""
+        request = self.schedule.request(self.ledger.place(number), 0)
+        return len(request.prompt_tokens) + self.config.sampler.completion_length + len(request.suffix_tokens)
+
     def active(self, role: str) -> list[Worker]:
         """Workers that are given work."""
         return [worker for worker in self.workers[role].values() if not worker.leaving]

@@ -35,6 +35,13 @@ class ReplayConfig(Section):
     refill: Switch = Field(
         False, description="a zero-signal group gives its credit back, so that each step learns from P groups"
     )
+    select: Literal["all", "signal"] = Field(
+        "all",
+        description="problems of an epoch: all, or the more likely the less sure their verdicts (docs/algorithm.md)",
+    )
+    select_floor: float = Field(
+        0.1, gt=0, le=1, description="of select: signal: least probability that a problem is asked in an epoch"
+    )
     max_attempts: int = Field(5, gt=0, description="losses of one group after which it is quarantined")
 
 

@@ -73,6 +73,11 @@ class PromptGroup:
         """G, the number of completions."""
         return int(self.tokens_GC.shape[0])
 
+    @property
+    def row_length(self) -> int:
+        """Positions of one forward pass over a completion: prompt, canvas and suffix."""
+        return len(self.prompt_tokens) + int(self.tokens_GC.shape[1]) + len(self.suffix_tokens)
+
 
 @dataclass(frozen=True)
 class ScoredGroup:

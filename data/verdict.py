@@ -58,6 +58,11 @@ class Verdict:
     cached: bool = False
 
 
+def solved_count(verdicts: Sequence[Verdict]) -> int:
+    """How many completions passed all their tests."""
+    return sum(verdict.outcome is Outcome.PASSED for verdict in verdicts)
+
+
 def format_rate(verdicts: Sequence[Verdict]) -> float:
     """Share of the judged completions whose format was accepted; NaN if none was judged."""
     judged = [verdict.outcome for verdict in verdicts if verdict.outcome.is_verdict]

@@ -105,7 +105,8 @@ def elbo(rows: Canvases, cfg: EstimatorConfig) -> Views:
     arXiv 2502.09992, equation 14 (a fixed number of masks); Ou et al., ESPO, arXiv 2512.03759 (as a policy's likelihood).
     """
     seeds = seed_tensor(tuple(rows.seeds_B))
-    masks, weights = [], []
+    masks: list[Tensor] = []
+    weights: list[Tensor] = []
     for pair in range(cfg.pairs):
         u_B = mask_ratios(rows.ratio_seeds_B, 0.0, 1.0, pair)
         if cfg.times == "stratified":
@@ -169,7 +170,8 @@ def _paired(
     rows: Canvases,
     cfg: EstimatorConfig,
 ) -> Views:
-    masks, weights = [], []
+    masks: list[Tensor] = []
+    weights: list[Tensor] = []
     for pair in range(cfg.pairs):
         ratio_B = mask_ratios(rows.ratio_seeds_B, cfg.t_min, cfg.t_max, pair)
         found = masks_of(rows.everything_BC, ratio_B, rows.seeds_B, pair)

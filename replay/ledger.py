@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from couplet.configs.schema import ReplayConfig
 from couplet.replay.record import FINAL, Attempt, Cursor, Record, State
+from couplet.replay.selection import Selection
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Ledger:
         version: learner version at the start.
         steps: learner steps of the run; no more groups are admitted than they need. None: no end.
         leased: open groups that a learner step is working on: they keep their attempt and wait for its finals.
+        selection: which places of the schedule new groups get; None = every one in turn, the group's own number.
     """
 
     def __init__(
@@ -74,10 +76,12 @@ class Ledger:
         version: int = 0,
         steps: int | None = None,
         leased: Collection[int] = (),
+        selection: Selection | None = None,
     ) -> None:
         self.config = config
         self.record = record.copy() if record else Record()
         self.steps = steps
+        self.selection = selection
         self.version = version  # learner steps done
         self.published = version  # newest version given to the rollout actors
         self.entries: dict[int, Entry] = {}
@@ -125,8 +129,13 @@ class Ledger:
             number = self.record.issued
             self.record.issued += 1
             self.entries[number] = Entry(number, since=now)
+            self._place(number)
             issued.append(Attempt(number, 0))
         return issued
+
+    def place(self, number: int) -> int:
+        """The place of group `number` in the schedule."""
+        return self.record.places.get(number, number)
 
     # --- generation and judging ------------------------------------------------------------------------------------
 
@@ -138,8 +147,10 @@ class Ledger:
         """A reward actor takes the lease of a group. False: refused."""
         return self._advance(number, attempt, State.GENERATED, State.SCORING, now)
 
-    def ready(self, number: int, attempt: int, now: float, *, valid: int, zero_signal: bool) -> State | None:
-        """The verdicts arrived: the new state, or None if they are refused.
+    def ready(
+        self, number: int, attempt: int, now: float, *, valid: int, zero_signal: bool, solved: int = 0
+    ) -> State | None:
+        """The verdicts arrived, `valid` of them, `solved` positive: the new state, or None if they are refused.
 
         Fewer than two valid completions make no baseline: quarantined. A zero-signal group is filtered here only with
         `refill`; otherwise it counts towards its step and the learner leaves it out of the loss.
@@ -147,6 +158,8 @@ class Ledger:
         entry = self.entries.get(number)
         if entry is None or entry.attempt != attempt or entry.state is not State.SCORING:
             return None
+        if self.selection is not None and valid:
+            self.selection.follow(self.record.rates, self.place(number), solved, valid)
         if valid < 2:
             return self._finish(number, State.QUARANTINED)
         if zero_signal and self.config.refill:
@@ -236,6 +249,9 @@ class Ledger:
             losses={e.number: e.losses for e in self.entries.values() if e.losses},
             reissued=self.record.reissued,
             stale_dropped=self.record.stale_dropped,
+            place=self.record.place,
+            places=dict(self.record.places),
+            rates=dict(self.record.rates),
         )
 
     def states(self) -> dict[str, int]:
@@ -284,6 +300,12 @@ class Ledger:
         if version is not None:
             entry.version = version
         return True
+
+    def _place(self, number: int) -> None:
+        """Choose the place of a new group."""
+        if self.selection is not None:
+            place = self.selection.next_place(max(self.record.place, number), self.record.rates)
+            self.record.places[number], self.record.place = place, place + 1
 
     def _reissue(self, entry: Entry) -> None:
         entry.attempt += 1

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from couplet.replay.selection import PassRate
+
 
 class State(StrEnum):
     """What holds a group, or what became of it. The last three are final."""
@@ -49,6 +51,9 @@ class Cursor:
     losses: Mapping[int, int]  # attempts of groups in flight that died with their holder, unless there are none
     reissued: int  # times a group was issued again
     stale_dropped: int  # of these, because it had become too old
+    place: int = 0  # these three: see `Record`
+    places: Mapping[int, int] = field(default_factory=dict)
+    rates: Mapping[int, PassRate] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,6 +68,9 @@ class Record:
     losses: dict[int, int] = field(default_factory=dict)
     reissued: int = 0
     stale_dropped: int = 0
+    place: int = 0  # of the schedule, where the next group is looked for; these three only with `replay.select`
+    places: dict[int, int] = field(default_factory=dict)  # of the groups in flight
+    rates: dict[int, PassRate] = field(default_factory=dict)  # by problem
 
     def add(self, finals: Mapping[int, State]) -> None:
         """Record final states; a group already recorded keeps its first state (the transition is idempotent)."""
@@ -75,6 +83,7 @@ class Record:
             self.totals[state.value] += 1
             self.attempts.pop(number, None)
             self.losses.pop(number, None)
+            self.places.pop(number, None)
             self.issued = max(self.issued, number + 1)
         while self.floor in self.finals:
             del self.finals[self.floor]
@@ -86,6 +95,8 @@ class Record:
         self.attempts = {n: a for n, a in cursor.attempts.items() if not self.is_final(n)}
         self.losses = {n: a for n, a in cursor.losses.items() if not self.is_final(n)}
         self.reissued, self.stale_dropped = cursor.reissued, cursor.stale_dropped
+        self.place, self.rates = cursor.place, dict(cursor.rates)
+        self.places = {n: place for n, place in cursor.places.items() if not self.is_final(n)}
 
     def is_final(self, number: int) -> bool:
         """True if group `number` has ended."""
@@ -110,6 +121,9 @@ class Record:
             "losses": {str(n): a for n, a in self.losses.items()},
             "reissued": self.reissued,
             "stale_dropped": self.stale_dropped,
+            "place": self.place,
+            "places": {str(n): place for n, place in self.places.items()},
+            "rates": {str(problem): list(rate) for problem, rate in self.rates.items()},
         }
 
     @classmethod
@@ -124,4 +138,7 @@ class Record:
             losses={int(n): a for n, a in tree.get("losses", {}).items()},
             reissued=tree.get("reissued", 0),
             stale_dropped=tree.get("stale_dropped", 0),
+            place=tree.get("place", 0),
+            places={int(n): place for n, place in tree.get("places", {}).items()},
+            rates={int(problem): PassRate(*rate) for problem, rate in tree.get("rates", {}).items()},
         )

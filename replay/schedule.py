@@ -45,16 +45,21 @@ class Schedule:
     completions: int
     seed: int
 
+    @property
+    def order(self) -> ProblemSchedule:
+        """The order of the problems."""
+        return ProblemSchedule(len(self.prompts), self.seed)
+
     def group_id(self, number: int) -> GroupId:
-        """Identity of the `number`-th group."""
-        return ProblemSchedule(len(self.prompts), self.seed).group_id(number)
+        """Identity of the group at place `number` (`Ledger.place`)."""
+        return self.order.group_id(number)
 
     def problem(self, number: int) -> Problem:
-        """The problem of the `number`-th group."""
+        """Its problem."""
         return self.prompts.problems[self.group_id(number).problem]
 
     def request(self, number: int, attempt: int) -> RolloutRequest:
-        """The request for the `number`-th group; seeds depend on the group, not on the attempt."""
+        """The request for it; seeds depend on the group, not on the attempt."""
         group_id = self.group_id(number)
         seeds = [derive_seed(self.seed, "completion", *group_id, g) for g in range(self.completions)]
         return rollout_request(self.prompts, group_id, attempt, seeds, derive_seed(self.seed, "completion", *group_id))

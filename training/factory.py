@@ -29,6 +29,7 @@ from couplet.data.prompts import PromptSet, encode_prompts, with_prefix
 from couplet.data.seeds import derive_seed
 from couplet.data.tokenizer import load_tokenizer
 from couplet.replay.schedule import Schedule
+from couplet.replay.selection import Selection
 
 if TYPE_CHECKING:
     from couplet.learner.learner import Learner
@@ -107,6 +108,12 @@ def build_schedule(config: RunConfig, start: str) -> Schedule:
     problems = config.problems
     prompts = load_prompts(start, problems.train, problems, config.model, problems.limit, exclude=problems.exclude)
     return Schedule(prompts, config.replay.completions, config.seed)
+
+
+def build_selection(config: RunConfig, schedule: Schedule) -> Selection | None:
+    """Which problems of an epoch are asked; None = all."""
+    replay = config.replay
+    return None if replay.select == "all" else Selection(schedule.order, replay.completions, replay.select_floor)
 
 
 def load_prompts(

@@ -8,6 +8,7 @@ from pathlib import Path
 from couplet.configs.schema import RunConfig
 from couplet.data.problem import Problem
 from couplet.data.trajectory import PromptGroup, ScoredGroup
+from couplet.data.verdict import solved_count
 from couplet.evaluation.request import EvalRequest
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.replay.ledger import Ledger
@@ -22,6 +23,7 @@ from couplet.training.factory import (
     build_learner,
     build_rollout_worker,
     build_schedule,
+    build_selection,
     for_one_process,
     for_rollouts,
 )
@@ -43,7 +45,8 @@ class LocalCluster:
         self.checkpoints = checkpoints
         self.step = 0
         self.schedule = build_schedule(config, start)
-        self.ledger = Ledger(config.replay, steps=config.steps)
+        self.selection = build_selection(config, self.schedule)
+        self.ledger = Ledger(config.replay, steps=config.steps, selection=self.selection)
         self.learner = build_learner(LearnerSlice.of(config), start)
         together = config.learner.adapter.rank and (config.rollout.gpus > 0) == (config.learner.gpus > 0)
         twin = self.learner.policy.twin() if together else None  # one copy of the frozen weights
@@ -98,7 +101,8 @@ class LocalCluster:
             path, state = found
             self.learner.restore(path)
             self.step = state["step"]
-            self.ledger = Ledger(self.config.replay, Record.from_dict(state["ledger"]), self.step, self.config.steps)
+            record = Record.from_dict(state["ledger"])
+            self.ledger = Ledger(self.config.replay, record, self.step, self.config.steps, selection=self.selection)
         return self.step
 
     def evaluate(self, request: EvalRequest) -> list[ScoredGroup]:
@@ -128,19 +132,22 @@ class LocalCluster:
 
     def _produce(self, attempts: list[Attempt]) -> None:
         started = time.monotonic()
-        groups = self.rollout.generate([self.schedule.request(*attempt) for attempt in attempts])
+        groups = self.rollout.generate(
+            [self.schedule.request(self.ledger.place(number), attempt) for number, attempt in attempts]
+        )
         self.times.add("generate", time.monotonic() - started)
         for attempt, group in zip(attempts, groups, strict=True):
             now = time.monotonic()
             self.telemetry.generated(group, now)
             self.ledger.generated(*attempt, group.version, now)
             self.ledger.scoring(*attempt, now)
-            scored = self._judge(self.schedule.problem(attempt.number), group)
+            scored = self._judge(self.schedule.problem(self.ledger.place(attempt.number)), group)
             spent = time.monotonic() - now
             self.times.add("reward", spent)
             self.telemetry.judged(scored.verdicts, spent, time.monotonic())
-            valid = int(scored.valid_G.sum())
-            state = self.ledger.ready(*attempt, now, valid=valid, zero_signal=scored.zero_signal)
+            self.telemetry.settled(group.row_length, scored.zero_signal)
+            valid, solved = int(scored.valid_G.sum()), solved_count(scored.verdicts)
+            state = self.ledger.ready(*attempt, now, valid=valid, zero_signal=scored.zero_signal, solved=solved)
             if state is State.READY:
                 self._ready[attempt.number] = scored
                 self.telemetry.ready(spent)

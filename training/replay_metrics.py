@@ -53,6 +53,14 @@ class Telemetry:
         self.faults.update(v.reason or "unknown" for v in verdicts if v.outcome is Outcome.INFRA_ERROR)
         self._events.append((now, 0, 0, len(verdicts)))
 
+    def settled(self, row_length: int, zero_signal: bool) -> None:
+        """The verdicts of a group are complete; its forward passes had `row_length` positions per completion.
+
+        Every group has equally many forward passes of as many rows, so its rollout FLOPs are proportional to
+        `row_length`, but for the part of attention that grows with the square.
+        """
+        self._settled[zero_signal] += row_length
+
     def taken(self, waited: float) -> None:
         """A reward actor took a group for the first time, `waited` seconds after it was generated."""
         self._queued.append(waited)
@@ -85,6 +93,7 @@ class Telemetry:
             "reward_queue_wait": sum(self._queued) / max(1, len(self._queued)),
             "reward_wait_p50": waits[len(waits) // 2],
             "reward_wait_p95": waits[min(len(waits) - 1, int(0.95 * len(waits)))],
+            "zero_signal_flops_share": self._settled[True] / max(1, self._settled.total()),
             "weight_broadcast_seconds": self._broadcast,
             "weight_swap_seconds": self._swap,
         }
@@ -97,5 +106,6 @@ class Telemetry:
         self._generate_seconds = self._reward_seconds = 0.0
         self._tokens = self._completions = 0
         self._broadcast = self._swap = 0.0
+        self._settled: Counter[bool] = Counter()
         self._queued: list[float] = []
         self._waits: list[float] = []
