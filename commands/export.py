@@ -18,6 +18,7 @@ from couplet.learner.checkpoint import latest_checkpoint
 from couplet.training.policy_settings import config_for, write_decoding
 
 CURVE = "reward.png"
+CODE = "modeling_couplet.py"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +28,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     text = "type of the weights (default: auto, as they are stored)"
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help=text)
     parser.add_argument("--shard-gb", type=float, default=5.0, metavar="GB", help="largest weight file (default: 5)")
-    text = "hub repository with Dream's code, which transformers then uses if it is trusted"
+    text = "hub repository with the family's code, which transformers then uses instead of the file in the folder"
     parser.add_argument("--auto-map", metavar="REPO", help=text)
+    text = "licence in the card, e.g. apache-2.0 (default: that of the start's own card, else unknown)"
+    parser.add_argument("--license", metavar="ID", help=text)
     text = "write the LoRA adapter of the newest checkpoint as a PEFT folder instead of the merged policy"
     parser.add_argument("--adapter", action="store_true", help=text)
 
@@ -38,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     if args.adapter:
         print(f"{export_adapter(args.run, args.out)}: written")
         return
-    out = export_policy(args.run, args.out, dtype=args.dtype, max_shard_gb=args.shard_gb, auto_map=args.auto_map)
+    options = {"max_shard_gb": args.shard_gb, "auto_map": args.auto_map, "license_id": args.license}
+    out = export_policy(args.run, args.out, dtype=args.dtype, **options)
     print(f"{out}: written and read back without a difference")
 
 
@@ -66,20 +70,28 @@ def export_adapter(run: str | Path, out: str | Path) -> Path:
 
 
 def export_policy(
-    run: str | Path, out: str | Path, *, dtype: str = "auto", max_shard_gb: float = 5.0, auto_map: str | None = None
+    run: str | Path,
+    out: str | Path,
+    *,
+    dtype: str = "auto",
+    max_shard_gb: float = 5.0,
+    auto_map: str | None = None,
+    license_id: str | None = None,
 ) -> Path:
     """Write the policy of `run` to the new folder `out` and read it back; returns `out`.
 
     The folder has its family's layout: safetensors (in shards), config.json with the fields that its own class reads,
-    tokenizer, generation_config.json with the run's decoding, README.md. Nothing in it is code.
+    tokenizer, generation_config.json with the run's decoding, README.md, and the file with which plain transformers loads
+    it if remote code is trusted.
 
     Args:
         run: a run folder (its kept policy, else that of its newest checkpoint), or a policy folder.
         out: must not exist.
         dtype: "auto" keeps the stored type; "float32", "bfloat16" or "float16".
         max_shard_gb: larger models are written in several files.
-        auto_map: hub name of a repository with Dream's code; transformers then loads the folder through that code, if
-            trusted.
+        auto_map: hub name of a repository with the family's code; transformers then loads the folder through that code,
+            and no file with code is written.
+        license_id: licence in the card; None = that of the start's own card, else unknown.
 
     Raises:
         ConfigError: no policy, or `out` exists or cannot be written.
@@ -103,21 +115,39 @@ def export_policy(
             policy.save_pretrained(part, max_shard_bytes=int(max_shard_gb * 1e9))
             check_copy(policy, part)
             _write_tokenizer(source, part, auto_map)
-            if auto_map is not None:
+            if auto_map is None:
+                remote = write_code(part, policy.config.family)
+            else:
                 classes = MODEL_FAMILIES[policy.config.family].remote_classes.items()
                 remote = {name: f"{auto_map}--{code}" for name, code in classes if name != "AutoTokenizer"}
-                _write_json(part / "config.json", read_object(part / "config.json") | {"auto_map": remote})
+            _write_json(part / "config.json", read_object(part / "config.json") | {"auto_map": remote})
             write_decoding(part, sampler)
             has_curve = (run / CURVE).is_file()
             if has_curve:
                 shutil.copyfile(run / CURVE, part / CURVE)
-            facts = run_facts(run, source)
+            facts = run_facts(run, source) | {"license": license_id, "code": auto_map or CODE}
             card = model_card(out.name, policy.config, policy.token_ids, sampler, facts, CURVE if has_curve else None)
             (part / "README.md").write_text(card, encoding="utf-8")
             part.rename(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def write_code(folder: Path, family: str) -> dict[str, str]:
+    """Copy the file that plain transformers loads the folder with; returns the `auto_map` that names its classes."""
+    from couplet.model import families
+
+    text = (
+        Path(families.__file__)
+        .with_name(CODE)
+        .read_text(encoding="utf-8")
+        .replace('model_type = "couplet"', f'model_type = "{family}"')
+    )
+    (folder / CODE).write_text(text, encoding="utf-8")
+    module = CODE.removesuffix(".py")
+    classes = {"AutoConfig": "CoupletConfig", "AutoModel": "CoupletModel", "AutoModelForMaskedLM": "CoupletModel"}
+    return {auto: f"{module}.{name}" for auto, name in classes.items()}
 
 
 def find_policy_of(run: Path) -> Path:

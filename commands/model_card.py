@@ -14,6 +14,7 @@ from couplet.evaluation.suite import metric_name
 from couplet.training.policy_settings import generation_fields
 
 TEMPLATES = Path(__file__).with_name("templates")
+LAYOUTS = {"Dream": "Dream", "qwen2": "Qwen2", "llama": "Llama", "llada": "LLaDA"}  # family -> name of its layout
 # The most informative settings of a run, by section.
 TELLING = {
     "estimator": ("name", "pairs", "t_min", "t_max", "weighting"),
@@ -33,7 +34,8 @@ def model_card(
         name: of the folder.
         config, token_ids: the policy's.
         sampler: its decoding defaults.
-        facts: `config` and `summary` of the run, as plain trees; either may be empty.
+        facts: `config` and `summary` of the run, as plain trees, either of which may be empty; `license`, None = that of
+            the start's card; `code`, the file or the hub repository whose classes load the folder.
         curve: file name of the reward curve beside the card.
     """
     from couplet.report.render import template
@@ -51,7 +53,12 @@ def model_card(
         recipe=recipe,
         summary=summary,
         curve=curve,
-        front_matter=_front_matter(recipe),
+        layout=LAYOUTS.get(config.family, config.family),
+        code=facts["code"],
+        canvas=sampler.completion_length,
+        steps=sampler.steps,
+        data=_training_data(recipe),
+        front_matter=_front_matter(recipe, facts["license"]),
         before_after=_before_after(summary, recipe),
         decoding=[(f"`{key}`", str(value)) for key, value in generation_fields(sampler).items() if value is not None],
         telling=telling,
@@ -59,12 +66,41 @@ def model_card(
     )
 
 
-def _front_matter(recipe: Mapping[str, Any]) -> str:
-    fields: dict[str, Any] = {"tags": ["masked-diffusion", "text-diffusion", "code", "couplet"]}
+def _front_matter(recipe: Mapping[str, Any], license_id: str | None) -> str:
     start = (recipe.get("model") or {}).get("path") or recipe.get("start")
+    fields: dict[str, Any] = {
+        "license": license_id or license_of(start) or "unknown",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["masked-diffusion", "text-diffusion", "code", "couplet"],
+    }
     if start and re.fullmatch(r"[\w.-]+/[\w.-]+", str(start)):
         fields["base_model"] = start
     return str(yaml.safe_dump(fields, sort_keys=False))
+
+
+def license_of(folder: str | None) -> str | None:
+    """The licence that the card of a model folder names; None without a folder, a card or a licence in it."""
+    path = Path(folder or "") / "README.md"
+    if folder is None or not path.is_file():
+        return None
+    parts = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
+    try:
+        fields = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
+    except yaml.YAMLError:
+        return None
+    found = fields.get("license") if isinstance(fields, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _training_data(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(how it was used, its name in the recipe without folders) of every corpus and problem set."""
+    model = recipe.get("model") or {}
+    used = [(f"stage {stage.get('name')}", stage.get("corpus")) for stage in recipe.get("stages") or ()]
+    used.append(("problems with tests", (recipe.get("problems") or {}).get("train")))
+    before = model.get("recipe") or model.get("path") or recipe.get("start")
+    used.append(("what the start was trained on", before))
+    return [(how, _short(str(source))) for how, source in used if source]
 
 
 def _before_after(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -87,7 +123,11 @@ def _before_after(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> list
 def _settings(recipe: Mapping[str, Any]) -> str:
     """The recipe as YAML; of a local folder only the last two parts are shown."""
     shown = {name: value for name, value in recipe.items() if name != "runs_dir"}
-    path = PurePath((shown.get("model") or {}).get("path") or "")
-    if path.is_absolute():
-        shown["model"] = shown["model"] | {"path": "/".join(path.parts[-2:])}
+    if path := (shown.get("model") or {}).get("path"):
+        shown["model"] = shown["model"] | {"path": _short(path)}
     return str(yaml.safe_dump(shown, sort_keys=False))
+
+
+def _short(path: str) -> str:
+    """The last two parts of an absolute path; any other is unchanged."""
+    return "/".join(PurePath(path).parts[-2:]) if PurePath(path).is_absolute() else path

@@ -41,9 +41,7 @@ def _options_of_served_model(parser: argparse.ArgumentParser) -> None:
     under_way = "requests to a served model at a time (default: 32)"
     parser.add_argument("--concurrency", type=cli.positive, default=32, metavar="N", help=under_way)
     limit = "seconds that a request may take; a slower one is tried again (default: 600)"
-    parser.add_argument(
-        "--request-timeout", dest="request_seconds", type=float, default=600.0, metavar="S", help=limit
-    )
+    parser.add_argument("--request-timeout", dest="request_seconds", type=float, default=600.0, metavar="S", help=limit)
     answer = "of a served model's answer (default: 1024)"
     parser.add_argument("--max-tokens", type=cli.positive, default=1024, metavar="N", help=answer)
 

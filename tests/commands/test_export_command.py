@@ -44,13 +44,15 @@ def test_an_export_is_exported_again_to_the_same_bytes(run_folder, tmp_path, com
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_the_configuration_is_complete_for_the_original_class_and_names_no_code(run_folder, tmp_path, command):
+def test_the_configuration_is_complete_for_the_original_class_and_names_its_code(run_folder, tmp_path, command):
     command("export", run_folder, tmp_path / "out")
     fields = json.loads((tmp_path / "out" / "config.json").read_text())
     assert fields["model_type"] == "Dream" and fields["architectures"] == ["DreamModel"]
-    assert set(DREAM_FIELDS) <= set(fields) and "auto_map" not in fields
+    assert set(DREAM_FIELDS) <= set(fields)
+    assert {name.partition(".")[0] for name in fields["auto_map"].values()} == {"modeling_couplet"}
     command("export", run_folder, tmp_path / "coded", "--auto-map", "Dream-org/Dream-v0-Instruct-7B")
     fields = json.loads((tmp_path / "coded" / "config.json").read_text())
+    assert not (tmp_path / "coded" / "modeling_couplet.py").exists()
     assert fields["auto_map"]["AutoModel"] == "Dream-org/Dream-v0-Instruct-7B--modeling_dream.DreamModel"
     DiffusionPolicy.from_pretrained(tmp_path / "coded")  # the reference is never followed here
 
@@ -79,7 +81,13 @@ def test_the_decoding_of_the_run_comes_back_from_the_generation_file(run_folder,
 def test_the_card_tells_recipe_and_figures_and_no_path(run_folder, tmp_path, command):
     command("export", run_folder, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "masked-diffusion" in yaml.safe_load(card.split("---")[1])["tags"]
+    front = yaml.safe_load(card.split("---")[1])
+    assert (
+        "masked-diffusion" in front["tags"]
+        and front["library_name"] == "transformers"
+        and front["license"] == "unknown"
+    )
+    assert "in the layout of Dream" in card and "modeling_couplet.py" in card
     assert "| pass@1, T = ? | 25.0% | 50.0% |" in card and "| local AR-ness, T = 0.2 | 0.50 | 0.70 |" in card
     assert "![Mean reward per learner step](reward.png)" in card and (tmp_path / "out" / "reward.png").is_file()
     assert "completion_length: 8" in card and str(run_folder.parent) not in card
