@@ -106,7 +106,7 @@ class LearnerGroup:
 
     def _surviving(self, work: Callable[[], T], step: int) -> T:
         """The result of `work`, which needs ranks that have done `step` steps; they are replaced if one dies."""
-        last: BaseException | None = None
+        previous: BaseException | None = None
         for _ in range(MAX_REBUILDS):
             try:
                 if not self.ranks.actors:
@@ -119,15 +119,15 @@ class LearnerGroup:
                     raise ConfigError(
                         f"the learner ran out of GPU memory ({str(error).splitlines()[0]}); {LEANER}"
                     ) from error
-                if self._is_final(error, last):
+                if self._is_final(error, previous):
                     raise
-                if isinstance(error, TimeoutError) and isinstance(last, TimeoutError):
+                if isinstance(error, TimeoutError) and isinstance(previous, TimeoutError):
                     raise TimeoutError(f"{error}, twice in a row: if the work needs longer, raise the limit") from error
-                last = error
+                previous = error
                 self.ranks.stop_ranks()
-        raise RuntimeError(f"the learner died {MAX_REBUILDS} times in a row; the last time: {last}") from last
+        raise RuntimeError(f"the learner died {MAX_REBUILDS} times in a row; the last time: {previous}") from previous
 
-    def _is_final(self, error: BaseException, last: BaseException | None) -> bool:
+    def _is_final(self, error: BaseException, previous: BaseException | None) -> bool:
         """True for an error that new ranks would only raise again.
 
         If all ranks are alive, nothing was lost. Ranks that do not answer may be waiting in a collective for the rank
@@ -140,7 +140,7 @@ class LearnerGroup:
         except DIED:
             return False
         except TimeoutError:
-            return is_defect(error) and (type(error), str(error)) == (type(last), str(last))
+            return is_defect(error) and (type(error), str(error)) == (type(previous), str(previous))
         return True
 
     def _rebuild(self, step: int) -> None:

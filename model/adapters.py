@@ -99,7 +99,7 @@ def write_adapter(folder: Path, policy: Any, weights: Mapping[str, Tensor]) -> N
     for name, tensor in weights.items():
         found = _FACTOR.match(name)
         if found:
-            layer = family.folder_name(f"{found.group(1)}.weight").removesuffix(".weight")
+            layer = family.stored_name(f"{found.group(1)}.weight").removesuffix(".weight")
             tensors[f"base_model.model.{layer}.lora_{found.group(2)}.weight"] = tensor.detach().cpu().contiguous()
     targets = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in tensors})
     config = _peft_config(policy.adapter, targets)

@@ -46,13 +46,13 @@ class Family:
     remote_classes: Mapping[str, str] = field(default_factory=dict)
     chat: str = "ChatML"
 
-    def folder_name(self, name: str) -> str:
+    def stored_name(self, name: str) -> str:
         """The folder's name of weight `name`."""
         return _renamed(name, self.weights)
 
-    def own_name(self, folder_name: str) -> str:
-        """This project's name of the folder's weight `folder_name`."""
-        return _renamed(folder_name, {theirs: own for own, theirs in self.weights.items()})
+    def own_name(self, stored_name: str) -> str:
+        """This project's name of the folder's weight `stored_name`."""
+        return _renamed(stored_name, {theirs: own for own, theirs in self.weights.items()})
 
 
 def family_of(fields: Fields, where: object) -> tuple[str, Family]:

@@ -142,7 +142,7 @@ def read_weights(
     surplus = sorted(set(files) - set(expected))
     if missing:
         raise ModelFolderError(
-            f"{folder} lacks {len(missing)} tensors of this shape, first {family.folder_name(missing[0])}; check config.json"
+            f"{folder} lacks {len(missing)} tensors of this shape, first {family.stored_name(missing[0])}; check config.json"
         )
     if surplus:
         raise ModelFolderError(
@@ -181,7 +181,7 @@ def write_folder(
     try:
         fields = config_fields(config, next(iter(tensors.values())).dtype)
         (temporary / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
-        named = {family.folder_name(name): tensor for name, tensor in tensors.items()}
+        named = {family.stored_name(name): tensor for name, tensor in tensors.items()}
         _write_tensors(temporary, named, max_shard_bytes)
         if tokenizer_folder is not None:
             for name in TOKENIZER_FILES:

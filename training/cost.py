@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from couplet.configs.schema import RunConfig
 from couplet.model.cost import ModelSize, default_chunk_rows
-from couplet.training.simulation import Durations, Layout, Timeline, simulate
+from couplet.training.simulation import Durations, Layout, Run, Timeline
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 SIMULATED_STEPS = 60
@@ -172,7 +172,7 @@ def simulated(config: RunConfig, size: ModelSize, machine: Machine) -> Timeline:
     layout = Layout(
         config.rollout.actors, config.reward.actors, config.rollout.groups_per_call, config.weights.broadcast_every
     )
-    return simulate(config.replay, layout, durations, SIMULATED_STEPS)
+    return Run(config.replay, layout, durations, SIMULATED_STEPS).run()
 
 
 def _share(gpus: float) -> float:

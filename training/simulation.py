@@ -69,55 +69,37 @@ class Timeline:
         return 1.0 - self.busy[role] / (self.step_ends[-1] * self.workers[role])
 
 
-def simulate(
-    replay: ReplayConfig,
-    layout: Layout,
-    durations: Durations,
-    steps: int,
-    *,
-    zero_signal: float = 0.0,
-    seed: int = 0,
-    observe: Callable[[Run], None] = lambda run: None,
-) -> Timeline:
-    """Run `steps` learner steps (at least two) of a queue with these workers.
-
-    Args:
-        zero_signal: probability that a group's rewards do not differ.
-        seed: of the durations and of the zero-signal groups.
-        observe: called after every learner step; it may change `Run.wanted` and `Run.durations`.
-    """
-    return Run(replay, layout, durations, steps, zero_signal, seed, observe).run()
-
-
+@dataclass
 class Run:
-    """Events in order of time; ties in order of creation.
+    """A queue with these workers, which runs for `steps` learner steps (at least two).
+
+    Events are in order of time; ties in order of creation.
 
     Attributes:
+        zero_signal: probability that a group's rewards do not differ.
+        seed: of the durations and of the zero-signal groups.
+        observe: called after every learner step; it may change `wanted` and `durations`.
         wanted: workers per role; surplus ones leave once they are idle.
         waits: seconds that each group waited for a reward actor, since the last learner step.
         learner_wait: seconds that the learner waited for the groups of the last step.
     """
 
-    def __init__(
-        self,
-        replay: ReplayConfig,
-        layout: Layout,
-        durations: Durations,
-        steps: int,
-        zero_signal: float = 0.0,
-        seed: int = 0,
-        observe: Callable[[Run], None] = lambda run: None,
-    ) -> None:
-        self.replay, self.layout, self.durations = replay, layout, durations
-        self.steps, self.zero_signal = steps, zero_signal
-        self.random = random.Random(seed)
-        self.ledger = Ledger(replay, steps=steps)
+    replay: ReplayConfig
+    layout: Layout
+    durations: Durations
+    steps: int
+    zero_signal: float = 0.0
+    seed: int = 0
+    observe: Callable[[Run], None] = lambda run: None
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.ledger = Ledger(self.replay, steps=self.steps)
         self.now = 0.0
         self.version = 0  # learner steps done
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.ties = itertools.count()
-        self.observe = observe
-        self.wanted = {"rollout": layout.rollout_actors, "reward": layout.reward_actors}
+        self.wanted = {"rollout": self.layout.rollout_actors, "reward": self.layout.reward_actors}
         self.working = {"rollout": 0, "reward": 0}
         self.held: deque[int] = deque()  # versions of the weights that idle rollout actors hold
         self.jobs: deque[tuple[int, int, float]] = deque()  # group, attempt, when it was generated
@@ -128,6 +110,7 @@ class Run:
         self.timeline = Timeline(workers={**self.wanted, "learner": 1})
 
     def run(self) -> Timeline:
+        """What was measured."""
         self._work()
         while self.version < self.steps:
             self.now, _, happen = heapq.heappop(self.events)

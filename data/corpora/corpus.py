@@ -68,7 +68,7 @@ class PackedBatches:
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch = {batch}: must be at least 1")
-        self._tokenizer, self._length, self._batch = tokenizer, length, batch
+        self._tokenizer, self._row_length, self._batch = tokenizer, length, batch
         self._end = tokenizer.id(end_token)
         self._stream = stream
         self._carry: list[int] = []  # tokens read but not yet given
@@ -79,12 +79,12 @@ class PackedBatches:
         return self
 
     def __next__(self) -> PackedBatch:
-        needed = self._batch * self._length
+        needed = self._batch * self._row_length
         while len(self._carry) < needed:
             (text,) = next(self._stream)
             self._carry.extend((*self._tokenizer.encode(text), self._end))
             self.counts["documents"] += 1
-        rows = np.array(self._carry[:needed], dtype=np.int32).reshape(self._batch, self._length)
+        rows = np.array(self._carry[:needed], dtype=np.int32).reshape(self._batch, self._row_length)
         del self._carry[:needed]
         self.counts["tokens"] += needed
         ends_BL = rows == self._end
@@ -130,7 +130,7 @@ class InstructBatches:
             raise ValueError(f"batch = {batch}: must be at least 1")
         if not 0 < canvas < length:
             raise ValueError(f"canvas = {canvas}: must lie between 0 and length = {length}, to leave room for a prompt")
-        self._tokenizer, self._length, self._canvas, self._batch = tokenizer, length, canvas, batch
+        self._tokenizer, self._row_length, self._canvas_length, self._batch = tokenizer, length, canvas, batch
         self._system = system
         self._end, self._pad, self._filler = map(tokenizer.id, (end_token, pad_token, filler_token))
         self._stream = stream
@@ -146,14 +146,14 @@ class InstructBatches:
 
     def __next__(self) -> InstructBatch:
         rows = [self._next_row() for _ in range(self._batch)]
-        tokens_BL = np.full((len(rows), self._length), self._pad, dtype=np.int32)
+        tokens_BL = np.full((len(rows), self._row_length), self._pad, dtype=np.int32)
         attention_BL = np.zeros(tokens_BL.shape, dtype=bool)
         answer_BL = np.zeros(tokens_BL.shape, dtype=bool)
         for number, (row, suffix) in enumerate(rows):
-            tokens_BL[number, self._length - len(row) :] = row
-            attention_BL[number, self._length - len(row) :] = True
-            last = self._length - suffix
-            answer_BL[number, last - self._canvas : last] = True
+            tokens_BL[number, self._row_length - len(row) :] = row
+            attention_BL[number, self._row_length - len(row) :] = True
+            last = self._row_length - suffix
+            answer_BL[number, last - self._canvas_length : last] = True
         return InstructBatch(tokens_BL, attention_BL, answer_BL)
 
     def _encode_pair(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
@@ -179,13 +179,13 @@ class InstructBatches:
             if self._stream.epoch > first_epoch + 1:
                 raise SourceError(f"{self._made_from['source']}: no example fits: {self.counts}")
             prompt, answer, suffix = self._encode_row(prompt_text, answer_text)
-            if len(prompt) + len(suffix) > self._length - self._canvas:
+            if len(prompt) + len(suffix) > self._row_length - self._canvas_length:
                 self.counts["prompts_too_long"] += 1
-            elif len(answer) > self._canvas:
+            elif len(answer) > self._canvas_length:
                 self.counts["answers_too_long"] += 1
             else:
                 self.counts["examples"] += 1
-                return prompt + answer + [self._filler] * (self._canvas - len(answer)) + suffix, len(suffix)
+                return prompt + answer + [self._filler] * (self._canvas_length - len(answer)) + suffix, len(suffix)
 
     def state(self) -> dict[str, Any]:
         """Where the next batch begins; plain JSON values."""

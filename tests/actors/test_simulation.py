@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from couplet.training.simulation import Durations, Layout, simulate
+from couplet.training.simulation import Durations, Layout, Run
 from tests.actors.fakes import GENERATE, JUDGE, LEARN, PUBLISH
 
 pytestmark = pytest.mark.ray
@@ -49,5 +49,5 @@ def test_a_step_takes_as_long_as_simulated(name, scripted):
         weights={"broadcast_every": every},
     )  # fmt: skip
     durations = Durations(lambda groups: GENERATE * groups, JUDGE, LEARN, PUBLISH)
-    timeline = simulate(cluster.config.replay, Layout(rollout, reward, per_call, every), durations, STEPS)
+    timeline = Run(cluster.config.replay, Layout(rollout, reward, per_call, every), durations, STEPS).run()
     assert measured(cluster, STEPS) == pytest.approx(timeline.step_seconds(WARM_UP), rel=0.05)

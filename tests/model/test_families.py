@@ -245,5 +245,5 @@ def test_a_variant_that_is_not_computed_is_refused(tmp_path: Path, family: str, 
 def test_weight_names_map_both_ways(family: str) -> None:
     names = MODEL_FAMILIES[family]
     own = [f"model.layers.{n}.self_attn.q_proj.weight" for n in range(12)] + ["lm_head.weight", "model.norm.weight"]
-    assert [names.own_name(names.folder_name(name)) for name in own] == own
-    assert len({names.folder_name(name) for name in own}) == len(own)
+    assert [names.own_name(names.stored_name(name)) for name in own] == own
+    assert len({names.stored_name(name) for name in own}) == len(own)

@@ -9,7 +9,7 @@ import pytest
 
 from couplet.configs.schema import AutoscaleConfig, ConfigError, ReplayConfig, RewardConfig
 from couplet.training.autoscale import Autoscaler, Load
-from couplet.training.simulation import Durations, Layout, simulate
+from couplet.training.simulation import Durations, Layout, Run
 
 P, STEPS = 16, 240
 START_SECONDS = 12.0  # from the wish for a worker to its first call
@@ -90,7 +90,7 @@ def under_load(judge, generate=lambda step: 2.0, spread=0.25, rollout=None, seed
 
     durations = Durations(lambda groups: generate(0) * groups, judge(0), learn=4.0, publish=0.2, spread=spread)
     replay = ReplayConfig(groups_per_step=P, completions=4, max_staleness=2)
-    timeline = simulate(replay, Layout(wanted["rollout"], 1), durations, STEPS, seed=seed, observe=observe)
+    timeline = Run(replay, Layout(wanted["rollout"], 1), durations, STEPS, seed=seed, observe=observe).run()
     return history, timeline
 
 

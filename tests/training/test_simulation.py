@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from couplet.configs.schema import ReplayConfig
-from couplet.training.simulation import Durations, Layout, simulate
+from couplet.training.simulation import Durations, Layout, Run
 
 
 def run(rollout=1, reward=1, per_call=1, every=1, P=4, staleness=0, steps=20, spread=0.0, **seconds):
     durations = {"generate": 1.0, "judge": 0.25, "learn": 2.0} | seconds
     one = durations.pop("generate")
-    return simulate(
+    return Run(
         ReplayConfig(groups_per_step=P, completions=4, max_staleness=staleness),
         Layout(rollout, reward, per_call, every),
         Durations(lambda groups: one * groups, **durations, spread=spread),
         steps,
-    )
+    ).run()
 
 
 def test_without_staleness_the_phases_follow_each_other():
@@ -49,7 +49,7 @@ def test_credits_hold_generation_back():
     A ratio of work to workers would say 32 x 15.8 / 56 = 9.03 per step.
     """
     layout, replay = Layout(56, 32), ReplayConfig(groups_per_step=32, completions=10, max_staleness=1)
-    timeline = simulate(replay, layout, Durations(lambda groups: 15.8 * groups, 0.3, 5.25), 60)
+    timeline = Run(replay, layout, Durations(lambda groups: 15.8 * groups, 0.3, 5.25), 60).run()
     assert timeline.step_seconds() == pytest.approx(12.4, abs=0.1)
     assert timeline.idle("learner") == pytest.approx(0.58, abs=0.01)
 
