@@ -75,7 +75,7 @@ def run_policy_analysis(comparison: Comparison, plan: AnalysisPlan, console: Con
 
     Raises `UserError`.
     """
-    from couplet.evaluation.analysis import claim_folder, run_analysis
+    from couplet.evaluation.analysis import Material, claim_folder, run_analysis
 
     subject, words = comparison.subject, comparison.words
     folder, config = subject.open()
@@ -99,9 +99,8 @@ def run_policy_analysis(comparison: Comparison, plan: AnalysisPlan, console: Con
             f"{', '.join(map(str, folders.values()))}: {evaluator.describe()}", highlight=False, soft_wrap=True
         )
         policies = [_policy(label, path, config, evaluator) for label, path in folders.items()]
-        return run_analysis(
-            policies, code, config.sampler, plan, out, words=asked, facts=facts, tier=evaluator.tier, console=console
-        )
+        material = Material(code, config.sampler, asked)
+        return run_analysis(policies, material, plan, out, facts=facts, tier=evaluator.tier, console=console)
 
 
 def _shared_prompts(config: RunConfig, folders: dict[str, Path], subject: Subject, source: str) -> PromptSet:

@@ -38,8 +38,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Answer one prompt, or prompts typed until an empty line; or fill the gaps of a file."""
-    from couplet.commands.infill import LENGTHS, MARKER, run_infill
-    from couplet.commands.session import run_sample
+    from couplet.commands.infill import LENGTHS, MARKER, read_parts, run_infill
+    from couplet.commands.session import Sampling, run_sample
     from couplet.commands.subject import open_policy
 
     changes = {name: getattr(args, name) for name in ("order", "steps", "temperature", "top_p", "top_k")}
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> None:
     for name in without:
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name}: has no meaning {chosen} --infill; leave it out")
+    parts = read_parts(args.infill, args.marker or MARKER) if args.infill else []
     folder, _ = open_policy(args.policy, None, ())
+    sampling = Sampling.load(folder, changes, args.seed, args.device)
     if args.infill:
-        marker, lengths = args.marker or MARKER, args.gap or LENGTHS
-        how = {"marker": marker, "lengths": lengths, "question": args.once}
-        run_infill(folder, args.infill, changes, **how, seed=args.seed, device=args.device)
-        return
-    run_sample(folder, changes, once=args.once, seed=args.seed, gif=args.gif, svg=args.svg, device=args.device)
+        run_infill(sampling, parts, lengths=args.gap or LENGTHS, question=args.once)
+    else:
+        run_sample(sampling, once=args.once, gif=args.gif, svg=args.svg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,58 +27,72 @@ from couplet.model.device import check_device
 from couplet.model.policy import DiffusionPolicy
 from couplet.report.animation import write_gif, write_svg
 from couplet.report.trace import END, MASKED, Trace, answer_pieces, step_colour
-from couplet.rollout.sampler import Completion, sample
+from couplet.rollout.sampler import sample
 from couplet.training.policy_settings import settings_tree
 
 FRAME_SECONDS = 0.04  # between two frames in a terminal, so that a small model can be followed
 QUIT = ("exit", "quit", ":q")
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What samples: a policy, its tokenizer, how to decode, and the seed; each prompt of a session gets its own."""
+
+    policy: DiffusionPolicy
+    tokenizer: Tokenizer
+    config: SamplerConfig
+    seed: int = 0
+
+    @classmethod
+    def load(
+        cls, folder: Path, changes: Mapping[str, Any] | None = None, seed: int = 0, device: str = "cpu"
+    ) -> Sampling:
+        """From a policy's Hugging Face folder with its tokenizer; `changes` as in `sampler_of`.
+
+        Raises:
+            ValueError: the folder is not a policy.
+            ConfigError: a device or sampler options that cannot work.
+        """
+        check_device(device, "--device", device, "use --device cpu, or cuda if torch sees a GPU")
+        policy = DiffusionPolicy.from_pretrained(folder, device=device).eval()
+        return cls(policy, load_tokenizer(folder), sampler_of(folder, changes or {}), seed)
+
+
 def run_sample(
-    folder: str | Path,
-    changes: Mapping[str, Any] | None = None,
+    sampling: Sampling,
     *,
     once: str | None = None,
-    seed: int = 0,
     gif: Path | None = None,
     svg: Path | None = None,
-    device: str = "cpu",
     console: Console | None = None,
     read: Callable[[str], str] = input,
 ) -> None:
     """Answer one prompt, or prompts typed until an empty line.
 
     Args:
-        folder: a policy's Hugging Face folder with its tokenizer.
-        changes: fields of `SamplerConfig` to set; None values change nothing. The rest is `sampler_of(folder)`.
         once: answer this and return. If the output is not a terminal, only the answer's text is printed.
-        seed: of the samples; each prompt of a session gets its own.
         gif, svg: where to write the trace of the last prompt as an animation.
-        device: where the policy runs.
         console: output; by default the terminal.
         read: asks for a prompt.
 
     Raises:
-        ValueError: the folder is not a policy, or the sampler rejects the prompt (`once`).
-        ConfigError: a device or sampler options that cannot work, or a file that cannot be written.
+        ValueError: the sampler rejects the prompt (`once`).
+        ConfigError: a file that cannot be written.
     """
-    console = console or Console()
-    check_device(device, "--device", device, "use --device cpu, or cuda if torch sees a GPU")
-    policy = DiffusionPolicy.from_pretrained(folder, device=device).eval()
-    tokenizer = load_tokenizer(folder)
-    config = sampler_of(Path(folder), changes or {})
+    console, config = console or Console(), sampling.config
     if once is not None:
-        _export(show_answer(policy, tokenizer, once, config, seed, console), gif, svg, console)
+        _export(show_answer(sampling, once, console), gif, svg, console)
         return
     console.print(
-        f"[bold]{folder}[/bold]: {config.order} order, {config.steps} steps, canvas of {config.completion_length} tokens, "
-        f"T = {config.temperature:g}. An empty line ends.",
+        f"[bold]{sampling.policy.source}[/bold]: {config.order} order, {config.steps} steps, canvas of "
+        f"{config.completion_length} tokens, T = {config.temperature:g}. An empty line ends.",
         highlight=False,
     )
     number = 0
     while (question := _ask(read)) is not None:
         try:
-            trace = show_answer(policy, tokenizer, question, config, derive_seed(seed, "sample", number), console)
+            own = replace(sampling, seed=derive_seed(sampling.seed, "sample", number))
+            trace = show_answer(own, question, console)
         except UserError as error:
             console.print(f"error: {error}", style="red", markup=False, highlight=False)
             continue
@@ -99,40 +114,38 @@ def sampler_of(folder: Path, changes: Mapping[str, Any]) -> SamplerConfig:
     return sampler
 
 
-def show_answer(
-    policy: DiffusionPolicy, tokenizer: Tokenizer, question: str, config: SamplerConfig, seed: int, console: Console
-) -> Trace:
+def show_answer(sampling: Sampling, question: str, console: Console) -> Trace:
     """Decode an answer, live in a terminal, and print it; the code of a fenced answer is highlighted."""
-    prompt = tokenizer.chat_prompt(question)
+    policy, config, end = sampling.policy, sampling.config, sampling.policy.token_ids.end
+    prompt = sampling.tokenizer.chat_prompt(question)
     started = time.perf_counter()
     if console.is_terminal:
-        view = LiveView(policy, tokenizer, config)
+        view = LiveView(sampling)
         with Live(console=console, refresh_per_second=30, transient=True) as live:
 
             def frame(step: int, rows: Sequence[int], tokens_1C: np.ndarray) -> None:
                 live.update(view.frame(step, tokens_1C[0]), refresh=True)
                 time.sleep(FRAME_SECONDS)
 
-            (completion,) = sample(policy, [prompt], config, [seed], trace=frame)
+            (completion,) = sample(policy, [prompt], config, [sampling.seed], trace=frame)
         console.print(view.frame(config.steps - 1, completion.tokens))
     else:
-        (completion,) = sample(policy, [prompt], config, [seed])
-    text = completion_text(tokenizer, completion.tokens.tolist(), policy.token_ids.end)
-    _print_answer(text, console)
+        (completion,) = sample(policy, [prompt], config, [sampling.seed])
+    _print_answer(completion_text(sampling.tokenizer, completion.tokens.tolist(), end), console)
     if console.is_terminal:
         seconds = time.perf_counter() - started
         console.print(f"{len(completion.tokens)} tokens, {config.steps} steps, {seconds:.1f} s", style="dim")
-    return trace_of(policy, tokenizer, question, completion, config.steps)
+    shown = answer_pieces(completion.tokens.tolist(), end, sampling.tokenizer)
+    return Trace(question, tuple(shown), tuple(completion.reveal_step[: len(shown)].tolist()), config.steps)
 
 
 class LiveView:
     """The canvas while it is denoised: each token keeps the colour of the step that revealed it."""
 
-    def __init__(self, policy: DiffusionPolicy, tokenizer: Tokenizer, config: SamplerConfig) -> None:
-        self.ids = policy.token_ids
-        self.tokenizer = tokenizer
-        self.steps = config.steps
-        self.step_C = np.full(config.completion_length, -1)
+    def __init__(self, sampling: Sampling) -> None:
+        self.ids, self.tokenizer = sampling.policy.token_ids, sampling.tokenizer
+        self.steps = sampling.config.steps
+        self.step_C = np.full(sampling.config.completion_length, -1)
 
     def frame(self, step: int, tokens_C: np.ndarray) -> Panel:
         """The canvas after `step`; `tokens_C` has MASK where nothing is revealed yet."""
@@ -153,12 +166,6 @@ class LiveView:
         if token in (self.ids.filler, self.ids.pad):
             return "·"
         return self.tokenizer.decode([token], skip_special=False)
-
-
-def trace_of(policy: DiffusionPolicy, tokenizer: Tokenizer, question: str, completion: Completion, steps: int) -> Trace:
-    """The trace of a completion up to its first end token."""
-    shown = answer_pieces(completion.tokens.tolist(), policy.token_ids.end, tokenizer)
-    return Trace(question, tuple(shown), tuple(completion.reveal_step[: len(shown)].tolist()), steps)
 
 
 def _print_answer(text: str, console: Console) -> None:

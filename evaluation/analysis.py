@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from couplet.configs.load import to_dict
 from couplet.configs.markdown import markdown_table
 from couplet.configs.schema import SamplerConfig, require
 from couplet.data.files import write_json, write_text, writing
@@ -87,6 +88,18 @@ class AnalysisPlan:
         require(len(self.temperatures) > 0, "temperatures", self.temperatures, "name at least one")
 
 
+@dataclass(frozen=True)
+class Material:
+    """What is decoded: problems with tests, the decoder, and arithmetic word problems to compare the code with, if any.
+
+    Temperature and steps of the decoder are varied.
+    """
+
+    code: PromptSet
+    sampler: SamplerConfig
+    words: PromptSet | None = None
+
+
 @dataclass
 class _Collected:
     """Rows of the two tables, filled setting by setting; completions are recorded in `out`, problem by problem."""
@@ -122,18 +135,16 @@ def claim_folder(out: Path, sampler: SamplerConfig, plan: AnalysisPlan, facts: M
     Raises:
         ConfigError: `out` contains records of something else, or cannot be written.
     """
-    fixed = {name: value for name, value in _plain(sampler).items() if name not in ("temperature", "steps")}
+    fixed = {name: value for name, value in to_dict(sampler).items() if name not in ("temperature", "steps")}
     same_run(out / "run.json", {**facts, "samples": plan.samples, "seed": plan.seed, "sampler": fixed})
 
 
 def run_analysis(
     subjects: Sequence[Subject],
-    code: PromptSet,
-    sampler: SamplerConfig,
+    material: Material,
     plan: AnalysisPlan,
     out: Path,
     *,
-    words: PromptSet | None = None,
     facts: Mapping[str, Any] | None = None,
     tier: str = "",
     console: Console | None = None,
@@ -142,11 +153,9 @@ def run_analysis(
 
     Args:
         subjects: one policy, or two to compare before and after.
-        code: problems with tests.
-        sampler: the decoder; temperature and steps are varied.
+        material: problems and decoder.
         plan: settings.
         out: folder; a killed analysis resumes there.
-        words: arithmetic word problems to compare with the code; None leaves that part out.
         facts: what identifies the analysis besides plan and sampler (policies, problem sets); named in `analysis.json`.
         tier: the sandbox tier that judges, for `analysis.json`.
         console: progress; None prints nothing.
@@ -158,20 +167,20 @@ def run_analysis(
     labels = [subject.label for subject in subjects]
     if not labels or len(set(labels)) != len(labels):
         raise ValueError(f"subjects {labels}: need at least one, each with its own label")
-    for prompts in (code, words):
+    for prompts in (material.code, material.words):
         if prompts is not None:
             require_unique(prompts)
-    claim_folder(out, sampler, plan, facts or {})
+    claim_folder(out, material.sampler, plan, facts or {})
     found = _Collected(plan, out)
     sink: list[dict[str, Any]] = []
     for subject in subjects:
         _say(console, f"{subject.label}: temperature sweep, step halving, entropy sink")
-        sink += _measure(subject, code, words, sampler, plan, found)
+        sink += _measure(subject, material, plan, found)
     result = {
         **(facts or {}),
         "sandbox_tier": tier,
-        "plan": _plain(plan),
-        "sampler": _plain(sampler),
+        "plan": asdict(plan),
+        "sampler": to_dict(material.sampler),
         "settings": found.settings,
     }
     _write(out, result, found, sink, plan)
@@ -179,15 +188,9 @@ def run_analysis(
     return result
 
 
-def _measure(
-    subject: Subject,
-    code: PromptSet,
-    words: PromptSet | None,
-    sampler: SamplerConfig,
-    plan: AnalysisPlan,
-    found: _Collected,
-) -> list[dict[str, Any]]:
+def _measure(subject: Subject, material: Material, plan: AnalysisPlan, found: _Collected) -> list[dict[str, Any]]:
     """Every setting of one subject, collected in `found`; returns the rows of its entropy sink."""
+    code, sampler, words = material.code, material.sampler, material.words
     canvas, in_code = sampler.completion_length, f"{subject.label}-code"
     for temperature in plan.temperatures:
         decoded = found.decoded(in_code, subject.evaluate, code, at(sampler, temperature))
@@ -279,10 +282,6 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
     if row.get(name) is None:
         return "–"
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(config).items()}
 
 
 def _say(console: Console | None, text: str) -> None:

@@ -62,18 +62,39 @@ Train = Callable[[Job], None]
 """Carries a job out, so that its folder holds summary.json and metrics.jsonl."""
 
 
+@dataclass(frozen=True)
+class Study:
+    """What to run.
+
+    Attributes:
+        start: policy folder that every run starts from.
+        seeds: of training; the initial policy and the evaluation stay the same.
+        names: recipes of `ABLATIONS` to run (without .yaml), of which `coupled` is the baseline; None runs all.
+        overrides: `section.key=value` for every run.
+        workers: runs at a time.
+    """
+
+    start: str
+    seeds: Sequence[int] = (0, 1, 2)
+    names: Sequence[str] | None = None
+    overrides: Sequence[str] = ()
+    workers: int = 1
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the page says of the study, and the command that repeats it."""
+        chosen = f" --names {','.join(self.names)}" if self.names is not None else ""
+        command = f"python -m couplet.studies.ablations --start POLICY --seeds {','.join(map(str, self.seeds))}{chosen}"
+        return {
+            "start": "/".join(Path(self.start).parts[-2:]),
+            "seeds": list(self.seeds),
+            "overrides": list(self.overrides),
+            "command": " ".join([command, *self.overrides]),
+        }
+
+
 def run_ablations(
-    out: Path,
-    runs: Path,
-    *,
-    start: str,
-    seeds: Sequence[int] = (0, 1, 2),
-    recipes: Path = ABLATIONS,
-    names: Sequence[str] | None = None,
-    overrides: Sequence[str] = (),
-    workers: int = 1,
-    train: Train | None = None,
-    console: Console | None = None,
+    study: Study, out: Path, runs: Path, train: Train | None = None, console: Console | None = None
 ) -> dict[str, Any]:
     """Train every recipe with every seed and write `ablations.md`, `.json`, `.png` and `.svg` to `out`.
 
@@ -81,14 +102,9 @@ def run_ablations(
     repeated, so a killed study resumes; an unfinished run is repeated.
 
     Args:
+        study: what to run.
         out: folder of the results, e.g. `docs`.
         runs: folder of the training runs; it should contain nothing else.
-        start: policy folder that every run starts from.
-        seeds: of training; the initial policy and the evaluation stay the same.
-        recipes: folder of YAML recipes; `coupled.yaml` is the baseline.
-        names: recipes to run (without .yaml); None runs all.
-        overrides: `section.key=value` for every run.
-        workers: runs at a time.
         train: runs one job; by default `launch.py train … --local` in its own process.
         console: progress; None prints nothing.
 
@@ -96,53 +112,36 @@ def run_ablations(
         ConfigError: no such recipe, or one that cannot be loaded.
         RunFailed: a run that failed, with the end of its output.
     """
-    files = _recipe_files(recipes, names)
-    fixed = (f"model.path={start}", "model.recipe=null", *overrides)
+    known = {path.stem: path for path in sorted(ABLATIONS.glob("*.yaml"))}
+    for name in study.names or ():
+        if name not in known:
+            raise ConfigError(f"recipe {name!r}: choose among {', '.join(known)}")
+    files = {name: path for name, path in known.items() if study.names is None or name in study.names}
+    fixed = (f"model.path={study.start}", "model.recipe=null", *study.overrides)
     owners = _owners(files, fixed)
     jobs = [
         Job(files[owner], seed, runs, f"{owner}-seed{seed}", fixed)
         for owner in dict.fromkeys(owners.values())
-        for seed in seeds
+        for seed in study.seeds
     ]
-    _carry_out(jobs, train or train_in_process, workers, console)
+    _carry_out(jobs, train or train_in_process, study.workers, console)
     results = {(job.recipe.stem, job.seed): _result(job) for job in jobs}
     rows = [
         {"recipe": name, "runs_of": owners[name], "seed": seed, **results[owners[name], seed]}
         for name in files
-        for seed in seeds
+        for seed in study.seeds
     ]
-    facts = {"start": "/".join(Path(start).parts[-2:]), "seeds": list(seeds), "overrides": list(overrides)}
-    left_out = sorted({path.stem for path in recipes.glob("*.yaml")} - set(files))
-    facts |= {"command": _command(facts, names), "left_out": left_out}
     configs = {job.recipe.stem: to_dict(job.config) for job in jobs}
-    study = write_ablations(rows, {name: configs[owners[name]] for name in files}, out, facts)
+    facts = study.facts | {"left_out": sorted(known.keys() - files.keys())}
+    found = write_ablations(rows, {name: configs[owners[name]] for name in files}, out, facts)
     if console is not None:
         console.print(f"{len(jobs)} runs; table, figure and data in {out}", highlight=False)
-    return study
-
-
-def _command(facts: dict[str, Any], names: Sequence[str] | None) -> str:
-    """The command that runs this study."""
-    seeds = ",".join(map(str, facts["seeds"]))
-    chosen = f" --names {','.join(names)}" if names is not None else ""
-    return " ".join(
-        [f"python -m couplet.studies.ablations --start POLICY --seeds {seeds}{chosen}", *facts["overrides"]]
-    )
+    return found
 
 
 def train_in_process(job: Job) -> None:
     """`couplet train RECIPE … --local`; its output goes to `<run>.log` beside the run folder."""
     run_couplet(["train", str(job.recipe), *job.settings, "--local"], job.runs / f"{job.name}.log")
-
-
-def _recipe_files(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
-    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    if not files:
-        raise ConfigError(f"{folder} holds no recipe (*.yaml)")
-    for name in names or ():
-        if name not in files:
-            raise ConfigError(f"recipe {name!r}: choose among {', '.join(files)}")
-    return {name: path for name, path in files.items() if names is None or name in names}
 
 
 def _owners(files: dict[str, Path], overrides: Sequence[str]) -> dict[str, str]:
@@ -217,18 +216,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the study; see `exit_code`."""
     args = parser().parse_intermixed_args(argv)
     steps = () if args.steps is None else (f"steps={args.steps}",)
-    return exit_code(
-        lambda: run_ablations(
-            args.out,
-            args.runs.absolute(),
-            start=str(policy_folder(args.start, "--start")),
-            seeds=args.seeds,
-            names=args.names,
-            overrides=(*steps, *args.overrides),
-            workers=args.workers,
-            console=Console(),
-        )
-    )
+    overrides = (*steps, *args.overrides)
+
+    def run() -> None:
+        start = str(policy_folder(args.start, "--start"))
+        study = Study(start, args.seeds, args.names, overrides, args.workers)
+        run_ablations(study, args.out, args.runs.absolute(), console=Console())
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":

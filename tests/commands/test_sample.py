@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from couplet.commands import main
-from couplet.commands.infill import run_infill
-from couplet.commands.session import LiveView, run_sample, sampler_of
+from couplet.commands.infill import read_parts, run_infill
+from couplet.commands.session import LiveView, Sampling, run_sample, sampler_of
 from couplet.configs.schema import ConfigError, SamplerConfig, ShapeConfig
 from couplet.data.tokenizer import CHAT_END, FILLER, MASK, PAD, Tokenizer, train_tokenizer
 from couplet.model.policy import DiffusionPolicy
@@ -46,7 +46,7 @@ def test_a_script_gets_the_text_alone_and_the_same_for_the_same_seed(folder) -> 
     outputs = []
     for seed in (3, 3, 4):
         console = Console(file=io.StringIO(), width=100)
-        run_sample(folder, once="add one", seed=seed, console=console)
+        run_sample(Sampling.load(folder, seed=seed), once="add one", console=console)
         outputs.append(console.file.getvalue())  # type: ignore[attr-defined]
     assert outputs[0] == outputs[1] != outputs[2]
     assert "\x1b" not in outputs[0] and "step" not in outputs[0]
@@ -54,7 +54,7 @@ def test_a_script_gets_the_text_alone_and_the_same_for_the_same_seed(folder) -> 
 
 def test_a_terminal_sees_the_last_frame_with_a_colour_per_step(folder) -> None:
     console = terminal()
-    run_sample(folder, once="add one", console=console)
+    run_sample(Sampling.load(folder), once="add one", console=console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "step 6 of 6, 12 of 12 tokens" in re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert len(set(re.findall(r"38;2;\d+;\d+;\d+", shown))) >= 4
@@ -64,7 +64,7 @@ def test_a_session_answers_until_an_empty_line_and_survives_a_refused_prompt(fol
     monkeypatch.setattr(Tokenizer, "chat_prompt", lambda self, question: self.encode(question, special=True))
     questions = iter(["one", f"with {MASK}", "two", ""])
     console = Console(file=io.StringIO(), width=100)
-    run_sample(folder, console=console, read=lambda _: next(questions))
+    run_sample(Sampling.load(folder), console=console, read=lambda _: next(questions))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "contains the mask token" in text and next(questions, None) is None
 
@@ -80,7 +80,7 @@ def test_the_sampler_follows_the_run_and_the_changes(folder) -> None:
 
 def test_a_missing_folder_is_one_clear_error(tmp_path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
-        run_sample(tmp_path / "nothing", once="hello")
+        Sampling.load(tmp_path / "nothing")
 
 
 def test_a_token_keeps_the_step_that_revealed_it(folder) -> None:
@@ -88,7 +88,7 @@ def test_a_token_keeps_the_step_that_revealed_it(folder) -> None:
 
     policy = DiffusionPolicy.from_pretrained(folder)
     config = SamplerConfig(steps=3, completion_length=3)
-    view = LiveView(policy, load_tokenizer(folder), config)
+    view = LiveView(Sampling(policy, load_tokenizer(folder), config))
     mask = policy.token_ids.mask
     view.frame(0, np.array([mask, 20, mask]))
     view.frame(1, np.array([21, 20, mask]))
@@ -97,7 +97,8 @@ def test_a_token_keeps_the_step_that_revealed_it(folder) -> None:
 
 
 def test_exports_of_a_session_are_written(folder, tmp_path) -> None:
-    run_sample(folder, once="x", gif=tmp_path / "a.gif", svg=tmp_path / "b.svg", console=Console(file=io.StringIO()))
+    files = {"gif": tmp_path / "a.gif", "svg": tmp_path / "b.svg"}
+    run_sample(Sampling.load(folder), once="x", **files, console=Console(file=io.StringIO()))
     assert (tmp_path / "a.gif").read_bytes().startswith(b"GIF8") and (tmp_path / "b.svg").exists()
 
 
@@ -105,12 +106,13 @@ def test_the_gaps_of_a_file_are_filled_with_the_likeliest_of_the_lengths(folder,
     source = tmp_path / "f.py"
     source.write_text("def f(x):<fill>x +<fill> 1\n")
     out, notes = io.StringIO(), io.StringIO()
-    best = run_infill(folder, source, {}, lengths=(2, 5), seed=1, out=out, notes=notes)
+    sampling, parts = Sampling.load(folder, seed=1), read_parts(source)
+    best = run_infill(sampling, parts, lengths=(2, 5), out=out, notes=notes)
     first, second = best.texts
     assert out.getvalue() == f"def f(x):{first}x +{second} 1\n"
     scores = {int(n): float(nats) for n, nats in re.findall(r"(\d+) tokens per gap: (-[\d.]+)", notes.getvalue())}
     assert list(scores) == [2, 5] and max(scores, key=scores.__getitem__) == best.length
-    asked = run_infill(folder, source, {}, lengths=(5,), question="add one", seed=1, out=io.StringIO(), notes=notes)
+    asked = run_infill(sampling, parts, lengths=(5,), question="add one", out=io.StringIO(), notes=notes)
     assert asked.texts != best.texts
 
 

@@ -11,7 +11,7 @@ import pytest
 from couplet.configs.schema import ConfigError
 from couplet.data.prompts import PromptSet
 from couplet.evaluation import decoding
-from couplet.evaluation.analysis import AnalysisPlan, Subject, run_analysis
+from couplet.evaluation.analysis import AnalysisPlan, Material, Subject, run_analysis
 from couplet.evaluation.decoding import Decoded, decode_judged, measures, word_problems
 from tests.evaluation.test_decoding import SAMPLER, Evaluator, code_prompts, spell, tiny_policy, word_prompts
 
@@ -52,9 +52,8 @@ class Counting(Evaluator):
 
 def analyse(out, evaluator, **changes):
     subject = Subject("policy", evaluator.evaluate, evaluator.policy, spell)
-    return run_analysis(
-        [subject], code_prompts(), SAMPLER, replace(PLAN, **changes), out, words=word_prompts(), facts=FACTS
-    )
+    material = Material(code_prompts(), SAMPLER, word_prompts())
+    return run_analysis([subject], material, replace(PLAN, **changes), out, facts=FACTS)
 
 
 def without_speed(result):
@@ -93,7 +92,7 @@ def test_a_problem_twice_is_refused(tmp_path):
     twice = PromptSet(twice.problems[:1] * 2, twice.prompts[:1] * 2)
     subject = Subject("policy", evaluator.evaluate, evaluator.policy, spell)
     with pytest.raises(ValueError, match="'code/0' is duplicated"):
-        run_analysis([subject], twice, SAMPLER, PLAN, tmp_path)
+        run_analysis([subject], Material(twice, SAMPLER), PLAN, tmp_path)
 
 
 def test_word_problems_keep_to_the_rows_of_a_forward(monkeypatch):

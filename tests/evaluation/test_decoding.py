@@ -16,7 +16,7 @@ from couplet.data.prompts import PromptSet
 from couplet.data.seeds import derive_seed
 from couplet.data.trajectory import GroupId, RolloutRequest, ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
-from couplet.evaluation.analysis import AnalysisPlan, Subject, run_analysis
+from couplet.evaluation.analysis import AnalysisPlan, Material, Subject, run_analysis
 from couplet.evaluation.decoding import (
     Decoded,
     decode_judged,
@@ -134,7 +134,8 @@ def test_the_analysis_writes_every_figure_and_its_data(tmp_path) -> None:
     plan = AnalysisPlan(temperatures=(0.2, 1.2), samples=4, ar_ness_ks=(1, 2), pass_ks=(1, 4))
     evaluators = {"before": Evaluator(tiny_policy(0)), "after": Evaluator(tiny_policy(1))}
     subjects = [Subject(label, e.evaluate, e.policy, spell) for label, e in evaluators.items()]
-    run_analysis(subjects, code_prompts(), SAMPLER, plan, tmp_path, words=word_prompts(), facts={"policy": "toy"})
+    material = Material(code_prompts(), SAMPLER, word_prompts())
+    run_analysis(subjects, material, plan, tmp_path, facts={"policy": "toy"})
     assert evaluators["after"].settings == [(0.2, 8), (1.2, 8), (0.2, 4), (0.2, 2)]  # none twice
     for stem in ("temperature", "steps", "entropy_sink", "domains"):
         assert (tmp_path / f"{stem}.png").exists() and (tmp_path / f"{stem}.svg").exists()
@@ -153,7 +154,7 @@ def test_subjects_need_different_labels(tmp_path) -> None:
     policy = tiny_policy()
     subject = Subject("same", Evaluator(policy).evaluate, policy, spell)
     with pytest.raises(ValueError, match="own label"):
-        run_analysis([subject, replace(subject)], code_prompts(), SAMPLER, AnalysisPlan(), tmp_path)
+        run_analysis([subject, replace(subject)], Material(code_prompts(), SAMPLER), AnalysisPlan(), tmp_path)
 
 
 def test_more_passes_than_samples_are_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from couplet.configs.load import dump, load
 from couplet.configs.schema import ConfigError, RunConfig
-from couplet.studies.ablations import ABLATIONS, Job, run_ablations, train_in_process
+from couplet.studies.ablations import ABLATIONS, Job, Study, run_ablations, train_in_process
 from couplet.studies.ablations_report import changes, judge_claim
 
 SCORE = {"coupled": 0.6, "full_mask": 0.4, "lambda2": 0.61, "group_mean": 0.6, "decoupled": 0.5}
@@ -37,7 +37,7 @@ class FakeTrain:
 
 
 def study(tmp_path, train, names, **options):  # type: ignore[no-untyped-def]
-    return run_ablations(tmp_path / "docs", tmp_path / "runs", start="start", names=names, train=train, **options)
+    return run_ablations(Study("start", names=names, **options), tmp_path / "docs", tmp_path / "runs", train)
 
 
 def test_every_recipe_loads_and_differs_from_the_baseline_only_where_its_name_says() -> None:
