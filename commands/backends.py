@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,24 +23,16 @@ def open_cluster(config: RunConfig, start: str, checkpoints: Path, *, local: boo
     return RayCluster(config, start, checkpoints)
 
 
-@contextmanager
-def open_evaluator(config: RunConfig, *, local: bool) -> Iterator[Evaluator]:
-    """The rollout and reward workers of `config`, without a learner or a queue."""
-    evaluator = _evaluator(config.replace(learner=config.learner.replace(**NO_LEARNER)), local=local)
-    try:
-        yield evaluator
-    finally:
-        evaluator.close()
-
-
 NO_LEARNER = {"engine": "torch", "ranks": 1, "cpus": 0.0, "gpus": 0.0, "zero_stage": 0, "offload": "none"}
 
 
-def _evaluator(config: RunConfig, *, local: bool) -> Evaluator:
+def open_evaluator(config: RunConfig, *, local: bool) -> AbstractContextManager[Evaluator]:
+    """The rollout and reward workers of `config`, without a learner or a queue; they end with the block."""
+    config = config.replace(learner=config.learner.replace(**NO_LEARNER))
     if local:
         from couplet.training.evaluator import LocalEvaluator
 
-        return LocalEvaluator(config)
+        return closing(LocalEvaluator(config))
     from couplet.actors.ray_evaluator import RayEvaluator
 
-    return RayEvaluator(config)
+    return closing(RayEvaluator(config))

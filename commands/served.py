@@ -70,8 +70,8 @@ class Served:
         return self._client(endpoint, self.model, os.environ.get(KEY_VARIABLE))
 
     def _client(self, url: str, model: str | None, key: str | None) -> Client:
-        limits = {"concurrency": self.concurrency, "timeout": self.request_seconds}
-        return Client(url, model, chat=not self.base, api_key=key, **limits)
+        chat, timeout = not self.base, self.request_seconds
+        return Client(url, model, chat=chat, api_key=key, concurrency=self.concurrency, timeout=timeout)
 
     def _started_on_ray(self) -> AbstractContextManager[tuple[str, str]]:
         from couplet.actors.vllm_actor import serving_on_ray

@@ -259,8 +259,8 @@ def _comparison(config: RunConfig, summary: dict[str, Any], both: Sequence[dict[
     before, after = (summary["ar_ness"][when] for when in ("before", "after"))
     for temperature in (temperature for temperature in before if temperature in after):
         for kind in ("local", "global"):
-            values = (f"{measured[temperature][kind]:.2f}" for measured in (before, after))
-            rows.append([f"{kind} AR-ness, T = {temperature}", *values])
+            orders = (f"{measured[temperature][kind]:.2f}" for measured in (before, after))
+            rows.append([f"{kind} AR-ness, T = {temperature}", *orders])
     return rows
 
 

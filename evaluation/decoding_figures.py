@@ -26,12 +26,13 @@ def temperature_figure(rows: Rows, ar_ness_k: int, pass_ks: Sequence[int]) -> Fi
             _line(diversity, part, "temperature", "order_diversity", colour, policy)
             for k in pass_ks:
                 _line(passes, part, "temperature", f"pass_{k}", colour, f"{policy}, pass@{k}", dashed=k != pass_ks[0])
-        ar_ness.set_title(f"AR-ness@{ar_ness_k} (1 = left to right)")
-        diversity.set_title("disagreement about the order (1 = all differ)")
-        passes.set_title("problems solved")
         passes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        for axes in (ar_ness, diversity, passes):
-            axes.set_xlabel("sampling temperature")
+        for axes, title in (
+            (ar_ness, f"AR-ness@{ar_ness_k} (1 = left to right)"),
+            (diversity, "disagreement about the order (1 = all differ)"),
+            (passes, "problems solved"),
+        ):
+            axes.set(title=title, xlabel="sampling temperature")
             legend_below(axes, columns=2)
     return figure
 
@@ -46,19 +47,11 @@ def step_figure(rows: Rows) -> Figure:
             if timed:
                 _line(right, part, "tokens_per_second", "pass_1", colour, policy)
                 for row in part:
-                    right.annotate(
-                        f"{row['steps']} steps",
-                        (row["tokens_per_second"], row["pass_1"]),
-                        xytext=(5, -11),
-                        textcoords="offset points",
-                        fontsize=8,
-                    )
-        left.set_title("pass@1 by denoising steps")
-        left.set_xlabel("steps")
-        left.set_xticks(sorted({row["steps"] for row in rows}))
-        right.set_title("pass@1 against speed")
-        right.set_xlabel("tokens per second and worker")
-        right.set_visible(timed)
+                    place = (row["tokens_per_second"], row["pass_1"])
+                    beside: dict[str, Any] = {"xytext": (5, -11), "textcoords": "offset points", "fontsize": 8}
+                    right.annotate(f"{row['steps']} steps", place, **beside)
+        left.set(title="pass@1 by denoising steps", xlabel="steps", xticks=sorted({row["steps"] for row in rows}))
+        right.set(title="pass@1 against speed", xlabel="tokens per second and worker", visible=timed)
         for axes in (left, right):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             legend_below(axes)
@@ -79,10 +72,8 @@ def entropy_sink_figure(rows: Rows) -> Figure:
                 position, np.clip(mean - std, 0, 1), np.clip(mean + std, 0, 1), color=colour, alpha=0.12, lw=0
             )
             right.plot(position, [row["entropy"] for row in part], color=colour, linestyle=line, label=", ".join(key))
-        left.set_title("largest probability (mean ± deviation over problems)")
-        left.set_ylim(0.0, 1.02)
-        right.set_title("entropy (nats)")
-        right.set_ylim(bottom=0.0)
+        left.set(title="largest probability (mean ± deviation over problems)", ylim=(0.0, 1.02))
+        right.set(title="entropy (nats)", ylim=(0.0, None))
         for axes in (left, right):
             axes.set_xlabel("completion position, all masked")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -101,10 +92,8 @@ def domain_figure(rows: Rows, ks: Sequence[int]) -> Figure:
                 names = [f"{kind}_ar_ness_{k}" for k in ks]
                 places = np.arange(len(ks)) + (number - (len(series) - 1) / 2) * 0.06
                 _error_bars(axes, places, [row], names, colour, ", ".join(key), dashed=line == "--")
-            axes.set_title(f"{kind} AR-ness@k")
             axes.set_xticks(range(len(ks)), [str(k) for k in ks])
-            axes.set_xlabel("k")
-            axes.set_ylim(0.0, 1.02)
+            axes.set(title=f"{kind} AR-ness@k", xlabel="k", ylim=(0.0, 1.02))
             legend_below(axes, columns=2)
     return figure
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,19 @@ NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  
 SECONDS = 5.0  # of one run through an exported animation, besides the pause at its end
 
 
+def _grid(trace: Trace) -> tuple[list[Cell], int, int]:
+    """The cells of a trace, and how many rows and columns of characters they take."""
+    cells = layout(trace.pieces)
+    rows = 1 + max((cell.row for cell in cells), default=0)
+    return cells, rows, max([40, *(cell.column + len(cell.text) for cell in cells)])
+
+
 def write_gif(trace: Trace, path: Path) -> Path:
     """An animated GIF that runs once per loop and rests on the finished answer."""
     from matplotlib.animation import PillowWriter
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    cells = layout(trace.pieces)
-    rows = 1 + max((cell.row for cell in cells), default=0)
-    columns = max([40, *(cell.column + len(cell.text) for cell in cells)])
+    cells, rows, columns = _grid(trace)
     width, height = CHARACTER * columns + 0.4, 0.2 * rows + 0.65
     figure, (axes,) = new_figure(width=width, height=height)
     FigureCanvasAgg(figure)
@@ -62,24 +66,9 @@ def _draw(artist: Any, cell: Cell, trace: Trace, step: int) -> None:
     artist.set_color(step_colour(own, trace.steps) if shown else FAINT)
 
 
-@dataclass(frozen=True)
-class _Glyphs:
-    """A cell in the coordinates of the SVG: its text, its mask, its colour, and when it is revealed (seconds)."""
-
-    x: str
-    y: int
-    width: str
-    text: str
-    mask: str
-    colour: str
-    begin: str
-
-
 def write_svg(trace: Trace, path: Path) -> Path:
     """An animated SVG without scripts: every token appears at its step; a viewer without animation shows the answer."""
-    cells = layout(trace.pieces)
-    rows = 1 + max((cell.row for cell in cells), default=0)
-    columns = max([40, *(cell.column + len(cell.text) for cell in cells)])
+    cells, rows, columns = _grid(trace)
     text = template("trace.svg").render(
         prompt=NOT_XML.sub("\ufffd", trace.prompt),
         steps=trace.steps,
@@ -95,14 +84,15 @@ def write_svg(trace: Trace, path: Path) -> Path:
     return path
 
 
-def _glyphs(cell: Cell, trace: Trace) -> _Glyphs:
+def _glyphs(cell: Cell, trace: Trace) -> dict[str, str | int]:
+    """A cell in the coordinates of the SVG, and when it is revealed (seconds)."""
     own = trace.reveal_step[cell.position]
-    return _Glyphs(
-        x=f"{12 + ADVANCE * cell.column:.1f}",
-        y=28 + 20 * cell.row,
-        width=f"{ADVANCE * len(cell.text):.1f}",
-        text=NOT_XML.sub("\ufffd", cell.text).replace(" ", NO_BREAK_SPACE),
-        mask=MASKED * len(cell.text),
-        colour=step_colour(own, trace.steps),
-        begin=f"{SECONDS * (own + 1) / max(trace.steps, 1):.2f}",
-    )
+    return {
+        "x": f"{12 + ADVANCE * cell.column:.1f}",
+        "y": 28 + 20 * cell.row,
+        "width": f"{ADVANCE * len(cell.text):.1f}",
+        "text": NOT_XML.sub("\ufffd", cell.text).replace(" ", NO_BREAK_SPACE),
+        "mask": MASKED * len(cell.text),
+        "colour": step_colour(own, trace.steps),
+        "begin": f"{SECONDS * (own + 1) / max(trace.steps, 1):.2f}",
+    }

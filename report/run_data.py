@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from couplet.configs.errors import UserError
 from couplet.configs.json_file import read_object
+from couplet.configs.load import read_recipe
 from couplet.data.jsonl import LineError, read_jsonl
 from couplet.data.metric_table import is_learner_step
 from couplet.data.tokenizer import Tokenizer, load_tokenizer
@@ -104,13 +104,7 @@ def _config(root: Path) -> dict[str, Any]:
     path = root / "config.yaml"
     if not path.is_file():
         raise RunFolderError(f"{root} has no config.yaml: it is not the run folder of `train`")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RunFolderError(f"{path}: broken YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise RunFolderError(f"{path}: expected sections of `key: value`, found {type(config).__name__}")
-    return config
+    return read_recipe(path)
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ The tracker's id of a run is stored in the run folder, so that a resumed run con
 from __future__ import annotations
 
 import importlib
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ ID_FILE = "tracker.json"
 
 
 class Tracker(Protocol):
-    """Receives the metrics of every learner step and evaluation."""
+    """Receives the metrics of every learner step and evaluation, all of them finite."""
 
     id: str | None  # with which a later process continues the tracked run
 
@@ -43,7 +42,7 @@ class _Wandb:
         self.id = getattr(self.run, "id", None)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.run.log(_finite(metrics), step=step)
+        self.run.log(metrics, step=step)
 
     def close(self) -> None:
         self.run.finish()
@@ -59,7 +58,7 @@ class _Mlflow:
         module.log_dict(settings, "config.json")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.module.log_metrics(_finite(metrics), step=step)
+        self.module.log_metrics(metrics, step=step)
 
     def close(self) -> None:
         self.module.end_run()
@@ -93,7 +92,3 @@ def open_tracker(name: str, folder: Path, settings: dict[str, Any]) -> Tracker |
     if tracker.id is not None:
         write_json(folder / ID_FILE, {**stored, name: tracker.id})
     return tracker
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
