@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -181,6 +181,10 @@ class RayCluster:
 
         request = replace(request, progress=self.faults.before(request.progress))
         return sample_and_judge_on(self.pool, weights, request)
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Export metrics as gauges of the driver: `eval/pass_at_1` is `eval_pass_at_1` there."""
+        self.metrics.export({name.replace("/", "_"): value for name, value in metrics.items()})
 
     def totals(self) -> dict[str, int]:
         """The ledger's totals."""

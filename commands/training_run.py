@@ -21,7 +21,7 @@ from couplet.configs.load import to_dict
 from couplet.configs.schema import RunConfig, require
 from couplet.data.problem_sets import load_problems
 from couplet.data.prompts import PromptSet
-from couplet.evaluation.suite import run_suite
+from couplet.evaluation.suite import run_suite, suite_metrics
 from couplet.learner.checkpoint import latest_checkpoint
 from couplet.training.cluster import Batch, Cluster
 from couplet.training.evaluation_log import EvaluationLog
@@ -123,6 +123,7 @@ class _Run:
         """Run the evaluation suite, or read its result if an interrupted run has it already."""
         if (found := self.log.find(name, step)) is not None:
             self._link_best(step)  # the interruption may have come before it
+            self.cluster.show(suite_metrics(found))
             return found
         when = f"{name} training" if name in ("before", "after") else f"at step {step}"
         self.display.headline(f"Evaluating {when} on {len(self.held_out)} held-out problems")
@@ -135,6 +136,7 @@ class _Run:
                 lambda what, done, total: bar.update(done, what, total),
             )
         self.log.add(name, step, result)
+        self.cluster.show(suite_metrics(result))
         self._link_best(step)
         samples = self.config.evaluation.samples
         self.display.say(

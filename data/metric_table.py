@@ -53,6 +53,12 @@ def is_learner_step(row: Mapping[str, object]) -> bool:
     return not any(name.startswith(EVALUATION) for name in row)
 
 
+def tag(name: str) -> str:
+    """`GROUP/name`, under which TensorBoard and trackers show a metric; an unknown one and `eval/…` keep their names."""
+    metric = None if "/" in name else find(name)
+    return name if metric is None else f"{metric.group}/{name}"
+
+
 @cache
 def find(name: str) -> Metric | None:
     """The metric or family that `name` belongs to; an exact name goes before a family. None: not in the table.

@@ -12,8 +12,11 @@ from couplet.data.metric_table import GROUPS, METRICS, Metric
 from couplet.report.render import template
 
 PREFIX = "ray_couplet_"
-ROLES = {"rollout_actor": "rollout", "reward_actor": "reward"}  # of the groups whose gauges are not the driver's
-IN_FILES_ALONE = "evaluation"  # the group that is not exported
+ROLES = {
+    "rollout_actor": "rollout",
+    "reward_actor": "reward",
+    "learner_rank": "learner",
+}  # of the groups whose gauges are not the driver's
 LIVE = re.compile(r"ledger_|(rollout|reward)_(workers|restarts)|replay_restarts|groups_per_second|judged_per_second")
 UNITS = {
     "share": "percentunit", "s": "s", "MiB": "mbytes", "tokens/s": "tokens/s", "groups/s": "groups/s",
@@ -67,8 +70,6 @@ def _panels() -> Iterator[dict[str, Any]]:
     number, y = 0, 0
     for group, title in GROUPS.items():
         metrics = [metric for metric in METRICS if metric.group == group]
-        if group == IN_FILES_ALONE:
-            continue
         number += 1
         row = {"id": number, "type": "row", "title": title, "collapsed": False, "panels": []}
         yield {**row, "gridPos": _place(0, y, 24, 1)}

@@ -27,7 +27,9 @@ def parser() -> argparse.ArgumentParser:
     """The options of `python -m couplet.studies.variance`."""
     found = options("variance", __doc__)
     found.add_argument("--policy", required=True, help="policy folder whose estimates are studied")
-    found.add_argument("--recipe", default="tiny_planted.yaml", help="decoder and range of t (default: tiny_planted.yaml)")
+    found.add_argument(
+        "--recipe", default="tiny_planted.yaml", help="decoder and range of t (default: tiny_planted.yaml)"
+    )
     text = "the study uses one completion per problem and seed"
     found.add_argument("--problems", default="katas:heldout", help=text)
     found.add_argument("--limit", type=int, default=24, metavar="N", help="problems (default: 24)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -65,6 +66,9 @@ class Cluster(Protocol):
 
     def evaluate(self, request: EvalRequest) -> list[ScoredGroup]:
         """Sample with the published weights and judge; in prompt order."""
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Show metrics that the caller has computed (an evaluation's) to whoever watches the cluster."""
 
     def totals(self) -> dict[str, int]:
         """The ledger's totals: issued, trained, filtered, quarantined, in_flight, reissued, stale_dropped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from couplet.configs.schema import RunConfig
@@ -109,6 +110,9 @@ class LocalCluster:
         """Sample and judge every prompt."""
         self.times.pause()
         return sample_and_judge(self.rollout, self._judge, request, self.config.rollout.groups_per_call)
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """One process has no metrics endpoint."""
 
     def totals(self) -> dict[str, int]:
         """The ledger's totals."""

@@ -20,7 +20,7 @@ from couplet.configs.load import dump, flat, read_recipe, to_dict
 from couplet.configs.schema import ConfigError, SamplerConfig
 from couplet.data import files
 from couplet.data.jsonl import read_jsonl
-from couplet.data.metric_table import is_learner_step
+from couplet.data.metric_table import is_learner_step, tag
 from couplet.data.trajectory import ScoredGroup
 from couplet.data.trajectory_file import trajectory_table
 from couplet.learner.checkpoint import BEST, latest_checkpoint
@@ -125,7 +125,7 @@ class RunFolder:
         self.write_json("run.json", {**known, "name": name, "address": address})
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line to metrics.jsonl, and the same values to TensorBoard and the tracker.
+        """Append one line to metrics.jsonl, and the same values, by `tag`, to TensorBoard and the tracker.
 
         A line is of a learner step or of an evaluation (`eval/…`). What is not finite is left out.
         """
@@ -135,7 +135,7 @@ class RunFolder:
             lines.write(json.dumps(row) + "\n")
         self._to_tensorboard(row)
         if self.tracker is not None:
-            self.tracker.log(step, metrics)
+            self.tracker.log(step, {tag(name): value for name, value in metrics.items()})
 
     def _to_tensorboard(self, row: Mapping[str, Any]) -> None:
         if self._tensorboard is None:
@@ -143,7 +143,7 @@ class RunFolder:
 
             self._tensorboard = Writer(str(self.root / "tensorboard"))
         for name in row.keys() - {"step", "time"}:
-            self._tensorboard.add_scalar(name, row[name], row["step"], wall_time=row.get("time"))
+            self._tensorboard.add_scalar(tag(name), row[name], row["step"], wall_time=row.get("time"))
 
     def log_trajectories(self, step: int, groups: Sequence[ScoredGroup]) -> None:
         """Write the groups of one learner step as trajectories/step-N.parquet."""

@@ -21,7 +21,7 @@ from tests.actors.runs import run_config, wait_for
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-NOT_ON_THE_CPU = {"peak_memory_mb"}
+NOT_ON_THE_CPU = {"peak_memory_mb", "learner_peak_memory_mb"}
 LAUNCH = [sys.executable, "launch.py"]
 
 

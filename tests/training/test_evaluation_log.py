@@ -73,7 +73,7 @@ def test_rewinding_keeps_the_evaluations_up_to_the_step_and_writes_tensorboard_a
     lines = [json.loads(line) for line in (again.root / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], "loss" in line) for line in lines] == [(0, False), (1, True), (2, True)]
     again.close()
-    assert scalars(again.root / "tensorboard") == {"loss": [(1, 1.0), (2, 0.5)], "eval/pass_at_1": [(0, 0.25)]}
+    assert scalars(again.root / "tensorboard") == {"learning/loss": [(1, 1.0), (2, 0.5)], "eval/pass_at_1": [(0, 0.25)]}
 
 
 def scalars(path):

@@ -36,7 +36,7 @@ def test_wandb_receives_each_step_and_is_closed_with_the_folder(tmp_path, monkey
     folder.tracker = open_tracker("wandb", folder.root, {"seed": 1})
     folder.log_metrics(3, {"reward_mean": 0.5, "loss": math.nan})
     folder.close()
-    assert seen == ["quick", (3, {"reward_mean": 0.5}), "finished"]
+    assert seen == ["quick", (3, {"reward/reward_mean": 0.5}), "finished"]
 
 
 def test_mlflow_receives_each_step_and_is_closed(tmp_path, monkeypatch):
@@ -105,7 +105,7 @@ def test_evaluations_reach_the_tracker_and_the_file_at_their_step(tmp_path, monk
     EvaluationLog(folder).add("step-000004", 4, {"pass_at_1": 0.5, "ar_ness": {"0.2": {"local": 0.75, "global": 1.0}}})
     folder.close()
     evaluation = {"eval/pass_at_1": 0.5, "eval/local_ar_ness_t0_2": 0.75, "eval/global_ar_ness_t0_2": 1.0}
-    assert seen == [(4, {"loss": 1.0}), (4, evaluation)]
+    assert seen == [(4, {"learning/loss": 1.0}), (4, evaluation)]
     lines = [json.loads(line) for line in (folder.root / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 4] and lines[1]["eval/pass_at_1"] == 0.5
     assert [row["loss"] for row in folder.metrics()] == [1.0]
