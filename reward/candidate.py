@@ -239,7 +239,7 @@ class Candidate:
         """The process is lost. Raises `SandboxFault` if the zygote died."""
         self.timeouts += gone.reason == "timeout"
         self.end()
-        if self.allowance.spent or (gone.reason == "timeout" and self.allowance.late):
+        if self.allowance.spent:
             self._give_up()
         if not self.sandbox.alive():
             raise SandboxFault("zygote", "the zygote died under a program")

@@ -15,6 +15,7 @@ from typing import Any
 
 from couplet.configs.schema import ConfigError, SandboxConfig
 from couplet.data.retry import Retry
+from couplet.reward.e2b.faults import Unrelated, fault_of
 from couplet.reward.sandbox.faults import SandboxFault
 
 CREATION = Retry(attempts=6, pause=1.0, jitter=0.5)  # creation is limited to one or five a second, by plan
@@ -24,7 +25,6 @@ REQUEST_SECONDS = 60.0
 LONGEST_RUN = LIFETIME - 2 * REQUEST_SECONDS  # seconds; a new sandbox outlives any run
 WAIT_SECONDS = 900.0  # seconds to wait for a run beyond its own time: for every attempt to create a sandbox
 PASSING = ("rate_limit", "busy", "http", "http_timeout", "connection", "sandbox_died")  # creation is tried again
-GONE = ("sandbox was killed", "due to sandbox timeout")  # what the client says of a sandbox that no longer exists
 KEY = "E2B_API_KEY"
 
 
@@ -37,34 +37,6 @@ def client() -> Any:
             "sandbox.tier = 'e2b': the client is not installed; pip install -c constraints.txt -e '.[e2b]'"
         ) from None
     return e2b_code_interpreter
-
-
-def fault_of(error: BaseException) -> SandboxFault:
-    """The typed fault of a client error. Two of the client's errors are not a `SandboxException`."""
-    import e2b.exceptions as known
-    import httpx
-
-    kinds = (
-        (known.AuthenticationException, "auth"),
-        (known.ServiceBusyException, "busy"),
-        (known.RateLimitException, "rate_limit"),
-        (known.SandboxNotRunningException, "sandbox_died"),
-        (known.SandboxUnreachableException, "sandbox_died"),
-        (known.NotFoundException, "sandbox_died"),
-        (known.TimeoutException, "http_timeout"),
-        (known.SandboxException, "http"),
-        (httpx.TimeoutException, "http_timeout"),
-        (httpx.HTTPError, "connection"),
-        (OSError, "connection"),
-    )
-    kind = next((kind for family, kind in kinds if isinstance(error, family)), "client")
-    if kind == "http_timeout" and any(words in str(error) for words in GONE):
-        kind = "sandbox_died"
-    return SandboxFault(kind, f"{type(error).__name__}: {error}")
-
-
-class Unrelated(SandboxFault):
-    """A fault that the program may not have caused: no sandbox started, or other programs had used it."""
 
 
 @dataclass(eq=False)

@@ -21,7 +21,8 @@ from couplet.data.problem import Problem
 from couplet.data.retry import Retry
 from couplet.data.verdict import TestResult
 from couplet.reward.candidate import LoadFailed, Question, Reply, TestFailed, read_reply
-from couplet.reward.e2b.pool import LONGEST_RUN, Pool, Unrelated
+from couplet.reward.e2b.faults import Unrelated
+from couplet.reward.e2b.pool import LONGEST_RUN, Pool
 from couplet.reward.expectations import Expectations
 from couplet.reward.planner.plan import Case
 from couplet.reward.runner import Quarantined
