@@ -8,7 +8,7 @@ alternatives, and share a place. ``zip`` of a program's values with trusted ones
 passes no comparison that must not hold.
 
 How often a check in a loop should run is known only if the loop is over trusted values, or looks each of the program's
-up in trusted ones: of several right answers one may be shorter.
+up in trusted ones, and not under a condition on one: of several right answers one may be shorter.
 """
 
 from __future__ import annotations
@@ -217,7 +217,9 @@ class _Noting(ast.NodeTransformer):
     def visit_If(self, node: ast.If) -> ast.If:
         test = node.test
         node.test = ast.Constant(True)  # not visited twice
+        before, self.free = self.free, self.free or mentions(test, self.foreign)
         self.branching(node) if node.orelse else self.generic_visit(node)
+        self.free = before
         fails = _fails(node.body)
         node.test = self.condition(test, fails) if fails or _fails(node.orelse) else self.visit(test)
         return node

@@ -43,18 +43,20 @@ def suite_cases(framework: str, body: list[ast.stmt], roles: Roles) -> list[Case
     """
     kept = _without_empty(body, roles)
     if framework == "unittest":
+        whole = source_of(noting(kept, roles.own)[0])
         return [
-            _case(kept, owner, method, f"{owner.name!r}, {method.name!r}", framework, roles)
+            _case(kept, owner, method, f"{owner.name!r}, {method.name!r}", framework, roles, whole)
             for owner in kept
             if isinstance(owner, ast.ClassDef) and _is_test_case(owner, kept)
             for method in _methods(owner, kept, "test")
         ]
     shared = [node for node in kept if not isinstance(node, ast.Assert)]
+    whole = source_of(noting(shared, roles.own)[0])
     cases = []
     for owner, test in _pytest_tests(shared):
         path = f"{owner.name}.{test.name}" if owner else test.name
         for place in _places(test, owner):
-            cases.append(_case(shared, owner, test, f"{path!r}, {place}", framework, roles))
+            cases.append(_case(shared, owner, test, f"{path!r}, {place}", framework, roles, whole))
     if len(shared) < len(kept):
         cases += cases_of(kept, roles)
     return cases
@@ -127,16 +129,22 @@ def _places(test: Function, owner: ast.ClassDef | None) -> list[int | None]:
 
 
 def _case(
-    body: list[ast.stmt], owner: ast.ClassDef | None, test: Function, arguments: str, framework: str, roles: Roles
+    body: list[ast.stmt],
+    owner: ast.ClassDef | None,
+    test: Function,
+    arguments: str,
+    framework: str,
+    roles: Roles,
+    whole: str,
 ) -> Case:
-    """The case of one test, with the rest of the suite except its other tests."""
+    """The case of one test, with the rest of the suite except its other tests; `whole`: source of all of it."""
     if why := _why_unchecked(owner, test, framework):
         raise ProblemDefect(f"{test.name}: {why}")
     others = {id(each) for each in _tests_of(body)} - {id(test)}
     kept = [_without(node, others) for node in body if id(node) not in others]
     driver = RUN.format(framework=framework, arguments=arguments)
     case = judged(kept, [], roles, framework=framework, driver=driver)
-    return dataclasses.replace(case, suite=source_of(noting(body, case.names)[0]), driver=driver)
+    return dataclasses.replace(case, suite=whole, driver=driver)
 
 
 def _why_unchecked(owner: ast.ClassDef | None, test: Function, framework: str) -> str:

@@ -95,6 +95,7 @@ HONEST = {
     "assertRaises": (UNITTEST + "self.assertRaises(ValueError, f, -1)", "def f(x): raise ValueError"),
     "another branch than the solution's": ("r = f(3)\nif len(r) == 3:\n    assert r[0] == 1\nelse:\n    assert sum(r) == 6", "def f(x): return [6]"),
     "a shorter right answer": ("r = f(3)\nfor a, b in zip(r, r[1:]):\n    assert a < b\nassert r[-1] == 3", "def f(x): return [1, 3]"),
+    "another choice": ("r = f(3)\nfor i in (1, 2, 3):\n    if i in r:\n        assert i % 2", "def f(x): return [3]"),
     "nothing expected": ("for a, b in zip(f(0), []):\n    assert a == b", "def f(x): return []"),
     "some expected": ("for a, b in zip(f(3), range(9)):\n    assert a == b + 1", COUNTING),
     "a condition": ("r = f(3)\nif r != [1, 2, 3]:\n    raise AssertionError", COUNTING),
@@ -106,8 +107,9 @@ HONEST = {
 @pytest.mark.parametrize("known", [False, True], ids=["no solution", "solution"])
 def test_honest_programs_pass(worker, name, known):
     test, program = HONEST[name]
-    alternatives = ("another branch than the solution's", "a shorter right answer")
-    canonical = (COUNTING if name in alternatives else program) if known else None
+    others = {"another choice": "def f(x): return [1, 3]", "a shorter right answer": COUNTING}
+    others["another branch than the solution's"] = COUNTING
+    canonical = others.get(name, program) if known else None
     assert judged(worker, program, test, canonical_solution=canonical) == [(True, "strong")]
 
 
