@@ -67,6 +67,11 @@ class ObjectiveConfig(Section):
     """Coupled-GRPO's clipped objective with a KL penalty to a slowly following reference."""
 
     inner_updates: int = Field(2, gt=0, description="mu: optimiser updates per learner step, each over the whole batch")
+    fresh_masks: Switch = Field(
+        True,
+        description="new masks at each inner update; false: one draw per learner step, whose old, reference and "
+        "behaviour estimates all its updates share (fewer forward passes, correlated updates)",
+    )
     clip: Literal["conditional", "unconditional", "cispo"] = Field(
         "conditional", description="PPO; on either side whatever the advantage; or only the weight of the gradient"
     )
@@ -111,6 +116,11 @@ class ObjectiveConfig(Section):
     proximal_floor: float = Field(0.5, ge=0, description="lower bound of proximal_outside: mask")
     reference_every: int = Field(64, gt=0, description="optimiser updates between moves of the reference")
     reference_alpha: float = Field(0.6, ge=0, le=1, description="ref <- (1 - alpha) ref + alpha policy; 1.0 copies")
+
+    @property
+    def mask_draws(self) -> int:
+        """Draws of masks per learner step: one per inner update, or one for all."""
+        return self.inner_updates if self.fresh_masks else 1
 
 
 class OptimizerConfig(Section):

@@ -5,7 +5,7 @@ number of micro-batches without a message. A prompt's completions stay on one ra
 than the others pads with micro-batches of zero weight: under ZeRO 2 and 3 every rank must run equally many forward
 passes.
 
-Shapes: P groups, G completions per group, C canvas positions, J inner updates.
+Shapes: P groups, G completions per group, C canvas positions, J draws of masks (one per inner update, or one).
 """
 
 from __future__ import annotations
@@ -142,13 +142,13 @@ def _micro_batch(
     rows = rows or [0]
     groups = [batch.groups[row].group for row in rows]
     loss_mask = batch.loss_mask_PGC[rows][:, columns]
-    updates = range(1, objective.inner_updates + 1)
+    draws = range(1, objective.mask_draws + 1)
     advantages_PG = batch.advantages_PG[rows][:, columns]
     upper_PG = advantages_PG < 0
     behaviour = None
     if all(group.behaviour_GJC is not None for group in groups):
         stacked_PGJC = np.stack([np.asarray(group.behaviour_GJC)[columns] for group in groups])
-        behaviour = _behaviour(stacked_PGJC, upper_PG, objective.inner_updates).to(device)
+        behaviour = _behaviour(stacked_PGJC, upper_PG, objective.mask_draws).to(device)
     return MicroBatch(
         tokens=replace(
             GroupTokens.of(
@@ -165,25 +165,25 @@ def _micro_batch(
         advantages_PG=advantages_PG.to(device),
         weights_PGC=(weights_PGC[rows][:, columns] * (0.0 if padding else 1.0)).to(device),
         seeds_JPG=tuple(
-            tuple(tuple(mask_seed(seed, update) for seed in group.seeds_G[columns]) for group in groups)
-            for update in updates
+            tuple(tuple(mask_seed(seed, draw) for seed in group.seeds_G[columns]) for group in groups) for draw in draws
         ),
-        group_seeds_JP=tuple(tuple(mask_seed(group.group_seed, update) for group in groups) for update in updates),
+        group_seeds_JP=tuple(tuple(mask_seed(group.group_seed, draw) for group in groups) for draw in draws),
         behaviour_JPGC=behaviour,
         version_P=torch.tensor([group.version for group in groups], device=device),
     )
 
 
-def _behaviour(stacked_PGJC: np.ndarray, upper_PG: Tensor, updates: int) -> Tensor:
-    """float32 [J, P, G, C]; if there are two bounds per update, the second one where `upper_PG`."""
-    if stacked_PGJC.shape[2] not in (updates, 2 * updates):
+def _behaviour(stacked_PGJC: np.ndarray, upper_PG: Tensor, draws: int) -> Tensor:
+    """float32 [J, P, G, C]; if there are two bounds per draw, the second one where `upper_PG`."""
+    if stacked_PGJC.shape[2] not in (draws, 2 * draws):
         raise ValueError(
-            f"behaviour log-probabilities for {stacked_PGJC.shape[2]} inner updates, objective.inner_updates = {updates}"
+            f"behaviour log-probabilities for {stacked_PGJC.shape[2]} draws of masks, the objective has {draws}: "
+            "objective.inner_updates, or one with objective.fresh_masks: false"
         )
     found_JPGC = torch.from_numpy(np.ascontiguousarray(stacked_PGJC.transpose(2, 0, 1, 3))).float()
-    if len(found_JPGC) == updates:
+    if len(found_JPGC) == draws:
         return found_JPGC
-    return torch.where(upper_PG[..., None], found_JPGC[updates:], found_JPGC[:updates])
+    return torch.where(upper_PG[..., None], found_JPGC[draws:], found_JPGC[:draws])
 
 
 def _advantages(

@@ -3,7 +3,7 @@
 All old and reference log-probabilities, for the masks of every inner update, are computed under the weights before the
 first update. What is not covered: where groups come from and how weights travel.
 
-Shapes: P groups, G completions per group, C canvas positions, J inner updates.
+Shapes: P groups, G completions per group, C canvas positions, J draws of masks (one per inner update, or one).
 """
 
 from __future__ import annotations
@@ -163,7 +163,10 @@ class Learner:
             total = torch.zeros((), device=self._engine.device)
             contributions: list[Tensor] = []
             for index, part in enumerate(micro):
-                new_PGC = self._logprobs(part, slice(update, update + 1))[0]
+                draw = self._draw(update)
+                new_PGC = self._logprobs(part, slice(draw, draw + 1))[0]
+                if update == 0 and not self._objective.fresh_masks:
+                    own[index] = new_PGC.detach()[None]  # the old ones of every later update
                 result = self._loss(part, update, new_PGC, own[index], reference[index])
                 (contribution_PGC,) = torch.autograd.grad(result.loss, new_PGC, retain_graph=True)
                 contributions.append(contribution_PGC.flatten(0, 1))
@@ -179,6 +182,10 @@ class Learner:
         losses_J = self._engine.gather(torch.stack(losses)[None]).sum(dim=0)
         return _token_metrics(tokens) | _update_metrics(losses_J.tolist(), norms) | _share_metrics(shares)
 
+    def _draw(self, update: int) -> int:
+        """Which draw of masks an inner update uses."""
+        return min(update, self._objective.mask_draws - 1)
+
     def _logprobs(self, part: MicroBatch, updates: slice) -> Tensor:
         return batch_logprobs(
             self._engine.module,
@@ -193,7 +200,7 @@ class Learner:
     def _own_logprobs(self, batch: StepBatch, micro: list[MicroBatch]) -> list[Tensor | None]:
         """Old log-probabilities of inner updates 2..mu under the current weights, if the objective uses them."""
         behaves = self._objective.ratio == "behaviour" and batch.groups[0].group.behaviour_GJC is not None
-        if self._objective.inner_updates == 1 or behaves:
+        if self._objective.mask_draws == 1 or behaves:
             return [None] * len(micro)
         return [self._logprobs(part, slice(1, None)) for part in micro]
 
@@ -210,14 +217,14 @@ class Learner:
         old_PGC = self._old(part, update, new_PGC, own)
         stale_PGC = None
         if self._objective.ratio == "proximal" and part.behaviour_JPGC is not None:
-            stale_PGC = self._stale_weight(part, old_PGC, part.behaviour_JPGC[update])
+            stale_PGC = self._stale_weight(part, old_PGC, part.behaviour_JPGC[self._draw(update)])
         return grpo_loss(
             new_PGC,
             old_PGC,
             part.advantages_PG,
             part.weights_PGC,
             self._objective,
-            None if reference is None else reference[update],
+            None if reference is None else reference[self._draw(update)],
             stale_PGC,
         )
 
@@ -237,12 +244,12 @@ class Learner:
     def _old(self, part: MicroBatch, update: int, new_PGC: Tensor, own: Tensor | None) -> Tensor:
         """Old log-probabilities. At the first inner update the learner's are `new` itself: the weights have not moved."""
         if self._objective.ratio == "behaviour" and part.behaviour_JPGC is not None:
-            behaviour_PGC = part.behaviour_JPGC[update]
+            behaviour_PGC = part.behaviour_JPGC[self._draw(update)]
             if update > 0:
                 return behaviour_PGC
             same_P11 = (part.version_P == self.version)[:, None, None]
             return torch.where(same_P11, new_PGC.detach(), behaviour_PGC)
-        return new_PGC.detach() if own is None or update == 0 else own[update - 1]
+        return new_PGC.detach() if own is None or update == 0 else own[min(update, len(own)) - 1]
 
     def _follow(self, updates_before: int) -> None:
         """Move the reference once per `reference_every` updates, counted over steps, never inside a step."""

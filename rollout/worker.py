@@ -1,6 +1,6 @@
 """The rollout worker: requests in, prompt groups out, all of a group by one version of the weights.
 
-Shapes: G completions per group, C canvas positions, J inner updates.
+Shapes: G completions per group, C canvas positions, J draws of masks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RolloutWorker:
         decode: Callable[[Sequence[int]], str],
         sampler: SamplerConfig,
         estimator: EstimatorConfig,
-        inner_updates: int = 1,
+        mask_draws: int = 1,
         estimate_behaviour: bool = False,
         microbatch_rows: int | None = None,
         ar_ness_k: int = 1,
@@ -46,7 +46,7 @@ class RolloutWorker:
             decode: token ids → text without special tokens.
             sampler: how to decode, unless a call overrides it.
             estimator: how behaviour log-probabilities are estimated.
-            inner_updates: mu, how many draws of masks to estimate them for.
+            mask_draws: how many draws of masks to estimate them for.
             estimate_behaviour: whether groups carry behaviour log-probabilities.
             microbatch_rows: most rows per forward pass; a behaviour estimate has at least those of one completion.
             ar_ness_k: the k of the AR-ness metrics.
@@ -57,7 +57,7 @@ class RolloutWorker:
         self._decode = decode
         self._sampler = sampler
         self._estimator = estimator
-        self._inner_updates = inner_updates
+        self._mask_draws = mask_draws
         self._estimate_behaviour = estimate_behaviour
         self._microbatch_rows = microbatch_rows
         self._ar_ness_k = ar_ness_k
@@ -144,8 +144,8 @@ class RolloutWorker:
 
         `arrays`: tokens, loss mask, reveal steps.
         """
-        updates = range(1, self._inner_updates + 1)
-        views = max(1, self._estimator.views(arrays[0].shape[1]) * self._inner_updates)  # rows of one completion
+        draws = range(1, self._mask_draws + 1)
+        views = max(1, self._estimator.views(arrays[0].shape[1]) * self._mask_draws)  # rows of one completion
         completions = len(request.seeds_G)
         size = max(1, self._microbatch_rows // views) if self._microbatch_rows else completions
         parts = []
@@ -157,8 +157,8 @@ class RolloutWorker:
                 GroupTokens.of(
                     [request.prompt_tokens], tokens, loss_mask, pad, device, reveal_step, [request.suffix_tokens]
                 ),
-                [[[mask_seed(seed, j) for seed in request.seeds_G[some]]] for j in updates],
-                [[mask_seed(request.group_seed, j)] for j in updates],
+                [[[mask_seed(seed, j) for seed in request.seeds_G[some]]] for j in draws],
+                [[mask_seed(request.group_seed, j)] for j in draws],
                 self._estimator,
                 temperature,
             )

@@ -46,18 +46,18 @@ def group_flops(config: RunConfig, size: ModelSize) -> float:
     passes = [left for left, count in zip(masked, counts) if count]
     first = size.forward_flops(1, length, passes[0])
     later = size.forward_flops(completions * (len(passes) - 1), length, completions * sum(passes[1:]))
-    behaviour = _views(config, size, config.objective.inner_updates) if config.replay.max_staleness > 0 else 0.0
+    behaviour = _views(config, size, config.objective.mask_draws) if config.replay.max_staleness > 0 else 0.0
     return first + later + behaviour
 
 
 def learn_flops(config: RunConfig, size: ModelSize) -> float:
     """One learner step over all its groups: old and reference estimates, and mu updates."""
-    mu = config.objective.inner_updates
+    mu, draws = config.objective.inner_updates, config.objective.mask_draws
     one = _views(config, size, 1)
     recomputed = 1 if config.learner.gradient_checkpointing else 0
-    reference = _views(config, size, mu) if config.objective.kl_weight > 0 else 0.0
+    reference = _views(config, size, draws) if config.objective.kl_weight > 0 else 0.0
     estimated = config.objective.ratio == "behaviour" and config.replay.max_staleness > 0
-    old = 0.0 if mu == 1 or estimated else _views(config, size, mu - 1)
+    old = 0.0 if draws == 1 or estimated else _views(config, size, draws - 1)
     return config.replay.groups_per_step * (mu * (3 + recomputed) * one + reference + old)
 
 

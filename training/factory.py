@@ -59,7 +59,7 @@ class RolloutSlice:
     rollout: RolloutConfig
     sampler: SamplerConfig
     estimator: EstimatorConfig
-    inner_updates: int
+    mask_draws: int
     estimate_behaviour: bool
     ar_ness_k: int
 
@@ -71,7 +71,7 @@ class RolloutSlice:
             config.rollout,
             config.sampler,
             config.estimator,
-            inner_updates=config.objective.inner_updates,
+            mask_draws=config.objective.mask_draws,
             estimate_behaviour=config.replay.max_staleness > 0,
             ar_ness_k=config.evaluation.ar_ness_k,
         )
@@ -155,7 +155,7 @@ def build_rollout_worker(config: RolloutSlice, start: str, policy: DiffusionPoli
         load_tokenizer(start).decode,
         config.sampler,
         config.estimator,
-        inner_updates=config.inner_updates,
+        mask_draws=config.mask_draws,
         estimate_behaviour=config.estimate_behaviour,
         microbatch_rows=config.rollout.microbatch_rows,
         ar_ness_k=config.ar_ness_k,

@@ -101,7 +101,7 @@ def test_mixed_shapes_are_refused():
 def test_behaviour_of_another_number_of_updates_is_refused():
     stale = toy_group(0, (0.0, 1.0), behaviour=np.zeros((2, 3, 6), dtype=np.float32))
     objective = ObjectiveConfig(inner_updates=2)
-    with pytest.raises(ValueError, match=r"for 3 inner updates, objective\.inner_updates = 2"):
+    with pytest.raises(ValueError, match=r"for 3 draws of masks, the objective has 2"):
         shard(step_batch([stale], objective), objective, PAD)
 
 

@@ -374,3 +374,31 @@ def test_metrics_are_floats_with_plain_names(policy):
         "lr",
     ):
         assert name in metrics
+
+
+def counted_step(policy, **objective):
+    """Metrics and weights of a step, and the rows of its forward passes."""
+    rows = []
+    learner = toy_learner(policy, objective={"inner_updates": 3} | objective)
+    policy.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    return learner.learn(toy_groups()), weights_of(policy), sum(rows)
+
+
+@pytest.mark.parametrize("ratio", ["current", "proximal"])
+def test_shared_masks_are_a_step_whose_draws_are_equal_with_fewer_passes(ratio, monkeypatch):
+    shared, shared_weights, shared_rows = counted_step(toy_policy(), ratio=ratio, fresh_masks=False)
+    _, _, fresh_rows = counted_step(toy_policy(), ratio=ratio)
+    monkeypatch.setattr("couplet.learner.batch.mask_seed", lambda seed, draw: mask_seed(seed, 1))
+    equal, equal_weights, equal_rows = counted_step(toy_policy(), ratio=ratio)
+    assert_same(shared_weights, equal_weights, 1e-6)
+    assert shared["loss"] == pytest.approx(equal["loss"], abs=1e-6)
+    assert shared["ratio_max"] == pytest.approx(equal["ratio_max"], abs=1e-5) and shared["ratio_max"] > 1.0
+    assert shared_rows < 0.7 * min(fresh_rows, equal_rows)
+
+
+def test_shared_masks_take_one_draw_of_behaviour_estimates(policy):
+    scored = with_behaviour(policy, toy_group(0, (0.0, 1.0, 2.0, 0.5)), 1, version=0)
+    learner = toy_learner(policy, objective={"ratio": "behaviour", "inner_updates": 2, "fresh_masks": False})
+    assert math.isfinite(learner.learn([scored])["loss"])
+    with pytest.raises(ValueError, match=r"for 1 draws of masks, the objective has 2"):
+        toy_learner(policy, objective={"ratio": "behaviour", "inner_updates": 2}).learn([scored])

@@ -137,7 +137,7 @@ def test_one_learner_step_with_an_adapter(adapted: tuple[Path, list[dict]], tmp_
         built.add_adapter(adapter, seed=0)
         return built
 
-    worker = RolloutWorker(policy(), tokenizer.decode, sampler, estimator, inner_updates=1)
+    worker = RolloutWorker(policy(), tokenizer.decode, sampler, estimator, mask_draws=1)
     request = RolloutRequest(
         group_id=GroupId(0, 0, 0),
         attempt=0,

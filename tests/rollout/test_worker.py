@@ -28,7 +28,7 @@ ESTIMATOR = EstimatorConfig()
 def build(**options: object) -> RolloutWorker:
     policy = DiffusionPolicy.from_shape(SHAPE, 12, IDS, 0)
     return RolloutWorker(
-        policy, lambda ids: " ".join(map(str, ids)), SAMPLER, ESTIMATOR, **{"inner_updates": 2} | options
+        policy, lambda ids: " ".join(map(str, ids)), SAMPLER, ESTIMATOR, **{"mask_draws": 2} | options
     )
 
 
