@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 
-.PHONY: setup run test test-slow test-gpu check bench golden docs clean
+.PHONY: setup run test test-slow test-gpu check bench bench-gpu golden docs clean
 
 setup: $(STAMP)
 
@@ -35,8 +35,11 @@ check: setup          ## formatter, linter, types, the import table, the words o
 	$(PY) -m tests.glossary
 	$(PY) -m tests.unused
 
-bench: setup          ## ratios measured interleaved on this machine
+bench: setup          ## every part measured on this machine, and docs/performance.md (minutes)
 	$(PY) -m benchmarks
+
+bench-gpu:            ## the 7B shape on one CUDA device; any Python with torch and transformers will do: make PY=python3 bench-gpu
+	$(PY) -m benchmarks gpu
 
 golden: setup         ## regenerate tests/golden (explain a change in the commit)
 	$(PY) -m tests.golden

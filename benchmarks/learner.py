@@ -34,7 +34,7 @@ WHAT = (
 LEFT_OUT = "several ranks, GPUs, the reward; answers fill the canvas here (shorter ones save more logits)"
 
 UPDATES, COMPLETIONS = 2, 10
-CASES = [("mid", 4_096, 32, 48), ("tiny", 32_000, 24, 32), ("tiny", 152_064, 24, 16)]  # trunk, V, prompt, canvas
+CASES = [("mid", 4_096, 16, 16), ("tiny", 32_000, 24, 32), ("tiny", 152_064, 24, 16)]  # trunk, V, prompt, canvas
 TOY = [("toy", 600, 6, 8)]
 SEVEN_B = ModelSize(3584, 28, 28, 4, 128, 18944, 152064, tied=False)
 ESTIMATOR = EstimatorConfig()
@@ -103,7 +103,8 @@ def plain_step(policy: DiffusionPolicy, scored: ScoredGroup) -> Callable[[], Non
     prompt = torch.from_numpy(scored.group.prompt_tokens.astype(np.int64))
     tokens = torch.from_numpy(scored.group.tokens_GC.astype(np.int64))
     rewards = torch.from_numpy(scored.rewards_G)
-    advantages = (rewards - rewards.mean())[:, None].expand(tokens.shape)
+    advantages = (rewards - rewards.mean())[None]
+    objective = ObjectiveConfig()
 
     def views(model: DiffusionPolicy, update: int) -> torch.Tensor:
         return plain_views(model, prompt, tokens, [mask_seed(s, update) for s in scored.group.seeds_G], ESTIMATOR)
@@ -113,18 +114,9 @@ def plain_step(policy: DiffusionPolicy, scored: ScoredGroup) -> Callable[[], Non
             old = [views(policy, update) for update in range(UPDATES)]
             kept = [views(reference, update) for update in range(UPDATES)]
         for update in range(UPDATES):
-            weights = torch.full(tokens.shape, 1 / tokens.numel())
-            loss = grpo_loss(
-                views(policy, update),
-                old[update],
-                advantages,
-                weights,
-                clip_low=0.5,
-                clip_high=0.5,
-                reference_logp_X=kept[update],
-                kl_weight=0.01,
-                kl_clamp=5.0,
-            ).loss
+            weights = torch.full((1, *tokens.shape), 1 / tokens.numel())
+            new = views(policy, update)[None]
+            loss = grpo_loss(new, old[update][None], advantages, weights, objective, kept[update][None]).loss
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()

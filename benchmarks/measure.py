@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import os
-import platform
 import resource
 import statistics
 import time
@@ -16,27 +13,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.kernel import kernel_version
+from benchmarks.kernel import machine
 from couplet.data.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def machine() -> dict[str, object]:
-    """The machine on which the figures were measured."""
-    model = "unknown"
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "architecture": platform.machine(),
-        "kernel": kernel_version(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "load_at_start": round(os.getloadavg()[0], 1),
-    }
 
 
 def write_result(name: str, what: str, left_out: str, **parts: object) -> None:
@@ -52,13 +32,11 @@ def cpu_seconds(run: Callable[[], object]) -> float:
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each run, taken in turn so that a busy machine affects all alike; a first round warms up."""
+    """CPU seconds of each run, taken in turn so that a busy machine affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
+    for _ in range(repeats):
         for name, run in runs.items():
-            used = cpu_seconds(run)
-            if repeat:
-                seconds[name].append(used)
+            seconds[name].append(cpu_seconds(run))
     return seconds
 
 

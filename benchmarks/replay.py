@@ -3,7 +3,7 @@
 The workers are objects with the methods of an actor handle whose answers are futures, so Ray's messages (0.3 to 1 ms of
 the queue's process per call on a server core) come on top; what is measured is issuing, the ledger, the wake-ups of
 the tasks, judging, the lease and the record of the finals. Groups have the size of the 7B recipe: 10 completions of 256
-tokens with behaviour estimates for two draws. There are as many groups per step as rollout workers, staleness 1.
+tokens with behaviour estimates for two draws. Staleness 1; half as many reward workers.
 """
 
 from __future__ import annotations
@@ -32,8 +32,14 @@ LEFT_OUT = "Ray's messages and the object store"
 
 COMPLETIONS, CANVAS = 10, 256
 INFO = WorkerInfo(os.getpid(), "node")
-CASES = [(1, 300), (10, 300), (100, 600), (1000, 3000)]  # rollout workers, groups
-TOY = [(3, 12)]
+CASES = [
+    (1, 1, 300),
+    (10, 10, 300),
+    (100, 100, 600),
+    (1000, 1000, 3000),
+    (1000, 56, 1120),
+]  # workers, groups per step, groups
+TOY = [(3, 2, 12)]
 
 
 def group_of_7b() -> PromptGroup:
@@ -92,16 +98,16 @@ class FakeWorker:
         return group
 
 
-async def serve(workers: int, groups: int) -> None:
+async def serve(workers: int, step: int, groups: int) -> None:
     """A run of `groups` groups through one queue."""
     config = from_dict(
         RunConfig,
         {
             "name": "queue",
-            "steps": groups // workers + 2,
+            "steps": groups // step + 2,
             "model": {"path": "."},
             "problems": {"train": "katas:rl"},
-            "replay": {"groups_per_step": workers, "completions": COMPLETIONS, "max_staleness": 1},
+            "replay": {"groups_per_step": step, "completions": COMPLETIONS, "max_staleness": 1},
         },
     )
     prompts = PromptSet((Problem("p", "q", ("assert True",)),), (np.zeros(200, np.int32),))
@@ -112,25 +118,29 @@ async def serve(workers: int, groups: int) -> None:
         await queue.join(StartedWorker("rollout", index, worker, INFO))
     for index in range(max(1, workers // 2)):
         await queue.join(StartedWorker("reward", index, worker, INFO))
-    for version in range(1, groups // workers + 1):
-        lease = await queue.take(workers, 60.0)
-        assert len(lease.numbers) == workers
+    for version in range(1, groups // step + 1):
+        lease = await queue.take(step, 60.0)
+        assert len(lease.numbers) == step
         await queue.finish(dict.fromkeys(lease.numbers, State.TRAINED), version)
         await queue.publish(PublishedWeights(version, None))
-    for task in list(queue.hub._tasks):
-        task.cancel()
-    await asyncio.sleep(0)
+    for role, held in queue.hub.workers.items():
+        for index in list(held):
+            await queue.leave(role, index)
+    while any(queue.hub.workers.values()):
+        await asyncio.sleep(0)
 
 
 def measure(toy: bool = False) -> dict[str, object]:
     """Microseconds and groups per CPU second at each number of workers."""
     cases = []
-    for workers, groups in TOY if toy else CASES:
-        seconds = cpu_seconds(lambda w=workers, g=groups: asyncio.run(serve(w, g)))  # type: ignore[misc]
-        done = groups // workers * workers
+    for workers, step, groups in TOY if toy else CASES:
+        asyncio.run(serve(1, 1, 2))  # imports and first calls
+        seconds = cpu_seconds(lambda case=(workers, step, groups): asyncio.run(serve(*case)))  # type: ignore[misc]
+        done = groups // step * step
         cases.append(
             {
                 "rollout_workers": workers,
+                "groups_per_step": step,
                 "groups": done,
                 "microseconds_per_group": round(1e6 * seconds / done),
                 "groups_per_second": round(done / seconds),

@@ -15,7 +15,6 @@ import contextlib
 import functools
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ import venv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.kernel import kernel_version
+from benchmarks.kernel import machine
 from couplet.configs.schema import RewardConfig, SandboxConfig
 from couplet.data.files import write_json
 from couplet.data.problem import Problem
@@ -144,22 +143,6 @@ def busy_seconds() -> float:
     """CPU seconds of everything on this machine since it started."""
     fields = [int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
     return (sum(fields[:3]) + sum(fields[5:7])) / os.sysconf("SC_CLK_TCK")
-
-
-def machine() -> dict[str, object]:
-    """The machine on which the figures were measured."""
-    model = "unknown"
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "architecture": platform.machine(),
-        "kernel": kernel_version(),
-        "python": platform.python_version(),
-        "load_at_start": round(os.getloadavg()[0], 1),
-    }
 
 
 def measure(rounds: int) -> dict[str, object]:

@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[2]
 MODULES = (
     "benchmarks",
     "benchmarks.runs",
-    "benchmarks.sampler",
     "benchmarks.sandbox",
     "couplet.configs.reference",
     "couplet.data.metric_table",
