@@ -20,16 +20,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all but gpu), or gpu"
     )
     parser.add_argument("--toy", action="store_true", help="toy sizes, nothing written: does it still run?")
+    parser.add_argument("--rounds", type=int, metavar="N", help="interleaved measurements of each case (default: 3)")
     parser.add_argument("--page", action="store_true", help="only write docs/performance.md from the stored results")
     args = parser.parse_args(argv)
     names = args.names or ([] if args.page else list(NAMES))
     if unknown := [name for name in names if name not in (*NAMES, "gpu")]:
         parser.error(f"no benchmark {unknown[0]!r}: choose among {', '.join(NAMES)}, gpu")
     if len(names) == 1 and names != ["sandbox"]:
-        _measure(names[0], args.toy)
+        _measure(names[0], args.toy, args.rounds)
         failed = []
     else:
-        failed = [name for name in names if _process(name, args.toy)]
+        failed = [name for name in names if _process(name, args.toy, args.rounds)]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     if not args.toy:
@@ -39,18 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _process(name: str, toy: bool) -> int:
+def _process(name: str, toy: bool, rounds: int | None) -> int:
     print(f"--- {name}", flush=True)
     module = ["benchmarks.sandbox"] if name == "sandbox" else ["benchmarks", name]
-    toys = ["--toy"] if toy and name != "sandbox" else []
-    return subprocess.run([sys.executable, "-m", *module, *toys], cwd=HERE.parent, check=False).returncode
+    words = [*(["--toy"] if toy else []), *([f"--rounds={rounds}"] if rounds else [])]
+    words = [] if name == "sandbox" else words
+    return subprocess.run([sys.executable, "-m", *module, *words], cwd=HERE.parent, check=False).returncode
 
 
-def _measure(name: str, toy: bool) -> None:
+def _measure(name: str, toy: bool, rounds: int | None) -> None:
     import torch
 
-    from benchmarks.measure import write_result
+    from benchmarks import measure
 
+    measure.ROUNDS = rounds or measure.ROUNDS
     if name != "gpu":
         torch.set_num_threads(1)
     module = importlib.import_module(f"benchmarks.{name}")
@@ -58,7 +61,7 @@ def _measure(name: str, toy: bool) -> None:
     if toy:
         print(found)
     else:
-        write_result(name, module.WHAT, module.LEFT_OUT, **found)
+        measure.write_result(name, module.WHAT, module.LEFT_OUT, **found)
 
 
 if __name__ == "__main__":

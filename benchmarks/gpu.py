@@ -20,6 +20,7 @@ from benchmarks.learner import ESTIMATOR, made_up_group
 from benchmarks.plain import IDS, plain_loop, random_policy
 from couplet.configs.schema import AdapterConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig, SamplerConfig
 from couplet.data.seeds import mask_seed
+from couplet.learner.engine import Setup
 from couplet.learner.engines import build_engine
 from couplet.learner.learner import Learner
 from couplet.model.cost import ModelSize
@@ -191,7 +192,7 @@ def _adapter_step(policy: DiffusionPolicy, sizes: Sizes, rate: float) -> dict[st
     """A whole learner step (mu = 2, KL) of one group with a LoRA adapter of rank 16."""
     settings: dict[str, Any] = {"engine": "torch", "dtype": "bfloat16", "gradient_checkpointing": True}
     policy.add_adapter(AdapterConfig(rank=16), seed=0)
-    engine = build_engine(policy, OptimizerConfig(), LearnerConfig(**settings), 100)
+    engine = build_engine(Setup(policy, OptimizerConfig(), LearnerConfig(**settings), 100))
     learner = Learner(engine, policy, ObjectiveConfig(ratio="current"), ESTIMATOR)
     scored = made_up_group(sizes.vocabulary, sizes.prompt, sizes.canvas)
     if sizes.device == "cuda":

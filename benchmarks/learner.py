@@ -20,7 +20,7 @@ from couplet.configs.schema import EstimatorConfig, LearnerConfig, ObjectiveConf
 from couplet.data.seeds import derive_seed, mask_seed
 from couplet.data.trajectory import GroupId, PromptGroup, ScoredGroup
 from couplet.data.verdict import Outcome, Verdict
-from couplet.learner.engine import adamw, decay_groups
+from couplet.learner.engine import Setup, adamw, decay_groups
 from couplet.learner.engines import build_engine
 from couplet.learner.learner import Learner
 from couplet.learner.loss import grpo_loss
@@ -82,7 +82,7 @@ def estimate(policy: DiffusionPolicy, scored: ScoredGroup, draws: int) -> torch.
 def our_step(policy: DiffusionPolicy, scored: ScoredGroup, **objective: Any) -> Callable[[], None]:
     """A learner step, behaviour estimate included where the mode has one."""
     settings = ObjectiveConfig(inner_updates=UPDATES, **objective)
-    engine = build_engine(policy, OptimizerConfig(), LearnerConfig(engine="torch"), 1000)
+    engine = build_engine(Setup(policy, OptimizerConfig(), LearnerConfig(engine="torch"), 1000))
     learner = Learner(engine, policy, settings, ESTIMATOR)
 
     def run() -> None:
@@ -181,7 +181,7 @@ def _case(rate: float, toy: bool, trunk: str, vocabulary: int, prompt: int, canv
         "ours": our_step(random_policy(trunk, vocabulary), scored, ratio="current"),
         "plain": plain_step(random_policy(trunk, vocabulary), scored),
     }
-    seconds = interleaved(runs, 1)
+    seconds = interleaved(runs, 1 if toy else None)
     used = statistics.median(seconds["ours"])
     floor = flops(runs["ours"]) / rate
     print(f"{trunk} {vocabulary}: {counted}, {ratio(seconds['plain'], seconds['ours'])} times less CPU", flush=True)

@@ -37,16 +37,16 @@ def measure(toy: bool = False) -> dict[str, object]:
     """Every case."""
     cases: list[dict[str, object]] = []
     for sizes in TOY if toy else CASES:
-        seconds = interleaved({way: prepared(way, *sizes) for way in WAYS}, 1)
-        peaks = {} if toy else {way: peak_mib(prepared, way, *sizes) for way in WAYS}
+        seconds = interleaved({way: prepared(way, *sizes) for way in WAYS}, 1 if toy else None)
+        peaks = {way: None if toy else round(peak_mib(prepared, way, *sizes)) for way in WAYS}
         cases.append(
             {
                 "vocabulary": sizes[0],
                 "hidden": sizes[1],
                 "rows": sizes[2],
                 "times_less_cpu": ratio(seconds["plain"], seconds["ours"]),
-                **{f"{way}_peak_mib": round(peak) for way, peak in peaks.items()},
-                "times_less_memory": round(peaks["plain"] / peaks["ours"], 1) if peaks else None,
+                **{f"{way}_peak_mib": peak for way, peak in peaks.items()},
+                "times_less_memory": None if toy else ratio([peaks["plain"]], [peaks["ours"]]),
             }
         )
         print(cases[-1], flush=True)

@@ -17,11 +17,14 @@ from benchmarks.kernel import machine
 from couplet.data.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+ROUNDS = 3  # of interleaved measurements; `python -m benchmarks --rounds`
 
 
 def write_result(name: str, what: str, left_out: str, **parts: object) -> None:
     """Write results/NAME.json with the machine's description."""
-    write_json(RESULTS / f"{name}.json", {"what": what, "left_out": left_out, "machine": machine(), **parts})
+    write_json(
+        RESULTS / f"{name}.json", {"what": what, "left_out": left_out, "machine": machine(), "rounds": ROUNDS, **parts}
+    )
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:
@@ -31,10 +34,10 @@ def cpu_seconds(run: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each run, taken in turn so that a busy machine affects all alike."""
+def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int | None = None) -> dict[str, list[float]]:
+    """CPU seconds of each run, taken in turn so that a busy machine affects all alike; `ROUNDS` times by default."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
+    for _ in range(repeats or ROUNDS):
         for name, run in runs.items():
             seconds[name].append(cpu_seconds(run))
     return seconds

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md from benchmarks/results; what stands around them is written by hand."""
+"""The tables of docs/performance.md from benchmarks/results; the text around them is written by hand."""
 
 from __future__ import annotations
 
