@@ -146,13 +146,10 @@ def _sample(
 
 def record(problem: Problem, scored: ScoredGroup) -> dict[str, Any]:
     """What is kept of one problem's completions."""
-    formats = [read_answer(text, problem).score for text in scored.group.texts]
-    return {"problem_id": problem.problem_id, **_verdicts(scored.group.texts, scored.verdicts, formats)}
-
-
-def _verdicts(texts: Sequence[str], verdicts: Sequence[Verdict], formats: Sequence[float]) -> dict[str, Any]:
+    texts, verdicts = scored.group.texts, scored.verdicts
     judged = [v for v in verdicts if v.outcome.is_verdict]
     return {
+        "problem_id": problem.problem_id,
         "samples": len(verdicts),
         "judged": len(judged),
         "correct": sum(v.outcome is Outcome.PASSED for v in judged),
@@ -163,10 +160,10 @@ def _verdicts(texts: Sequence[str], verdicts: Sequence[Verdict], formats: Sequen
                 "reason": v.reason,
                 "tests": [test.passed for test in v.tests],
                 "reasons": sorted({test.reason for test in v.tests if not test.passed}),
-                "format": score,
+                "format": read_answer(text, problem).score,
                 "text": text,
             }
-            for text, v, score in zip(texts, verdicts, formats, strict=True)
+            for text, v in zip(texts, verdicts, strict=True)
         ],
     }
 
@@ -239,9 +236,10 @@ def table(rows: Sequence[Mapping[str, Any]], ks: Sequence[int]) -> Table:
     grid = Table(title="pass@k in percent, mean [95% interval over problems]")
     for name in _heads(ks):
         grid.add_column(name, justify="right")
+    best = {k: max((r[f"pass@{k}"]["mean"] for r in rows if r[f"pass@{k}"]), default=None) for k in ks}
     for row, cells in zip(rows, _cells(rows, ks)):
-        best = [_is_best(rows, row, f"pass@{k}") for k in ks]
-        marks = [False, False, *best, *[False] * (len(cells) - 2 - len(best))]
+        is_best = [len(rows) > 1 and row[f"pass@{k}"] and row[f"pass@{k}"]["mean"] == best[k] for k in ks]
+        marks = [False, False, *is_best, *[False] * (len(cells) - 2 - len(ks))]
         grid.add_row(*(Text(cell, style="bold" if mark else "") for cell, mark in zip(cells, marks)))
     return grid
 
@@ -272,11 +270,6 @@ def _interval(found: Mapping[str, float] | None) -> str:
     if found is None:
         return "none judged"
     return f"{100 * found['mean']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
-
-
-def _is_best(rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any], name: str) -> bool:
-    means = [r[name]["mean"] for r in rows if r[name] is not None]
-    return len(rows) > 1 and row[name] is not None and row[name]["mean"] == max(means)
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -190,13 +190,9 @@ def _in_processes(samples: Sequence[Sample], workers: int, reward: RewardConfig,
     return judge
 
 
-def _is_judged(verdict: Verdict) -> bool:
-    """Whether the verdict is about the program: not if the sandbox or the problem itself is at fault."""
-    return verdict.outcome is not Outcome.INFRA_ERROR and verdict.reason != "problem_defect"
-
-
 def _row(sample: Sample, verdict: Verdict) -> dict[str, Any]:
-    judged = _is_judged(verdict)
+    # Not if the sandbox or the problem itself is at fault.
+    judged = verdict.outcome is not Outcome.INFRA_ERROR and verdict.reason != "problem_defect"
     weak = any(test.strength == "weak" for test in verdict.tests)
     return {
         "task_id": sample.task_id,

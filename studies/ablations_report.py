@@ -141,8 +141,7 @@ def reward_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         for axes, (title, names) in zip(panels, shown.items()):
             for colour, name in zip(COLOURS, names):
                 _band(axes, [row["reward"] for row in rows if row["recipe"] == name], colour, name)
-            axes.set_title(title)
-            axes.set_xlabel("learner step")
+            axes.set(title=title, xlabel="learner step")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             legend_below(axes, columns=2)
         panels[0].set_ylabel(f"reward, mean of {WINDOW} steps")

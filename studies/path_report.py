@@ -108,8 +108,7 @@ def path_figure(rows: Rows, steps: int) -> Figure:
         halving.minorticks_off()
         halving.set_xlabel("denoising steps")
         for axes, title in ((passing, "problems solved"), (order, "AR-ness@1"), (halving, "pass@1 at T = 1")):
-            axes.set_title(title)
-            axes.set_ylim(bottom=0.0)
+            axes.set(title=title, ylim=(0.0, None))
             legend_below(axes, columns=2)
         for axes in (passing, halving):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

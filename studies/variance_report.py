@@ -175,10 +175,9 @@ def figure(summary: Sequence[Mapping[str, Any]], forward_passes: int) -> Any:
             deviations = [np.sqrt(row[f"{scope}_variance"]) for row in summary]
             name = "one token" if scope == "token" else "mean of a completion"
             left.barh(rows_N + shift, deviations, height=0.36, color=colour, label=name)
-        left.set_title(f"standard deviation at {forward_passes} forward passes")
-        left.set_xlabel("nats")
         left.set_yticks(rows_N, labels)
-        left.set_ylim(-0.6, len(summary) - 0.4)
+        title = f"standard deviation at {forward_passes} forward passes"
+        left.set(title=title, xlabel="nats", ylim=(-0.6, len(summary) - 0.4))
         legend_below(left)
         _bias_panel(right, summary, rows_N)
     return chart
@@ -198,8 +197,7 @@ def _bias_panel(axes: Axes, summary: Sequence[Mapping[str, Any]], rows_N: np.nda
             label=TARGET_NAMES[name],
         )
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_title("bias with 95% interval")
-    axes.set_xlabel("nats per token")
+    axes.set(title="bias with 95% interval", xlabel="nats per token")
     legend_below(axes)
 
 

@@ -67,10 +67,7 @@ class RunFolder:
                 number += 1
             except OSError as error:
                 raise ConfigError(f"runs_dir = {str(runs)!r}: cannot create {root}: {error.strerror}") from error
-        folder = cls(root)
-        folder._hold()
-        folder._require_space()
-        folder.write_text("config.yaml", dump(config))
+        folder = cls._opened(root, config)
         folder.write_json("run.json", {"code": code_version(), "started": time.time(), "pid": os.getpid()})
         return folder
 
@@ -95,8 +92,15 @@ class RunFolder:
             )
         root, stored = holding[max(holding)]
         _require_same_run(root, stored, to_dict(config))
+        return cls._opened(root, config)
+
+    @classmethod
+    def _opened(cls, root: Path, config: Any) -> RunFolder:
+        """Locked for this process alone, with space, and with the resolved config in it."""
         folder = cls(root)
-        folder._hold()
+        lock = FolderLock(folder.root)
+        lock.acquire()
+        folder._lock = lock
         folder._require_space()
         folder.write_text("config.yaml", dump(config))
         return folder
@@ -201,12 +205,6 @@ class RunFolder:
         """Remove the folder: the run ended before it had anything to keep."""
         self.close()
         shutil.rmtree(self.root, ignore_errors=True)
-
-    def _hold(self) -> None:
-        """Lock the folder for this process alone."""
-        lock = FolderLock(self.root)
-        lock.acquire()
-        self._lock = lock
 
     def _require_space(self) -> None:
         free = shutil.disk_usage(self.root).free
