@@ -209,3 +209,11 @@ def test_two_ranks_read_a_corpus_that_is_named_relative_to_the_drivers_folder(
     stage = {"corpus": "corpus.jsonl+katas:tune-lists", "steps": 2, "batch": 4, "length": 64, "canvas": 32}
     policy = run_adaptation(adaptation(start, "runs", stages=[stage]), Display())
     assert (policy / "config.json").is_file() and policy == tmp_path / "runs" / "ranks" / "policy"
+
+
+def test_the_code_that_is_sent_to_a_cluster_is_enough_for_the_sandbox():
+    starter = "import sys; sys.path.insert(0, {root!r}); import couplet.reward.sandbox.zygote, couplet.data.metric_table"
+    with connect._code_alone() as code:
+        command = [sys.executable, "-c", starter.format(root=str(code))]
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
