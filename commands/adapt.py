@@ -32,12 +32,20 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="recipe of the stages, e.g. configs/tiny_adapt.yaml")
     cli.add_overrides(parser, "e.g. stages.0.steps=100")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of this run")
+    parser.add_argument("--dry-run", action="store_true", help="check, estimate memory and time, start nothing")
+    cli.add_tflops(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run every stage of the recipe."""
+    """Run every stage of the recipe, or estimate what that would cost."""
+    config = load(AdaptConfig, args.config, args.overrides)
+    if args.dry_run:
+        from couplet.commands.dry_run import describe_adaptation
+
+        print(describe_adaptation(config, args.tflops))
+        return
     display = Display()
-    policy = run_adaptation(load(AdaptConfig, args.config, args.overrides), display, resume=args.resume)
+    policy = run_adaptation(config, display, resume=args.resume)
     display.say(f"policy in {policy}")
 
 

@@ -172,6 +172,12 @@ def add_local(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local", action="store_true", help="one process, without Ray")
 
 
+def add_tflops(parser: argparse.ArgumentParser) -> None:
+    """--tflops"""
+    text = "for --dry-run: TFLOP/s that a device sustains (default: 400 per GPU, 0.05 per core)"
+    parser.add_argument("--tflops", type=float, metavar="T", help=text)
+
+
 def add_job(parser: argparse.ArgumentParser) -> None:
     """--run and --address: which running job."""
     parser.add_argument(

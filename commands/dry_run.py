@@ -1,10 +1,11 @@
-"""`train --dry-run`: the cost of a run, before anything is started."""
+"""`--dry-run` of `train` and `adapt`: the cost of a run, before anything is started."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from couplet.commands.adapt import check_inputs
 from couplet.commands.checks import check_settings
 from couplet.configs.load import load
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
@@ -21,6 +22,8 @@ from couplet.training.cost import (
     local_memory,
     rollout_memory,
     simulated,
+    stage_flops,
+    stage_memory,
     trained,
 )
 from couplet.training.factory import for_one_process
@@ -59,7 +62,7 @@ def describe(config: RunConfig, tflops: float | None = None, local: bool = False
     config = for_one_process(config) if local else config
     size, replay = _size(config), config.replay
     sampling, learning = replay.groups_per_step * group_flops(config, size), learn_flops(config, size)
-    changing = trained(config, size)
+    changing = trained(config.learner.adapter, size)
     lines = [
         f"{config.name}: configuration valid",
         f"model: {size.total:,} parameters ({size.layers} layers, hidden {size.hidden}, vocabulary {size.vocabulary})",
@@ -72,6 +75,39 @@ def describe(config: RunConfig, tflops: float | None = None, local: bool = False
         *(_turns if local else _time)(config, size, tflops),
     ]
     return "\n".join(lines + _absent(config))
+
+
+def describe_adaptation(config: AdaptConfig, tflops: float | None = None) -> str:
+    """Memory per rank, work and time of each stage.
+
+    Raises:
+        UserError: what `adapt` would reject before it starts.
+    """
+    check_inputs(config)
+    size, learner = _start_size(config), config.learner
+    changing = trained(learner.adapter, size)
+    sustained = tflops or (GPU_TFLOPS if learner.gpus else CPU_TFLOPS)
+    device = "GPU" if learner.gpus else "core"
+    lines = [
+        f"{config.name}: configuration valid",
+        f"model: {size.total:,} parameters ({size.layers} layers, hidden {size.hidden}, vocabulary {size.vocabulary})",
+        f"trained: {changing:,} parameters by {learner.ranks} rank(s) ({learner.engine}, ZeRO {learner.zero_stage}, "
+        f"offload {learner.offload}) at {sustained:g} TFLOP/s per {device} (--tflops)",
+    ]
+    total = 0.0
+    for stage in config.stages:
+        seconds = stage_flops(config, stage, size) / (sustained * TERA * learner.ranks)
+        total += stage.steps * seconds
+        lines += [
+            f"stage {stage.name}: {stage.steps:,} updates of {stage.batch} x {stage.length} tokens, "
+            f"{stage.steps * stage.batch * stage.length:,} tokens in all; {seconds:.3g} s per update",
+            f"  memory per rank (estimate): {_sum(stage_memory(config, stage, size))}",
+        ]
+    if learner.offload != "none":
+        lines.append(f"host memory per rank (estimate): {_sum(host_memory(config, size))}")
+    gpus = learner.ranks * learner.gpus
+    hours = total / 3600
+    return "\n".join([*lines, f"all stages: {hours:,.2f} hours" + (f", {hours * gpus:,.0f} GPU-hours" if gpus else "")])
 
 
 def _one_process(config: RunConfig, size: ModelSize) -> list[str]:
@@ -144,7 +180,11 @@ def _size(config: RunConfig) -> ModelSize:
     if config.model.recipe is None:
         assert config.model.path is not None, "check_settings requires a start"
         return KNOWN.get(config.model.path) or _read(config.model.path, "model.path")
-    recipe = load(AdaptConfig, config.model.recipe)
+    return _start_size(load(AdaptConfig, config.model.recipe))
+
+
+def _start_size(recipe: AdaptConfig) -> ModelSize:
+    """The model of an adaptation: its start's, or the shape's with the tiny tokenizer."""
     if recipe.start is not None:
         return KNOWN.get(recipe.start) or _read(recipe.start, "start")
     shape = recipe.shape

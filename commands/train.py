@@ -16,9 +16,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     cli.add_overrides(parser, "e.g. seed=1 sampler.temperature=1.2")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of this run")
     parser.add_argument("--dry-run", action="store_true", help="validate, estimate memory and cost, start nothing")
-    parser.add_argument(
-        "--tflops", type=float, metavar="T", help="for --dry-run: TFLOP/s that a device sustains (default: 400 per GPU)"
-    )
+    cli.add_tflops(parser)
     cli.add_local(parser)
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
-from couplet.configs.schema import RunConfig
+from couplet.configs.schema import AdaptConfig, AdapterConfig, LearnerConfig, RunConfig, StageConfig
 from couplet.model.cost import ModelSize, default_chunk_rows
 from couplet.training.simulation import Durations, Layout, Run, Timeline
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 SIMULATED_STEPS = 60
+PROCESS = 0.42e9  # bytes of a process with Ray, torch, transformers and DeepSpeed; counted where the device is the CPU
 
 
 @dataclass(frozen=True)
@@ -71,42 +72,67 @@ def _views(config: RunConfig, size: ModelSize, updates: int) -> float:
     return size.forward_flops(shared + views * completions, length, canvas * (shared + scores * completions))
 
 
-def trained(config: RunConfig, size: ModelSize) -> int:
+def trained(adapter: AdapterConfig, size: ModelSize) -> int:
     """Weights that are trained and published: the adapter's if there is one, else all."""
-    adapter = config.learner.adapter
     return size.adapter(adapter.rank, adapter.targets) if adapter.rank else size.total
 
 
 def broadcast(config: RunConfig, size: ModelSize) -> float:
     """Bytes of one publication."""
-    return float(trained(config, size) * BYTES[config.learner.dtype])
+    return float(trained(config.learner.adapter, size) * BYTES[config.learner.dtype])
 
 
-def _held(config: RunConfig, size: ModelSize) -> int:
+def _held(adapter: AdapterConfig, size: ModelSize) -> int:
     """Weights that a policy holds, its adapter included."""
-    return size.total + (trained(config, size) if config.learner.adapter.rank else 0)
+    return size.total + (trained(adapter, size) if adapter.rank else 0)
 
 
 def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     """Bytes on the device of one learner rank."""
-    learner = config.learner
+    completions = min(config.learner.micro_completions or config.replay.completions, config.replay.completions)
+    views = config.estimator.views(config.sampler.completion_length)
+    rows = (completions * views + 1) * config.learner.micro_groups
+    tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
+    chunk = config.estimator.chunk_rows or _chunk_rows(config.learner, size)
+    return _rank_memory(config.learner, size, tokens, chunk, reference=config.objective.kl_weight > 0)
+
+
+def stage_memory(config: AdaptConfig, stage: StageConfig, size: ModelSize) -> dict[str, float]:
+    """Bytes on the device of one rank of a supervised stage."""
+    rows = -(-stage.batch // config.learner.ranks)
+    tokens = min(stage.micro_rows or rows, rows) * stage.length
+    return _rank_memory(config.learner, size, tokens, _chunk_rows(config.learner, size), reference=False)
+
+
+def stage_flops(config: AdaptConfig, stage: StageConfig, size: ModelSize) -> float:
+    """Operations of one update of a supervised stage, on all ranks; half of what may be masked is, on average."""
+    scored = {"autoregressive": stage.length, "pretrain": stage.length / 2, "instruct": stage.canvas / 2}
+    flops = size.training_flops(stage.batch, stage.length, stage.batch * scored[stage.objective])
+    return flops * (4 / 3 if config.learner.gradient_checkpointing else 1.0)
+
+
+def _chunk_rows(learner: LearnerConfig, size: ModelSize) -> int:
+    return default_chunk_rows(size.vocabulary, "cuda" if learner.gpus else "cpu")
+
+
+def _rank_memory(
+    learner: LearnerConfig, size: ModelSize, tokens: int, chunk_rows: int, *, reference: bool
+) -> dict[str, float]:
+    """Bytes of a rank whose forward passes are over `tokens` tokens, with logits of `chunk_rows` rows at a time."""
     wide, sharded = BYTES[learner.dtype], {s: learner.ranks if learner.zero_stage >= s else 1 for s in (1, 2, 3)}
-    changing = trained(config, size)
+    changing = trained(learner.adapter, size)
     optimiser = changing * (8 + (4 if wide == 2 else 0)) / sharded[1]
     exact = changing * 4 if wide == 2 and learner.engine == "torch" else 0  # float32 sums of the micro-batches
-    completions = min(learner.micro_completions or config.replay.completions, config.replay.completions)
-    rows = (completions * config.estimator.views(config.sampler.completion_length) + 1) * learner.micro_groups
-    tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
-    chunk = config.estimator.chunk_rows or default_chunk_rows(size.vocabulary, "cuda")
-    per_layer = 2 if learner.gradient_checkpointing else 34  # activations of hidden size that a layer keeps
-    kept = tokens * size.hidden * (per_layer * size.layers + 34)
+    layer = 13 * size.hidden + 4 * size.ffn  # numbers that a layer keeps of a token for the backward pass
+    kept = tokens * (2 * size.hidden * size.layers + layer if learner.gradient_checkpointing else layer * size.layers)
     return {
-        "weights": _held(config, size) * wide / sharded[3],
+        **({} if learner.gpus else {"process": PROCESS}),
+        "weights": _held(learner.adapter, size) * wide / sharded[3],
         "gradients": changing * wide / sharded[2] + exact,
         "optimiser": 0.0 if learner.offload != "none" else optimiser,
-        "reference": 0.0 if config.objective.kl_weight == 0 else changing * wide / sharded[3],
+        "reference": changing * wide / sharded[3] if reference else 0.0,
         "activations": float(kept * wide),
-        "logits": float(min(chunk, tokens) * size.vocabulary * 4 * 2),
+        "logits": float(min(chunk_rows, tokens) * size.vocabulary * 4 * 2),
     }
 
 
@@ -115,17 +141,19 @@ OFFLOADED = (
 )
 
 
-def host_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
-    """Bytes of main memory that one learner rank holds besides its process."""
+def host_memory(config: RunConfig | AdaptConfig, size: ModelSize) -> dict[str, float]:
+    """Bytes of main memory that one learner rank holds besides its process; of a stage without a reference."""
     learner = config.learner
     offloaded = (OFFLOADED if learner.offload != "none" else 0) + (
         BYTES[learner.dtype] if learner.offload == "all" else 0
     )
-    kept = config.objective.kl_weight > 0 and BYTES[learner.dtype] == 2  # float32 weights are their own reference
+    kept = (
+        isinstance(config, RunConfig) and config.objective.kl_weight > 0 and BYTES[learner.dtype] == 2
+    )  # float32 weights are their own reference
     shards = learner.ranks if learner.zero_stage >= 3 else 1
     return {
-        "offloaded optimiser": trained(config, size) * offloaded / learner.ranks,
-        "float32 reference": 4 * trained(config, size) / shards if kept else 0.0,
+        "offloaded optimiser": trained(config.learner.adapter, size) * offloaded / learner.ranks,
+        "float32 reference": 4 * trained(config.learner.adapter, size) / shards if kept else 0.0,
     }
 
 
@@ -135,7 +163,8 @@ def rollout_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
     wide = BYTES[config.learner.dtype]
     return {
-        "weights": float(_held(config, size) * wide),
+        **({} if config.rollout.gpus else {"process": PROCESS}),
+        "weights": float(_held(config.learner.adapter, size) * wide),
         "activations": float(tokens * (size.ffn * 3 + size.hidden * 8) * wide),
         "logits": float(rows * config.sampler.completion_length * size.vocabulary * 4) / 2,
     }
@@ -147,12 +176,12 @@ def local_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     With an adapter both policies share the frozen weights; of what a phase needs for itself the larger counts.
     """
     learner, rollout = learner_memory(config, size), rollout_memory(config, size)
-    second = trained(config, size) * BYTES[config.learner.dtype]  # the rollout worker's adapter, or all its weights
-    kept = {name: learner[name] for name in ("weights", "gradients", "optimiser", "reference")}
+    second = broadcast(config, size)  # the rollout worker's adapter, or all its weights
     passing = ("activations", "logits")
+    kept = {name: value for name, value in learner.items() if name not in passing}
     return {
         **kept,
-        "sampler's own weights": float(second),
+        "sampler's own weights": second,
         "largest phase": max(sum(part[name] for name in passing) for part in (learner, rollout)),
     }
 

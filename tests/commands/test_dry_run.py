@@ -150,3 +150,14 @@ def test_an_adapter_is_what_is_optimised_and_broadcast(big):
     assert memory["optimiser"] * 100 < full["optimiser"] and memory["reference"] * 100 < full["reference"]
     one = local_memory(adapter, SEVEN_B)
     assert one["weights"] + one["sampler's own weights"] == 2 * (SEVEN_B.total + 2 * 40_370_176)
+
+
+def test_an_adaptation_is_checked_and_estimated_stage_by_stage(command, tmp_path):
+    code, printed, error = command("adapt", "tiny_adapt.yaml", "--dry-run", f"runs_dir={tmp_path}")
+    assert code == 0, error
+    assert "443,776 parameters" in printed and "stage clean: 2,000 updates of 24 x 104 tokens" in printed
+    assert printed.splitlines()[-1].startswith("all stages: ") and not list(tmp_path.iterdir())
+    code, printed, _ = command("adapt", "tiny_adapt.yaml", "--dry-run", "learner.adapter.rank=8")
+    assert "trained: 37,888 parameters" in printed
+    code, _, error = command("adapt", "tiny_adapt.yaml", "--dry-run", "stages.0.corpus=absent.jsonl")
+    assert code == 2 and "absent.jsonl" in error
