@@ -30,6 +30,7 @@ PUBLIC = {  # for other tools and for interactive use: DESIGN's public surface, 
     "run",
 }
 CALLED_BY_PROGRAMS = (
+    "reward/sandbox/suites.py",
     "reward/sandbox/pytest_part.py",
     "reward/sandbox/standard.py",
 )  # stand-ins for pytest and namedtuple
