@@ -22,7 +22,7 @@ from couplet import IS_CHECKOUT, PACKAGES, ROOT
 from couplet.actors.authentication import MODE, authenticate, is_loopback, is_socket, make_token
 from couplet.configs.schema import AdaptConfig, ConfigError, RayConfig, RunConfig, require
 
-CODE_SUFFIXES = (".py", ".json", ".yaml")  # of the packages: code, and what it reads
+CODE_SUFFIXES = (".py", ".json", ".yaml", ".mplstyle")  # of the packages: code, and what it reads when it is imported
 COUNTS = {"learner": "ranks", "rollout": "actors", "reward": "actors"}  # role -> setting of its number of actors
 SPARE_CPUS = 4  # of a local Ray, for actors that request none
 TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # says that the safe default is used

@@ -211,8 +211,15 @@ def test_two_ranks_read_a_corpus_that_is_named_relative_to_the_drivers_folder(
     assert (policy / "config.json").is_file() and policy == tmp_path / "runs" / "ranks" / "policy"
 
 
-def test_the_code_that_is_sent_to_a_cluster_is_enough_for_the_sandbox():
-    starter = "import sys; sys.path.insert(0, {root!r}); import couplet.reward.sandbox.zygote, couplet.data.metric_table"
+def test_the_code_that_is_sent_to_a_cluster_has_the_tables_it_reads():
+    modules = (
+        "reward.sandbox.zygote",
+        "data.metric_table",
+        "data.katas.compositions",
+        "evaluation.figures",
+        "report.curves",
+    )
+    starter = f"import sys; sys.path.insert(0, {{root!r}}); import {', '.join(f'couplet.{name}' for name in modules)}"
     with connect._code_alone() as code:
         command = [sys.executable, "-c", starter.format(root=str(code))]
         done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
