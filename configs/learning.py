@@ -23,6 +23,9 @@ class EstimatorConfig(Section):
     slices: int = Field(
         3, ge=1, description="K of name: trace: slices of the sampled schedule; from sampler.steps up it is exact"
     )
+    tokens: Literal["answer", "canvas"] = Field(
+        "answer", description="what is learned: the answer with its end, or all draws, those of the filler too"
+    )
     times: Literal["uniform", "stratified"] = Field(
         "uniform", description="shares of masked tokens of elbo and spg: independent, or spread over the pairs"
     )

@@ -57,7 +57,7 @@ class PromptGroup:
     prompt_tokens: np.ndarray  # int32 [prompt length]
     tokens_GC: np.ndarray  # int32: the whole canvas, filler included, never cut
     reveal_step_GC: np.ndarray  # int16: index of the schedule step that revealed the token
-    loss_mask_GC: np.ndarray  # bool: up to and including the first end token, all C if there is none
+    loss_mask_GC: np.ndarray  # bool: up to and including the first end token (all C if there is none), or every draw
     texts: tuple[str, ...]  # answer prefix + tokens before the first end token, decoded without special tokens
     seeds_G: tuple[int, ...]
     group_seed: int

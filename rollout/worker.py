@@ -94,8 +94,7 @@ class RolloutWorker:
         groups = []
         for request in requests:
             mine, completions = completions[: len(request.seeds_G)], completions[len(request.seeds_G) :]
-            estimate = self._estimate_behaviour and sampler is None
-            groups.append(self._group(request, mine, config, share * len(mine), estimate))
+            groups.append(self._group(request, mine, config, share * len(mine), trained=sampler is None))
         return groups
 
     def _group(
@@ -104,19 +103,21 @@ class RolloutWorker:
         completions: Sequence[Completion],
         config: SamplerConfig,
         seconds: float,
-        estimate: bool,
+        trained: bool,
     ) -> PromptGroup:
         tokens_GC = np.stack([completion.tokens for completion in completions])
         reveal_step_GC = np.stack([completion.reveal_step for completion in completions])
         lengths_G = [answer_length(tokens_C, self._policy.token_ids.end) for tokens_C in tokens_GC]
-        loss_mask_GC = np.arange(tokens_GC.shape[1]) < np.array(lengths_G)[:, None]
+        answer_GC = np.arange(tokens_GC.shape[1]) < np.array(lengths_G)[:, None]
+        whole = trained and self._estimator.tokens == "canvas"
+        loss_mask_GC = answer_GC | (reveal_step_GC >= 0) if whole else answer_GC
         started = time.perf_counter()
         behaviour_GJC = (
             self._behaviour(request, (tokens_GC, loss_mask_GC, reveal_step_GC), config.temperature)
-            if estimate
+            if trained and self._estimate_behaviour
             else None
         )
-        metrics = self._metrics(completions, loss_mask_GC, seconds)
+        metrics = self._metrics(completions, answer_GC, seconds)
         metrics["seconds"] = seconds + time.perf_counter() - started
         return PromptGroup(
             group_id=request.group_id,

@@ -27,9 +27,7 @@ ESTIMATOR = EstimatorConfig()
 
 def build(**options: object) -> RolloutWorker:
     policy = DiffusionPolicy.from_shape(SHAPE, 12, IDS, 0)
-    return RolloutWorker(
-        policy, lambda ids: " ".join(map(str, ids)), SAMPLER, ESTIMATOR, **{"mask_draws": 2} | options
-    )
+    return RolloutWorker(policy, lambda ids: " ".join(map(str, ids)), SAMPLER, ESTIMATOR, **{"mask_draws": 2} | options)
 
 
 def request(problem: int, prompt: list[int], completions: int = 3) -> RolloutRequest:
@@ -54,6 +52,17 @@ def test_a_group_answers_its_request() -> None:
         assert group.behaviour_GJC is None
         expected = sample(worker._policy, [order.prompt_tokens.tolist()] * group.completions, SAMPLER, order.seeds_G)
         assert (group.tokens_GC == np.stack([completion.tokens for completion in expected])).all()
+
+
+def test_the_draws_of_the_filler_are_learned_on_request_but_never_part_of_an_evaluated_answer() -> None:
+    worker, answers = build(), build().generate(REQUESTS)
+    worker._estimator = ESTIMATOR.replace(tokens="canvas")
+    for group, answer in zip(worker.generate(REQUESTS), answers, strict=True):
+        assert group.loss_mask_GC.all() and group.texts == answer.texts
+        assert group.metrics is not None and group.metrics["draw_entropy"] == answer.metrics["draw_entropy"]
+    assert not all(answer.loss_mask_GC.all() for answer in answers)
+    for group, answer in zip(worker.generate(REQUESTS, sampler=SAMPLER), answers, strict=True):
+        assert (group.loss_mask_GC == answer.loss_mask_GC).all()
 
 
 def test_text_and_loss_end_at_the_first_end_token() -> None:
