@@ -87,7 +87,8 @@ def trace(rows: Canvases, cfg: EstimatorConfig) -> Views:
     if rows.reveal_step_BC is None:
         raise ValueError("estimator.name: trace needs the reveal step of each token, which these trajectories lack")
     step_BC = rows.reveal_step_BC
-    edges_BK = slice_edges(step_BC.amax(dim=1) + 1, cfg.slices, rows.seeds_B)
+    steps_B = step_BC.amax(dim=1) + 1
+    edges_BK = slice_edges(steps_B, min(cfg.slices, max(1, int(steps_B.max()))), rows.seeds_B)
     masks = [(step_BC >= edge_B[:, None]) | (step_BC < 0) for edge_B in edges_BK.unbind(dim=1)]
     starts = [step_BC >= 0, *((step_BC >= edge_B[:, None]) for edge_B in edges_BK.unbind(dim=1))]
     ends = [*starts[1:], torch.zeros_like(starts[0])]

@@ -124,8 +124,8 @@ def run_ablations(
         for owner in dict.fromkeys(owners.values())
         for seed in study.seeds
     ]
-    _carry_out(jobs, train or train_in_process, study.workers, console)
-    results = {(job.recipe.stem, job.seed): _result(job) for job in jobs}
+    carry_out(jobs, train or train_in_process, study.workers, console)
+    results = {(job.recipe.stem, job.seed): result(job) for job in jobs}
     rows = [
         {"recipe": name, "runs_of": owners[name], "seed": seed, **results[owners[name], seed]}
         for name in files
@@ -154,7 +154,7 @@ def _owners(files: dict[str, Path], overrides: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _carry_out(jobs: Sequence[Job], train: Train, workers: int, console: Console | None) -> None:
+def carry_out(jobs: Sequence[Job], train: Train, workers: int, console: Console | None) -> None:
     """Run the unfinished jobs."""
     started = time.monotonic()
     left = [job for job in jobs if not _finished(job)]
@@ -183,7 +183,7 @@ def _finished(job: Job) -> bool:
     return bool(stored == to_dict(job.config))
 
 
-def _result(job: Job) -> dict[str, Any]:
+def result(job: Job) -> dict[str, Any]:
     """A run's part in the study: the flat numbers of its summary, AR-ness, and reward per step."""
     path = job.folder / "summary.json"
     if not path.is_file():

@@ -99,7 +99,8 @@ def test_every_token_is_scored_once_while_masked_and_what_follows_it_is_hidden(s
     generator = np.random.default_rng(slices)
     step_BC = torch.from_numpy(generator.integers(-1, 16, (200, 24)))
     views = ESTIMATORS["trace"](Canvases(24, range(200), range(200), step_BC), EstimatorConfig(slices=slices))
-    assert views.masks_BVC.shape[1] == slices - 1 == EstimatorConfig(name="trace", slices=slices).views(24)
+    assert views.masks_BVC.shape[1] == min(slices, 16) - 1  # no more slices than steps
+    assert EstimatorConfig(name="trace", slices=slices).views(24) == slices - 1
     total_BC = views.first_BC + views.weights_BVC.sum(dim=1)
     assert torch.equal(total_BC, (step_BC >= 0).float())  # a token that no step revealed is never scored
     assert not (views.weights_BVC.bool() & ~views.masks_BVC).any()
