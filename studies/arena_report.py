@@ -65,11 +65,12 @@ def entry_row(study: Mapping[str, Any], entry: str) -> dict[str, Any]:
 
 def judged(rows: Sequence[Mapping[str, Any]], claim: str, entry: str, other: str) -> dict[str, Any] | None:
     """`paired_test` of the held-out pass@1 at T = 1 after training, entry minus other; None if one was not run."""
-    values = {(row["entry"], row["seed"]): row.get(f"{METRIC}_after") for row in rows}
+    known = [row for row in rows if row.get(f"{METRIC}_after") is not None]
+    values = {(row["entry"], row["seed"]): float(row[f"{METRIC}_after"]) for row in known}
     seeds = [seed for name, seed in values if name == entry and (other, seed) in values]
     if entry == other or not seeds:
         return None
-    gaps = [float(values[entry, seed]) - float(values[other, seed]) for seed in seeds]
+    gaps = [values[entry, seed] - values[other, seed] for seed in seeds]
     return {"claim": claim, "measured": f"{entry} minus {other}", **paired_test(gaps)}
 
 
