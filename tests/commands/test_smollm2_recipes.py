@@ -11,6 +11,7 @@ from tests.commands.test_families_run import write_folder
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("form", ["", "_cpu"])
 def test_adaptation_and_reinforcement_learning_follow_each_other(tmp_path, command, problem_file, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
