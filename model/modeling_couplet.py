@@ -8,7 +8,7 @@ It needs torch and transformers only, and reads the folders of Dream, Qwen2, Lla
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,7 @@ class CoupletModel(PreTrainedModel):
     config_class = CoupletConfig
     base_model_prefix = ""
     _supports_sdpa = True
-    _no_split_modules: ClassVar[list[str]] = ["Layer"]
+    _no_split_modules = ["Layer"]  # noqa: RUF012  # as transformers declares it
 
     def __init__(self, config: CoupletConfig) -> None:
         super().__init__(config)
@@ -161,13 +161,14 @@ class CoupletModel(PreTrainedModel):
         angles = (count - 1).where(real, 1)[..., None].float() * frequencies
         angles = torch.cat((angles, angles), -1)[:, None]
         cos, sin = (factor * f(angles).to(x.dtype) for f in (torch.cos, torch.sin))
-        for layer in self.get_submodule(self.s["names"]["layer"]):
+        layers: Any = self.get_submodule(self.s["names"]["layer"])
+        for layer in layers:
             x = layer(x, cos, sin, seen)
         x = self.get_submodule(self.s["names"]["norm"])(x)
         if self.s["shift"]:  # the state at position j predicts token j + 1; the first real token is read from itself
             source = torch.arange(x.shape[1], device=x.device) - (~(real & (count == 1))).long()
             x = x.gather(1, source.clamp(min=0)[..., None].expand_as(x))
-        head = self.get_input_embeddings() if self.s["tied"] else self.get_submodule(self.s["names"]["head"])
+        head: Any = self.get_input_embeddings() if self.s["tied"] else self.get_submodule(self.s["names"]["head"])
         return MaskedLMOutput(logits=nn.functional.linear(x.float(), head.weight.float()))
 
     @torch.no_grad()
