@@ -141,8 +141,8 @@ class _Run:
         samples = self.config.evaluation.samples
         self.display.say(
             f"  pass@1 {percent(result['pass_at_1'])} at T = {self.config.evaluation.greedy_temperature:g}, "
-            f"{percent(result['pass_at_1_t1'])} at T = {self.config.evaluation.temperature:g}, "
-            f"pass@{samples} {percent(result[f'pass_at_{samples}'])}"
+            f"{percent(result['pass_at_1_t1'])} at T = {self.config.evaluation.temperature:g}"
+            + (f", pass@{samples} {percent(result[f'pass_at_{samples}'])}" if samples > 1 else "")
         )
         return result
 
@@ -248,7 +248,8 @@ def _comparison(config: RunConfig, summary: dict[str, Any], both: Sequence[dict[
     settings = config.evaluation
     labels = {f"pass@1, T = {settings.greedy_temperature:g}": "pass_at_1"}
     labels |= {f"pass@1, T = {settings.temperature:g}": "pass_at_1_t1"}
-    labels |= {f"pass@{settings.samples}, T = {settings.temperature:g}": f"pass_at_{settings.samples}"}
+    if settings.samples > 1:
+        labels |= {f"pass@{settings.samples}, T = {settings.temperature:g}": f"pass_at_{settings.samples}"}
     rows = [
         [label, *(interval(result[name], *result.get("intervals", {}).get(name, (None, None))) for result in both)]
         for label, name in labels.items()

@@ -62,9 +62,7 @@ def run_suite(
         for temperature in config.ar_ness_temperatures
     }
     return {
-        "pass_at_1": mean_pass_at(low, 1),
-        "pass_at_1_t1": mean_pass_at(high, 1),
-        f"pass_at_{config.samples}": mean_pass_at(high, config.samples),
+        **{name: mean_pass_at(*rated) for name, rated in _rated(config, low, high).items()},
         "format_rate_t1": format_rate([verdict for group in high for verdict in group.verdicts]),
         "ar_ness": {f"{temperature:g}": ar_ness(groups) for temperature, groups in orders.items()},
         "excluded": sum(not v.outcome.is_verdict for group in low + high for v in group.verdicts),
@@ -72,6 +70,14 @@ def run_suite(
         "levels": _levels(config, prompts, low, high),
         "problems": _problem_rows(prompts, low, high),
     }
+
+
+def _rated(
+    config: EvaluationConfig, low: Sequence[ScoredGroup], high: Sequence[ScoredGroup]
+) -> dict[str, tuple[Sequence[ScoredGroup], int]]:
+    """Name of each pass rate -> its groups and k; with one sample, pass@samples is pass@1 at the high temperature."""
+    many = {} if config.samples == 1 else {f"pass_at_{config.samples}": (high, config.samples)}
+    return {"pass_at_1": (low, 1), "pass_at_1_t1": (high, 1), **many}
 
 
 def suite_metrics(result: Mapping[str, Any]) -> dict[str, float]:
@@ -135,12 +141,8 @@ def _intervals(
 ) -> dict[str, list[float]]:
     """95% bootstrap intervals over problems; none for a name without a value."""
     formats = [format_rate(scored.verdicts) for scored in high]
-    values = {
-        "pass_at_1": _pass_at(low, 1),
-        "pass_at_1_t1": _pass_at(high, 1),
-        f"pass_at_{config.samples}": _pass_at(high, config.samples),
-        "format_rate_t1": [rate for rate in formats if math.isfinite(rate)],
-    }
+    values = {name: _pass_at(*rated) for name, rated in _rated(config, low, high).items()}
+    values["format_rate_t1"] = [rate for rate in formats if math.isfinite(rate)]
     for temperature, groups in orders.items():
         values |= {_ar_ness_name(kind, temperature): _measured(groups, kind) for kind in KINDS}
     found = {name: bootstrap(np.array(some), config.seed) for name, some in values.items() if some}
@@ -155,11 +157,8 @@ def _levels(
     found: dict[str, dict[str, float]] = {}
     for level in sorted({level for level in levels if level is not None}):
         own = [index for index, other in enumerate(levels) if other == level]
-        rates = {
-            "pass_at_1": mean_pass_at([low[i] for i in own], 1),
-            "pass_at_1_t1": mean_pass_at([high[i] for i in own], 1),
-            f"pass_at_{config.samples}": mean_pass_at([high[i] for i in own], config.samples),
-        }
+        rated = _rated(config, [low[i] for i in own], [high[i] for i in own])
+        rates = {name: mean_pass_at(*some) for name, some in rated.items()}
         finite = {name: value for name, value in rates.items() if math.isfinite(value)}
         found[str(level)] = {"problems": len(own), **finite}
     return found

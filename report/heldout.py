@@ -114,7 +114,8 @@ def _levels(run: Run) -> Table | None:
     rows = []
     for name, result in run.evaluations.items():
         found = [(result.get("levels") or {}).get(level, {}) for level in first]
-        values = [(one.get(RATE, math.nan), one.get(f"pass_at_{samples}", math.nan)) for one in found]
+        many = RATE if samples == 1 else f"pass_at_{samples}"
+        values = [(one.get(RATE, math.nan), one.get(many, math.nan)) for one in found]
         rows.append((name, tuple((percent(one), f"pass@{samples} {percent(many)}") for one, many in values), ()))
     heads = tuple(f"level {level} ({number(found['problems'])}): pass@1" for level, found in first.items())
     return Table(heads, tuple(rows)) if first else None

@@ -49,6 +49,16 @@ def test_rates_agree_with_the_counts_per_problem_and_lie_in_their_intervals():
     json.dumps(result, allow_nan=False)
 
 
+def test_with_one_sample_the_low_temperature_keeps_its_rate():
+    """pass@samples is then pass@1 at the high temperature, and has no name of its own."""
+    config = CONFIG.replace(samples=1)
+    result = run_suite(config, SamplerConfig(), prompt_set(), evaluate_with())
+    for name in ("pass_at_1", "pass_at_1_t1"):
+        assert result[name] == pytest.approx(np.mean([row[name][1] / row[name][0] for row in result["problems"]]))
+    assert result["pass_at_1"] != result["pass_at_1_t1"]
+    assert {name for name in result["intervals"] if name.startswith("pass")} == {"pass_at_1", "pass_at_1_t1"}
+
+
 def test_rates_of_a_level_are_those_of_its_problems():
     prompts = prompt_set()
     leveled = [replace(problem, metadata={"level": i % 2 + 1}) for i, problem in enumerate(prompts.problems)]
