@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 
-.PHONY: setup run test test-slow test-gpu check bench bench-gpu golden docs clean
+.PHONY: setup run test test-slow test-gpu check bench bench-gpu chaos golden docs clean
 
 setup: $(STAMP)
 
@@ -41,12 +41,16 @@ bench: setup          ## every part measured on this machine, and docs/performan
 bench-gpu:            ## the 7B shape on one CUDA device; any Python with torch and transformers will do: make PY=python3 bench-gpu
 	$(PY) -m benchmarks gpu
 
+chaos: setup          ## kill and hang every process of a run for 14 minutes: make chaos SEED=1 OUT=folder
+	$(PY) -m couplet.studies.chaos --seed $(or $(SEED),0) --minutes $(or $(MINUTES),14) --out $(or $(OUT),runs/studies/chaos)
+
 golden: setup         ## regenerate tests/golden (explain a change in the commit)
 	$(PY) -m tests.golden
 
-docs: setup           ## regenerate docs/configuration.md and docs/metrics.md
+docs: setup           ## regenerate docs/configuration.md, docs/metrics.md and the tables of docs/reliability.md
 	$(PY) -m couplet.configs.reference
 	$(PY) -m couplet.data.metric_table
+	$(if $(wildcard docs/chaos*.json),$(PY) -m couplet.studies.chaos --render $(wildcard docs/chaos*.json))
 
 clean:
 	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class _Call(Generic[Job]):
     job: Job
     killed: int = 0  # actors that have died over it
     index: int = -1  # of the actor that has it now
+    alone: bool = False  # that actor has no other call
+    since: float = math.inf  # when it became the first of its actor's calls
 
 
 class Dispatch(Generic[Job, Result]):
@@ -67,14 +70,14 @@ class Dispatch(Generic[Job, Result]):
         self._again: list[_Call[Job]] = []
         self._flying: dict[ObjectRef, _Call[Job]] = {}
         self._ended = False  # no job waits to be given out for the first time
-        self._last = 0.0  # when a call was last made or answered
+        self._last = 0.0  # when an actor last had work
         self._lost = 0  # calls in a row that found their weights lost
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
         """(job, result) of every job, as they arrive; jobs are taken as actors become free.
 
         Raises:
-            TimeoutError: no answer within the role's `timeout`, or weights that stay lost.
+            TimeoutError: no actor to work for the role's `timeout`, or weights that stay lost.
             Exception: what the actor's code raised.
         """
         waiting = (_Call(job) for job in jobs)
@@ -85,13 +88,13 @@ class Dispatch(Generic[Job, Result]):
             if self._ended and not self._flying and not self._again:
                 return
             done = ray.wait(list(self._flying), timeout=1.0)[0] if self._flying else []
+            self._replace_hung()
             if not done:
-                if time.monotonic() - self._last > self.limit:
-                    raise TimeoutError(f"{self.role} actors: no answer within {self.role}.timeout = {self.limit:.0f} s")
-                time.sleep(0.0 if self._flying else 0.1)
+                self._require_progress()
                 continue
             call = self._flying.pop(done[0])
             self._last = time.monotonic()
+            self._first_of(call.index)
             try:
                 result: Result = ray.get(done[0], timeout=self.limit)
             except DIED as error:
@@ -103,27 +106,68 @@ class Dispatch(Generic[Job, Result]):
                 self._missed(call, error)
                 continue
             self._lost = 0
+            if isinstance(call.job, Judgement):
+                call.job.avoid = call.index
             yield call.job, result
+
+    def _replace_hung(self) -> None:
+        """End the actors that do not answer in time; their calls fail and are repeated."""
+        now = time.monotonic()
+        for call in [call for call in self._flying.values() if now - call.since > self.limit]:
+            call.since = math.inf
+            self.pool.kill(self.role, call.index, f"no answer within {self.role}.timeout = {self.limit:g} s")
+
+    def _require_progress(self) -> None:
+        """Wait a moment; raise if there has been no actor to work for too long."""
+        if self._flying:
+            self._last = time.monotonic()
+        elif time.monotonic() - self._last > self.limit:
+            raise TimeoutError(f"{self.role} actors: none to work within {self.role}.timeout = {self.limit:.0f} s")
+        else:
+            time.sleep(0.1)
+
+    def _first_of(self, index: int) -> None:
+        """The clock of an actor's next call starts."""
+        calls = [call for call in self._flying.values() if call.index == index]
+        if calls:
+            calls[0].since = min(calls[0].since, time.monotonic())
 
     def _hand_out(self, waiting: Iterator[_Call[Job]]) -> None:
         """Give every usable actor its calls."""
-        for index, handle in self.pool.usable(self.role):
+        usable = self.pool.usable(self.role)
+        for index, handle in usable:
             load = [call.killed for call in self._flying.values() if call.index == index]
             while len(load) < IN_FLIGHT and not any(load):
-                redo = self._again and not (load and self._again[-1].killed)
-                call = self._again.pop() if redo else next(waiting, None)
+                call = self._next(waiting, index, bool(load), len(usable) > 1)
                 if call is None:
-                    self._ended = True
                     break
-                call.index = index
+                call.index, call.alone = index, call.killed > 0
                 self._flying[self.submit(handle, call.job)] = call
+                self._first_of(index)
                 load.append(call.killed)
                 self._last = time.monotonic()
+
+    def _next(self, waiting: Iterator[_Call[Job]], index: int, busy: bool, others: bool) -> _Call[Job] | None:
+        """A call for actor `index`: one to repeat, else a new one; a job that another can judge again goes to another."""
+
+        def fits(call: _Call[Job]) -> bool:
+            avoided = isinstance(call.job, Judgement) and call.job.avoid == index
+            return not (call.killed and busy) and not (avoided and others)
+
+        for place in reversed(range(len(self._again))):
+            if fits(self._again[place]):
+                return self._again.pop(place)
+        for call in waiting:
+            if fits(call):
+                return call
+            self._again.append(call)
+        self._ended = True
+        return None
 
     def _died(self, call: _Call[Job], error: Exception) -> bool:
         """The actor of a call died: repeat the call, or return True if it has killed too many."""
         call.killed += self.pool.note_death(self.role, call.index, error)
-        if call.killed < self.pool.config.replay.max_attempts:
+        if call.killed < self.pool.config.replay.max_attempts or not call.alone:
             self._again.append(call)
             return False
         if self.poisoned is None:

@@ -37,14 +37,17 @@ class Generation:
             attempts = self._issue()
             weights = self.weights
             if not attempts or weights is None:
+                await self.hub.check(worker)
                 await self.hub.wait(IDLE_SECONDS)
                 continue
             worker.busy = True
+            worker.begin(", ".join(self.hub.problem_id(number) for number, _ in attempts))
             try:
                 await self._produce(worker, attempts, weights)
             except (RayError, TimeoutError) as error:
                 await self._failed(worker, attempts, weights, error)
             worker.busy = False
+            worker.end()
             self.hub.notify()
 
     async def publish(self, weights: PublishedWeights) -> None:
@@ -59,7 +62,7 @@ class Generation:
                 self.hub.spawn(self._push(worker, weights))
 
     def _issue(self) -> list[Attempt]:
-        if self.weights is None or self.weights_lost or self.hub.failure is not None:
+        if self.weights is None or self.weights_lost or self.hub.failure is not None or self.hub.resting:
             return []
         return self.hub.ledger.issue(self.hub.config.rollout.groups_per_call, time.monotonic())
 

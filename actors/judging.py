@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import ray
 from ray import ObjectRef
 from ray.exceptions import RayError
 
@@ -29,7 +30,6 @@ class Job:
     group: ObjectRef  # of the PromptGroup
     generated: float
     judgement: Judgement[Attempt]
-    avoid: int | None = None  # reward worker that failed it last
 
 
 class Judging:
@@ -39,6 +39,7 @@ class Judging:
         self.hub = hub
         self.jobs: deque[Job] = deque()
         self.ready: dict[int, tuple[ObjectRef, tuple[Verdict, ...]]] = {}  # number -> its group, verdicts
+        self.filtered: dict[int, tuple[ObjectRef, tuple[Verdict, ...]]] = {}  # likewise, until the driver has them
 
     def add(self, attempt: Attempt, group: ObjectRef) -> None:
         """A group has been generated."""
@@ -51,8 +52,10 @@ class Judging:
         while not worker.leaving:
             job = self._next_job(worker)
             if job is None:
+                await self.hub.check(worker)
                 await self.hub.wait(IDLE_SECONDS)
                 continue
+            worker.begin(self.hub.problem_id(job.attempt.number))
             try:
                 await self._judge(worker, job)
             except (*DIED, TimeoutError) as error:
@@ -66,6 +69,7 @@ class Judging:
                 self.hub.lose([job.attempt], counted=False)  # the group was lost with its node
                 if is_defect(error):
                     self.hub.fail(error)
+            worker.end()
             self.hub.notify()
 
     def take(self, numbers: Sequence[int]) -> tuple[tuple[ObjectRef, ...], tuple[tuple[Verdict, ...], ...]]:
@@ -77,11 +81,11 @@ class Judging:
 
     def _next_job(self, worker: Worker) -> Job | None:
         judges = {judge.index: judge for judge in self._judges()}
-        if worker.index not in judges:
+        if worker.index not in judges or self.hub.resting:
             return None
         others = any(index != worker.index and not other.recovering for index, other in judges.items())
         for place, job in enumerate(self.jobs):
-            if job.avoid != worker.index or not others:
+            if job.judgement.avoid != worker.index or not others:
                 del self.jobs[place]
                 if self.hub.ledger.holds(*job.attempt):
                     return job
@@ -99,7 +103,7 @@ class Judging:
     async def _judge(self, worker: Worker, job: Job) -> None:
         now = time.monotonic()
         self.hub.ledger.scoring(*job.attempt, now)
-        if job.avoid is None:
+        if job.judgement.avoid is None:
             self.hub.telemetry.taken(now - job.generated)
         worker.calls += 1
         problem, pending = (
@@ -113,9 +117,11 @@ class Judging:
         self.hub.telemetry.judged(reply.verdicts, reply.seconds, time.monotonic())
         job.judgement.record(reply.verdicts)
         if job.judgement.pending:
-            job.avoid = worker.index
+            job.judgement.avoid = worker.index
             self.hub.spawn(self._later(job, job.judgement.pause))
         else:
+            if self.hub.config.replay.refill and is_zero_signal(job.judgement.verdicts):
+                job.group = ray.put(await job.group)  # it is final: no death of another node may lose it now
             self._settle(job, job.judgement.verdicts)
 
     async def _later(self, job: Job, seconds: float) -> None:
@@ -125,7 +131,7 @@ class Judging:
 
     def _try_again(self, job: Job, worker: Worker) -> None:
         """Judge again on another worker; a group that keeps killing its worker is quarantined, not scored 0."""
-        job.avoid = worker.index
+        job.judgement.avoid = worker.index
         if job.judgement.fail():
             self.jobs.appendleft(job)
         else:
@@ -138,6 +144,8 @@ class Judging:
         solved = solved_count(verdicts)
         self.hub.telemetry.settled(self.hub.row_length(job.attempt.number), zero_signal)
         state = self.hub.ledger.ready(*job.attempt, now, valid=valid, zero_signal=zero_signal, solved=solved)
+        if state is State.FILTERED:
+            self.filtered[job.attempt.number] = (job.group, tuple(verdicts))
         if state is State.READY:
             self.ready[job.attempt.number] = (job.group, tuple(verdicts))
             self.hub.telemetry.ready(now - job.generated)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +15,7 @@ from ray.exceptions import RayError
 
 from couplet.actors.learner_actor import LearnerActor
 from couplet.actors.rank_group import RankGroup
-from couplet.actors.remote import DIED, is_defect, named, start_actor
+from couplet.actors.remote import DIED, cause_lines, is_defect, named, reason_of, start_actor
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.data.trajectory import ScoredGroup
 
@@ -24,6 +26,8 @@ LEANER = (
 )
 
 T = TypeVar("T")
+
+log = logging.getLogger("couplet")
 
 
 class LearnerGroup:
@@ -48,12 +52,13 @@ class LearnerGroup:
         self.done = 0  # steps whose result the ranks hold
         self.checkpoint: tuple[int, Path] | None = None
         self.restarts = 0
+        self._started = False
         self._beside: Exception | None = None  # what `meanwhile` raised
 
     def start(self) -> None:
-        """Reserve resources and start all ranks. Raises as `RankGroup.reserve` and `RankGroup.start`."""
+        """Reserve resources and start all ranks; those that die meanwhile are replaced. Raises as `RankGroup.reserve`."""
         self.ranks.reserve()
-        self.ranks.start()
+        self._surviving(lambda: None, 0)
 
     def learn(self, step: int, groups: tuple[ScoredGroup, ...]) -> dict[str, float]:
         """Learner step `step` (0-based) on all ranks; the metrics of rank 0."""
@@ -107,10 +112,13 @@ class LearnerGroup:
     def _surviving(self, work: Callable[[], T], step: int) -> T:
         """The result of `work`, which needs ranks that have done `step` steps; they are replaced if one dies."""
         previous: BaseException | None = None
+        reason, began = "", 0.0
         for _ in range(MAX_REBUILDS):
             try:
                 if not self.ranks.actors:
                     self._rebuild(step)
+                if previous is not None:
+                    log.warning("%s; all ranks are back after %.1f s", reason, time.monotonic() - began)
                 return work()
             except (RayError, TimeoutError, RuntimeError) as error:  # RuntimeError: a collective without its peer
                 if error is self._beside:
@@ -124,8 +132,16 @@ class LearnerGroup:
                 if isinstance(error, TimeoutError) and isinstance(previous, TimeoutError):
                     raise TimeoutError(f"{error}, twice in a row: if the work needs longer, raise the limit") from error
                 previous = error
+                reason, began = f"learner {self._lost(error)}", time.monotonic()
                 self.ranks.stop_ranks()
         raise RuntimeError(f"the learner died {MAX_REBUILDS} times in a row; the last time: {previous}") from previous
+
+    def _lost(self, error: BaseException) -> str:
+        """Which ranks died, and why."""
+        dead = ", ".join(map(str, self.ranks.dead()))
+        lost = isinstance(error, (RayError, TimeoutError))
+        reason = reason_of(error) if lost else f"a collective failed ({cause_lines(error).splitlines()[0]})"
+        return f"rank {dead}: {reason}" if dead else f"ranks: {reason}"
 
     def _is_final(self, error: BaseException, previous: BaseException | None) -> bool:
         """True for an error that new ranks would only raise again.
@@ -145,7 +161,8 @@ class LearnerGroup:
 
     def _rebuild(self, step: int) -> None:
         """Start new ranks, load the last checkpoint, and repeat the later steps before `step`."""
-        self.restarts += 1
+        self.restarts += self._started
+        self._started = True
         self.ranks.start(self._call_meanwhile)
         first = 0
         if self.checkpoint is not None:

@@ -80,6 +80,7 @@ class Lease:
         cursor: how far the ledger has come.
         progress: groups generated and calls judged so far; the driver stops a run in which it does not grow.
         numbers, groups, verdicts: the leased groups; `groups` are references to their `PromptGroup`.
+        filtered: groups that the queue has filtered and the driver has not recorded, with their verdicts (`refill`).
         decided: finals that the queue decided and the driver has not recorded yet.
         metrics: of generation and judging since the last lease.
     """
@@ -89,8 +90,27 @@ class Lease:
     numbers: tuple[int, ...] = ()
     groups: tuple[ObjectRef, ...] = ()
     verdicts: tuple[tuple[Verdict, ...], ...] = ()
+    filtered: tuple[tuple[ObjectRef, tuple[Verdict, ...]], ...] = ()
     decided: Mapping[int, State] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A worker whose process ended or did not answer.
+
+    `seconds`: until it answered again; None if it is gone for good, so that the driver starts another.
+    """
+
+    role: str
+    index: int
+    reason: str
+    seconds: float | None
+
+    def describe(self) -> str:
+        """One line for the user."""
+        after = "another is started" if self.seconds is None else f"back after {self.seconds:.1f} s"
+        return f"{self.role} worker {self.index}: {self.reason}; {after}"
 
 
 @dataclass(frozen=True)

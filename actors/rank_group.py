@@ -13,8 +13,10 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from couplet.actors.messages import WorkerInfo
-from couplet.actors.remote import fetch_all
+from couplet.actors.remote import DIED, fetch_all
 from couplet.configs.schema import ConfigError, LearnerConfig
+
+DEATH_SECONDS = 1.0  # in which a call to a dead process fails
 
 
 class RankGroup:
@@ -74,7 +76,9 @@ class RankGroup:
             meeting = self.probe(self.start_seconds)[0]
         except TimeoutError as error:
             raise self._no_resources() from error
-        self.places = self.call("build", *meeting, meanwhile=meanwhile)
+        built = [actor.build.remote(*meeting) for actor in self.actors]
+        seconds = max(self.config.timeout, self.start_seconds)
+        self.places = fetch_all(built, "learner ranks: build (learner.timeout)", seconds, meanwhile)
 
     def call(self, method: str, *arguments: Any, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
         """Call every rank; a failure is raised at once, since the others of a collective cannot end then."""
@@ -87,6 +91,12 @@ class RankGroup:
     def probe(self, seconds: float) -> list[tuple[str, int]]:
         """Ask every rank for its rendezvous: raises if one has died or is busy for longer than `seconds`."""
         return fetch_all([actor.rendezvous.remote() for actor in self.actors], "learner ranks: start", seconds)
+
+    def dead(self) -> list[int]:
+        """Ranks whose process has ended, as far as it is known by now."""
+        calls: list[Any] = [actor.rendezvous.remote() for actor in self.actors]
+        answered = set(ray.wait(calls, num_returns=len(calls), timeout=DEATH_SECONDS)[0]) if calls else set()
+        return [rank for rank, call in enumerate(calls) if call in answered and isinstance(_error(call), DIED)]
 
     def stop_ranks(self) -> None:
         """Stop all ranks; their resources stay reserved."""
@@ -108,3 +118,12 @@ class RankGroup:
             f"each asks for {config.cpus:g} CPU and {config.gpus:g} GPU, free are {free.get('CPU', 0):g} and "
             f"{free.get('GPU', 0):g}: lower learner.ranks or learner.cpus, or add nodes"
         )
+
+
+def _error(call: ObjectRef) -> BaseException | None:
+    """What a call that has ended raised."""
+    try:
+        ray.get(call, timeout=DEATH_SECONDS)
+    except Exception as error:
+        return error
+    return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,12 @@ from couplet.training.cluster import Batch
 from couplet.training.factory import build_schedule, for_rollouts
 from couplet.training.step_metrics import PhaseTimes, batch_metrics
 
+REST_SECONDS = 0.02  # between two questions whether the queue rests
 TICK = 1.0  # seconds between two checks of the roster while the driver waits
+QUIET_SECONDS = 60.0  # without progress, after which the driver says what it waits for; doubled each time
 KEPT_STEPS = 50  # most learner steps whose payloads are kept, before a recovery checkpoint replaces them
+
+log = logging.getLogger("couplet")
 
 
 class RayCluster:
@@ -48,9 +53,12 @@ class RayCluster:
         config: the run.
         start: folder of the policy to start from; shared storage on a cluster of several machines.
         checkpoints: folder for checkpoints; shared storage likewise.
+        ended: called, from another thread, with what of Ray's own processes has ended; None: they are not watched.
     """
 
-    def __init__(self, config: RunConfig, start: str, checkpoints: Path) -> None:
+    def __init__(
+        self, config: RunConfig, start: str, checkpoints: Path, ended: Callable[[str], None] | None = None
+    ) -> None:
         self.config = config
         self.checkpoints = checkpoints
         self.recovery = checkpoints / "recovery"
@@ -62,7 +70,7 @@ class RayCluster:
         self.tiers: set[str] = set()
         self.schedule = build_schedule(config, start)
         self._reconciled = float("inf")  # nothing is reconciled before everything has started
-        self.connection = connect(config)
+        self.connection = connect(config, ended)
         self.pool = WorkerPool(for_rollouts(config), start, reconcile=self._reconcile, republish=self._republish)
         self.queue = ReplayClient(config, self.schedule, self.memory, self.pool.serving)
         self.scaling = Scaling(config, self.queue)
@@ -105,27 +113,33 @@ class RayCluster:
         if self.times.begin():
             self.queue.call("begin_report")
         asked = moved = time.monotonic()
-        seen = -1
+        seen, quiet = -1, QUIET_SECONDS
         while True:
             self._reconcile()
             lease: Lease = self.queue.call("take", count, TICK)
             self.memory.record.follow(lease.cursor)
             if not lease.numbers:
                 if lease.progress != seen:
-                    moved, seen = time.monotonic(), lease.progress
-                self._require_progress(time.monotonic() - moved)
+                    moved, seen, quiet = time.monotonic(), lease.progress, QUIET_SECONDS
+                idle = time.monotonic() - moved
+                if idle > quiet:
+                    quiet *= 2
+                    log.warning("no group was generated or judged for %.0f s; %s", idle, self._working())
+                self._require_progress(idle)
             elif (groups := self._payload(lease)) is not None:
                 return self._batch(lease, groups, time.monotonic() - asked)
 
     def _batch(self, lease: Lease, groups: Sequence[PromptGroup], waited: float) -> Batch:
-        """Record a lease whose payload has arrived."""
+        """Record a lease whose payload has arrived: its groups, then those that were filtered."""
         self.memory.leased = lease.numbers
         self.memory.record.add(lease.decided)
-        scored = tuple(ScoredGroup(group, verdicts) for group, verdicts in zip(groups, lease.verdicts, strict=True))
+        verdicts = (*lease.verdicts, *(some for _, some in lease.filtered))
+        every = tuple(ScoredGroup(group, some) for group, some in zip(groups, verdicts, strict=True))
+        scored, filtered = every[: len(lease.numbers)], every[len(lease.numbers) :]
         self.times.add("generate", lease.metrics["generate_seconds"])
         self.times.add("reward", lease.metrics["reward_seconds"])
         metrics = batch_metrics(scored, self.step) | dict(lease.metrics) | {"learner_wait": waited}
-        return Batch(lease.numbers, scored, dict(lease.decided), metrics)
+        return Batch(lease.numbers, scored, dict(lease.decided), metrics, filtered)
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """One learner step on all ranks."""
@@ -174,13 +188,17 @@ class RayCluster:
     def evaluate(self, request: EvalRequest) -> list[ScoredGroup]:
         """Sample on the rollout actors and judge on the reward actors, each as early as possible."""
         self.times.pause()
+        self._rest()
 
         def weights() -> PublishedWeights:
             assert self.memory.weights is not None, "publish before evaluating"
             return self.memory.weights
 
         request = replace(request, progress=self.faults.before(request.progress))
-        return sample_and_judge_on(self.pool, weights, request)
+        groups = sample_and_judge_on(self.pool, weights, request)
+        self.memory.resting = False
+        self.queue.call("rest", False)
+        return groups
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """Export metrics as gauges of the driver: `eval/pass_at_1` is `eval_pass_at_1` there."""
@@ -228,10 +246,24 @@ class RayCluster:
         for worker in workers:
             self.queue.call("join", worker)
 
+    def _rest(self) -> None:
+        """Let the queue give out no more work, and wait until what it has given out is done.
+
+        Else its calls would wait behind those of the evaluation, and those behind its own: both would be late.
+        """
+        self.memory.resting = True
+        while not self.queue.call("rest", True):
+            self._reconcile()
+            time.sleep(REST_SECONDS)
+
     def _payload(self, lease: Lease) -> list[PromptGroup] | None:
         """The leased groups, or None if a node or the queue died with them; then they are issued again."""
         try:
-            return fetch_all(lease.groups, "groups of a step (ray.call_timeout)", self.config.ray.call_timeout)
+            return fetch_all(
+                (*lease.groups, *(group for group, _ in lease.filtered)),
+                "groups of a step (ray.call_timeout)",
+                self.config.ray.call_timeout,
+            )
         except RayError:
             self.queue.call("give_back", lease.numbers)
             return None
@@ -244,6 +276,12 @@ class RayCluster:
                 f"no group was generated or judged for {idle:.0f} s (rollout.timeout + reward.timeout = {limit:.0f} s); "
                 f"groups: {status['ledger']}, workers: { {role: len(some) for role, some in status['workers'].items()} }"
             )
+
+    def _working(self) -> str:
+        """Which workers are at what."""
+        workers = self.queue.call("status")["workers"]
+        at_work = [f"{role} {w['index']} ({w['work']})" for role, some in workers.items() for w in some if w["work"]]
+        return f"at work are {', '.join(at_work)}" if at_work else "no worker has work"
 
     def _republish(self) -> None:
         """The weights were lost with the node that held them: gather them again."""
@@ -265,6 +303,8 @@ class RayCluster:
                 self.queue.call("leave", role, index)
             self.pool.grow(roster.targets)
             self._introduce(self.pool.newly_started())
+            for loss in self.queue.call("report_losses"):
+                log.warning("%s", loss.describe())
             if roster.weights_lost and republish:
                 self._republish()
         finally:

@@ -7,20 +7,23 @@ import math
 import os
 import shutil
 import socket
-import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants, services
 
 from couplet import IS_CHECKOUT, PACKAGES, ROOT
 from couplet.actors.authentication import MODE, authenticate, is_loopback, is_socket, make_token
+from couplet.actors.vitals import Vitals
 from couplet.configs.schema import AdaptConfig, ConfigError, RayConfig, RunConfig, require
+from couplet.data.files import scratch
 
 CODE_SUFFIXES = (".py", ".json", ".yaml", ".mplstyle")  # of the packages: code, and what it reads when it is imported
 COUNTS = {"learner": "ranks", "rollout": "actors", "reward": "actors"}  # role -> setting of its number of actors
@@ -40,6 +43,7 @@ class Connection:
 
     dashboard: str | None
     owned: bool
+    vitals: Vitals | None = None
 
     @property
     def address(self) -> str:
@@ -56,12 +60,16 @@ class Connection:
 
     def close(self) -> None:
         """Leave the cluster; a local one that was started here stops."""
+        if self.vitals is not None:
+            self.vitals.stop()
         if self.owned:
             ray.shutdown()
 
 
-def connect(config: RunConfig | AdaptConfig) -> Connection:
+def connect(config: RunConfig | AdaptConfig, ended: Callable[[str], None] | None = None) -> Connection:
     """Join the cluster of `ray.address` or RAY_ADDRESS, or start a local Ray; one that is joined already is kept.
+
+    `ended` is called from another thread with what of Ray's own processes has ended, if one does.
 
     Raises:
         ConfigError: no cluster answers at the address, it refuses this process, or it lacks what the run asks for.
@@ -77,7 +85,25 @@ def connect(config: RunConfig | AdaptConfig) -> Connection:
     except BaseException:
         connection.close()
         raise
-    return connection
+    if ended is None:
+        return connection
+    vitals = Vitals(partial(_kill_ray_and, ended) if _started_here() else ended)
+    vitals.start()
+    return replace(connection, vitals=vitals)
+
+
+def _started_here() -> bool:
+    """Whether Ray's processes on this machine are children of this one."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    return node is not None and bool(node.all_processes)
+
+
+def _kill_ray_and(ended: Callable[[str], None], what: str) -> None:
+    """End what is left of a Ray that was started here, then call `ended`."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    ended(what)
 
 
 def alive_nodes() -> list[dict[str, Any]]:
@@ -218,8 +244,7 @@ def _code_alone(packages: Sequence[str] = PACKAGES, modules: Sequence[Path] = ()
 
     `modules`, the user's own files or package folders, are put beside the namespace.
     """
-    with tempfile.TemporaryDirectory(prefix="couplet-code-") as folder:
-        code = Path(folder)
+    with scratch("code") as code:
         sources = [(Path(ROOT) / package, code / "couplet") for package in packages]
         if packages:
             sources.append((Path(ROOT) / "couplet" / "__init__.py", code / "couplet"))

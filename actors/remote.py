@@ -7,6 +7,7 @@ run with its error.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -82,6 +83,23 @@ def is_defect(error: BaseException) -> bool:
 def is_gone(error: BaseException) -> bool:
     """True if an actor ended for good; one that is only restarting is unavailable."""
     return isinstance(error, DIED) and not isinstance(error, ActorUnavailableError)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why an actor was lost, in a few words; Ray explains it in a paragraph."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OutOfMemoryError):
+        return "its node ran out of memory and Ray ended it"
+    if isinstance(error, TimeoutError):
+        return text or "no answer in time"
+    if "node" in text and any(
+        word in text for word in ("node has died", "node is dead", "was on a dead node", "node died")
+    ):
+        return "its node died"
+    if "INTENDED_USER_EXIT" in text or "exit code" in text:
+        code = re.search(r"exit code (\d+)", text)
+        return f"its process ended{f' with code {code[1]}' if code else ' by itself'}"
+    return "its process died"
 
 
 def raised(error: BaseException) -> BaseException | None:

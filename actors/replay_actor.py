@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from couplet.actors.gauges import Exporter
 from couplet.actors.generation import Generation
 from couplet.actors.judging import Judging
-from couplet.actors.messages import ROLES, Lease, PublishedWeights, Roster, StartedWorker
+from couplet.actors.messages import ROLES, Lease, Loss, PublishedWeights, Roster, StartedWorker
 from couplet.actors.remote import namespace_of, start_actor
 from couplet.actors.replay_state import Hub, Worker
 from couplet.configs.schema import RunConfig
@@ -62,6 +62,7 @@ class Memory:
     lost: dict[str, int] = field(default_factory=dict)  # workers lost so far, per role
     tiers: tuple[str, ...] = ()  # sandbox tiers the run accepts; empty: any
     folder: str = ""  # of the run
+    resting: bool = False  # an evaluation uses the workers
 
 
 class ReplayActor:
@@ -82,7 +83,7 @@ class ReplayActor:
                 memory.weights.version
             )  # credits count from the version that the rollout actors hold
         self.hub = Hub(config, schedule, self.ledger, memory.lost)
-        self.hub.tiers = memory.tiers
+        self.hub.tiers, self.hub.resting = memory.tiers, memory.resting
         self.judging = Judging(self.hub)
         self.generation = Generation(self.hub, self.judging.add)
         self.generation.weights = memory.weights
@@ -144,6 +145,7 @@ class ReplayActor:
             tuple(numbers),
             groups,
             verdicts,
+            tuple(self.judging.filtered.values()),
             self.ledger.unreported(),
             self.hub.telemetry.report(time.monotonic()) | depths,
         )
@@ -161,6 +163,8 @@ class ReplayActor:
         """The driver has recorded these finals; how far the numbering has come."""
         self.ledger.finish(finals, version)
         self.ledger.check()
+        for number in finals:
+            self.judging.filtered.pop(number, None)
         self.hub.notify()
         return self.ledger.cursor()
 
@@ -182,10 +186,20 @@ class ReplayActor:
         return Roster(
             targets=dict(self.targets),
             held={role: {i: w.info for i, w in workers.items()} for role, workers in self.hub.workers.items()},
-            serving={role: [worker.index for worker in self.hub.active(role)] for role in ROLES},
+            serving={role: [worker.index for worker in self.hub.serving(role)] for role in ROLES},
             lost=dict(self.hub.lost),
             weights_lost=self.generation.weights_lost,
         )
+
+    async def report_losses(self) -> tuple[Loss, ...]:
+        """Workers lost since the last call, for the driver alone."""
+        return self.hub.report_losses()
+
+    async def rest(self, resting: bool) -> bool:
+        """Give no worker anything new while an evaluation uses them; whether none has a call of the queue's left."""
+        self.hub.resting = resting
+        self.hub.notify()
+        return not any(worker.work for workers in self.hub.workers.values() for worker in workers.values())
 
     async def status(self) -> dict[str, Any]:
         """Workers, ledger states and rates as a JSON document, for `launch.py status`."""
@@ -229,7 +243,7 @@ class ReplayActor:
         """Groups per ledger state, totals, workers and restarts."""
         metrics = ledger_metrics(self.ledger) | {"replay_restarts": float(self.restarts)}
         for role in ROLES:
-            metrics[f"{role}_workers"] = float(len(self.hub.active(role)))
+            metrics[f"{role}_workers"] = float(len(self.hub.serving(role)))
             metrics[f"{role}_restarts"] = float(self.hub.lost[role])
         return metrics
 
@@ -241,5 +255,7 @@ def _shown(worker: Worker) -> dict[str, Any]:
         "lost": worker.lost,
         "version": worker.version,
         "leaving": worker.leaving,
+        "recovering": worker.recovering,
+        "work": worker.work,
         **asdict(worker.info),
     }

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError
 
 from couplet.actors.messages import StartedWorker
-from couplet.actors.remote import DIED, fetch, fetch_all
+from couplet.actors.remote import DIED, fetch, fetch_all, reason_of
 from couplet.actors.replay_actor import Memory, start_replay
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.replay.schedule import Schedule
 
 TRIES = 5  # for one call that finds the queue dead
+UNREACHABLE_SECONDS = 0.5  # before a queue that could not be reached is called again
+
+log = logging.getLogger("couplet")
 
 
 class ReplayClient:
@@ -54,18 +60,32 @@ class ReplayClient:
             ) from None
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the queue; if it has died, rebuild it and call again (every method may be called twice)."""
-        seconds = self.config.ray.call_timeout
+        """Call a method of the queue; one that has died or does not answer is rebuilt and called again.
+
+        Every method may be called twice.
+
+        Raises:
+            TimeoutError, RayActorError: the same happened to several queues in a row.
+        """
+        lost, began, unreachable = "", 0.0, False
         for attempt in range(TRIES):
             try:
-                if attempt:
+                if lost:
                     self.memory.restarts += 1
                     self.rebuild()
+                    log.warning("replay queue: %s; rebuilt after %.1f s", lost, time.monotonic() - began)
                 answer = getattr(self.handle, method).remote(*arguments)
-                return fetch(answer, f"replay queue: {method} (ray.call_timeout)", seconds)
-            except DIED:
+                return fetch(answer, f"replay queue: {method} (replay.timeout)", self.config.replay.timeout)
+            except (*DIED, TimeoutError) as error:
                 if attempt == TRIES - 1:
                     raise
+                if isinstance(error, ActorUnavailableError) and not unreachable:
+                    unreachable = (
+                        True  # a connection may break while another node dies; one that died says so next time
+                    )
+                    time.sleep(UNREACHABLE_SECONDS)
+                    continue
+                lost, began = reason_of(error), time.monotonic()
 
     def rebuild(self) -> None:
         """Start a queue from the driver's memory; open groups, except those of the current learner step, are re-issued."""

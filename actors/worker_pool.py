@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from couplet.actors.reward_actor import RewardActor
 from couplet.actors.rollout_actor import RolloutActor
 from couplet.configs.schema import ConfigError, RunConfig
 
+log = logging.getLogger("couplet")
 START_TRIES = 3  # replacements that may fail to start, in a row, before the run stops
 
 
@@ -176,6 +178,13 @@ class WorkerPool:
             return False
         self._ask_again(role, index, error)
         return True
+
+    def kill(self, role: str, index: int, reason: str) -> None:
+        """End the process of an actor that does not answer; Ray starts another."""
+        member = self.members[role].get(index)
+        if member is not None:
+            log.warning("%s worker %d: %s; it is replaced", role, index, reason)
+            ray.kill(member.handle, no_restart=False)
 
     def stop(self) -> None:
         """Stop every actor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from couplet.configs.schema import AdaptConfig, SamplerConfig, StageConfig
 from couplet.data.files import writing
 from couplet.learner.checkpoint import latest_checkpoint, save_checkpoint
 from couplet.model.hub import find_policy
+from couplet.training.interruption import Interrupted, Interruption
 from couplet.training.run_folder import ADVICE, RunFolder, keep_policy
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
         print(describe_adaptation(config, args.tflops))
         return
     display = Display()
-    policy = run_adaptation(config, display, resume=args.resume)
+    with Interruption() as interruption:
+        policy = run_adaptation(config, display, resume=args.resume, interruption=interruption)
     display.say(f"policy in {policy}")
 
 
@@ -58,11 +60,13 @@ class Stage(Protocol):
     def restore(self, folder: Path, position: dict[str, Any]) -> None: ...
 
 
-def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = False) -> Path:
+def run_adaptation(
+    config: AdaptConfig, display: Display, *, resume: bool = False, interruption: Interruption | None = None
+) -> Path:
     """Run every stage of `config`. Returns the folder of the last stage's policy, `runs_dir/name/policy`.
 
     Each stage's policy is kept in `stages/NUMBER-NAME`, a finished stage is not repeated on `resume`, and an unfinished
-    one resumes from its newest checkpoint.
+    one resumes from its newest checkpoint. A signal of `interruption` finishes the current updates and saves them.
     """
     config = config.replace(stages=tuple(stage.replace(corpus=_absolute(stage.corpus)) for stage in config.stages))
     if not resume:
@@ -78,7 +82,7 @@ def run_adaptation(config: AdaptConfig, display: Display, *, resume: bool = Fals
         for index, stage in enumerate(config.stages):
             target = folder.root / "stages" / f"{index}-{stage.name}"
             if not target.exists():
-                _run_stage(config, index, start, folder, done_before, display)
+                _run_stage(config, index, start, folder, done_before, display, interruption)
                 found = latest_checkpoint(folder.checkpoints)
                 assert found is not None, "a stage ends with a checkpoint"
                 keep_policy(found[0] / "policy", target, _decoding(config.stages[: index + 1]))
@@ -134,20 +138,40 @@ def _is_one_process(config: AdaptConfig) -> bool:
 
 
 def _run_stage(
-    config: AdaptConfig, index: int, start: Path, folder: RunFolder, done_before: int, display: Display
+    config: AdaptConfig,
+    index: int,
+    start: Path,
+    folder: RunFolder,
+    done_before: int,
+    display: Display,
+    interruption: Interruption | None,
 ) -> None:
     stage = config.stages[index]
     with _running(config, index, start, folder) as runner, display.bar(f"stage {stage.name}", stage.steps) as bar:
+        if interruption is not None:
+            interruption.install()  # Ray has set its own handlers
         updates, ended = _resume(runner, index, folder)
         folder.rewind(done_before + updates)
-        while not ended:
-            rows, updates, ended = runner.advance(_until_checkpoint(config, updates))
-            for done, metrics in rows:
-                folder.log_metrics(done_before + done, {"stage": float(index), **metrics})
-                _show(bar, done, metrics)
-            if ended or (config.checkpoint.every and updates % config.checkpoint.every == 0):
-                state = {"stage": index, "updates": updates, "ended": ended, "corpus": runner.position()}
-                save_checkpoint(folder.checkpoints, done_before + updates, runner.save, state, config.checkpoint.keep)
+        saved = updates
+
+        def save() -> None:
+            state = {"stage": index, "updates": updates, "ended": ended, "corpus": runner.position()}
+            save_checkpoint(folder.checkpoints, done_before + updates, runner.save, state, config.checkpoint.keep)
+
+        try:
+            while not ended:
+                with interruption.deferred() if interruption is not None else nullcontext():
+                    rows, updates, ended = runner.advance(_until_checkpoint(config, updates))
+                    for done, metrics in rows:
+                        folder.log_metrics(done_before + done, {"stage": float(index), **metrics})
+                        _show(bar, done, metrics)
+                    if ended or (config.checkpoint.every and updates % config.checkpoint.every == 0):
+                        save()
+                        saved = updates
+        except Interrupted as interrupt:
+            if updates > saved and not interrupt.abandoned:
+                save()
+            raise
 
 
 def _until_checkpoint(config: AdaptConfig, updates: int) -> int:

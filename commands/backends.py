@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +13,23 @@ if TYPE_CHECKING:
     from couplet.training.evaluator import Evaluator
 
 
-def open_cluster(config: RunConfig, start: str, checkpoints: Path, *, local: bool) -> Cluster:
-    """The cluster of a training run; `start` is the folder of the policy it begins with."""
+def open_cluster(
+    config: RunConfig, start: str, checkpoints: Path, *, local: bool, ended: Callable[[str], None]
+) -> Cluster:
+    """The cluster of a training run.
+
+    Args:
+        config, start, checkpoints: see `RayCluster`.
+        local: one process, without Ray.
+        ended: ends this process; called with what of Ray's own processes has ended.
+    """
     if local:
         from couplet.training.local_cluster import LocalCluster
 
         return LocalCluster(config, start, checkpoints)
     from couplet.actors.ray_cluster import RayCluster
 
-    return RayCluster(config, start, checkpoints)
+    return RayCluster(config, start, checkpoints, ended)
 
 
 NO_LEARNER = {"engine": "torch", "ranks": 1, "cpus": 0.0, "gpus": 0.0, "zero_stage": 0, "offload": "none"}

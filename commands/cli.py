@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from couplet import IS_CHECKOUT, ROOT
 from couplet.configs.errors import UserError
@@ -36,6 +37,7 @@ COMMANDS = {
     "scale": "change the number of workers of a running job",
 }
 USER_ERROR = 2
+RAY_ENDED = 75  # EX_TEMPFAIL of sysexits.h
 BROKEN_PIPE = 128 + 13  # likewise SIGPIPE
 
 PROBLEMS = "problem file (HumanEval, MBPP, EvalPlus, AceCode, own Parquet; FILE@SPLIT for MBPP), or katas:SPLIT"
@@ -45,8 +47,8 @@ POLICY = "policy folder, run folder, or hub name"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code.
 
-    0 is success; 2 an error that the user must fix, described in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; 141 a closed output. Any other
-    error is a defect: it is raised with its traceback.
+    0 is success; 2 an error that the user must fix, described in one line; 75 a process of Ray's own ended; 130 Ctrl-C,
+    143 SIGTERM, 129 SIGHUP; 141 a closed output. Any other error is a defect: it is raised with its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["train"]
     try:
@@ -55,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         message, resumable = interrupt.args or ("interrupted", True)
-        verb = "continue" if resumable else "start again"
-        print(f"{message}; {verb} with: {_continuation(arguments, resumable)}", file=sys.stderr)
+        print(f"{message}; {continuation(resumable, arguments)}", file=sys.stderr)
         return 128 + int(getattr(interrupt, "signal", signal.SIGINT))
     except BrokenPipeError:
         if not _reader_is_gone():
@@ -72,11 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _continuation(arguments: Sequence[str], resumable: bool) -> str:
-    """The command line that continues an interrupted one; only `train` and `adapt` need an option for it."""
-    needed = resumable and arguments[0] in ("train", "adapt") and "--resume" not in arguments
-    resume = ["--resume"] if needed else []
-    return f"{launcher()} {shlex.join([*arguments, *resume])}"
+def continuation(resumable: bool, arguments: Sequence[str] | None = None) -> str:
+    """How to continue an interrupted command (this process's own); only `train` and `adapt` need an option for it."""
+    words = list(arguments or sys.argv[1:] or ["train"])
+    needed = resumable and words[0] in ("train", "adapt") and "--resume" not in words
+    verb = "continue" if resumable else "start again"
+    return f"{verb} with: {launcher()} {shlex.join([*words, *(['--resume'] if needed else [])])}"
+
+
+def leave(message: str, code: int) -> NoReturn:
+    """Print a line and end this process at once, from any thread."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def user_message(error: Exception) -> str | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from couplet.commands import cli
 from couplet.commands.backends import open_cluster
@@ -39,13 +39,17 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
     Raises:
         ConfigError, ValueError: a mistake of the user, by name.
     """
-    began = time.monotonic()
     display = Display()
     config.warn()
     check_inputs(config, local=local)
     with ExitStack() as ends:
         folder = RunFolder.reopen(config) if resume else RunFolder.create(config)
         ends.callback(folder.close)
+        if resume and (ended := _ended(folder, config)):
+            display.say(
+                f"the run in {cli.relative(folder.root)} has done all of its {config.steps} steps: nothing to do"
+            )
+            return ended
         ends.enter_context(leaving_no_empty_folder(folder))
         interruption = ends.enter_context(Interruption())
         display.say(f"run folder {folder.root}")
@@ -61,7 +65,7 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         )
         config = without_unsound(config, folder, display)
         display.headline(_starting(config, local=local))
-        cluster = open_cluster(config, start, folder.checkpoints, local=local)
+        cluster = open_cluster(config, start, folder.checkpoints, local=local, ended=partial(_ray_ended, folder))
         ends.callback(cluster.close)
         folder.note_cluster(config.name, cluster.address)
         interruption.install()
@@ -83,9 +87,23 @@ def run_training(config: RunConfig, *, resume: bool = False, local: bool = False
         run.train(interruption.deferred)
         after = run.evaluate(config.steps, "after")
         folder.keep_policy(config.sampler)
-        summary = _summary(config, cluster, folder, before, after, prompts, time.monotonic() - began)
+        summary = _summary(config, cluster, folder, before, after, prompts)
     _report(display, folder, config, summary, (before, after))
     return summary
+
+
+def _ended(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
+    """The summary of a run that has done all that `config` asks for; else empty."""
+    summary: dict[str, Any] = folder.read_json("summary.json") if (folder.root / "summary.json").is_file() else {}
+    return summary if summary.get("steps") == config.steps else {}
+
+
+def _ray_ended(folder: RunFolder, what: str) -> NoReturn:
+    """End this process, whose calls to Ray may never return; what a run has written is whole at any moment."""
+    if (folder.root / "summary.json").is_file():
+        cli.leave(f"{what}; the run had ended before", 0)
+    found = latest_checkpoint(folder.checkpoints) is not None
+    cli.leave(f"error: {what}; {cli.continuation(found)}", cli.RAY_ENDED)
 
 
 def _starting(config: RunConfig, *, local: bool) -> str:
@@ -180,6 +198,8 @@ class _Run:
 
             def observe(step: int, batch: Batch, metrics: dict[str, float]) -> None:
                 bar.update(step, pace.note(metrics))
+                lost = {name: int(value) for name, value in metrics.items() if name.endswith("_restarts")}
+                self.folder.note_process({name.removesuffix("_restarts"): count for name, count in lost.items()})
 
             train(self.config, self.cluster, self.folder, observe, self._midway, deferred)
 
@@ -194,7 +214,6 @@ def _summary(
     before: dict[str, Any],
     after: dict[str, Any],
     prompts: Mapping[str, PromptSet],
-    seconds: float,
 ) -> dict[str, Any]:
     samples = config.evaluation.samples
     summary: dict[str, Any] = {}
@@ -204,7 +223,6 @@ def _summary(
             summary[f"{name}_after"] = after[name]
     summary |= {
         "steps": cluster.step,
-        "seconds": seconds,
         "seed": config.seed,
         "problems": {
             name: {"kept": len(some), "dropped": some.dropped, "truncated": some.truncated}
@@ -213,7 +231,7 @@ def _summary(
         "levels": {"before": before.get("levels", {}), "after": after.get("levels", {})},
         "ar_ness": {"before": before["ar_ness"], "after": after["ar_ness"]},
         "ledger": cluster.totals(),
-        "restarts": cluster.restarts(),
+        **folder.note_process(cluster.restarts()),
         "sandbox_tier": cluster.sandbox_tier(),
         **_overlap(folder),
         "config": to_dict(config),

@@ -42,6 +42,7 @@ class ReplayConfig(Section):
     select_floor: float = Field(
         0.1, gt=0, le=1, description="of select: signal: least probability that a problem is asked in an epoch"
     )
+    timeout: float = Field(60.0, gt=0, description="seconds of one call to the replay queue, after which it is rebuilt")
     max_attempts: int = Field(5, gt=0, description="losses of one group after which it is quarantined")
 
 

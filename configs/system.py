@@ -67,7 +67,7 @@ class RayConfig(Section):
     num_cpus: int | None = Field(
         None, gt=0, description="CPU slots of a local Ray; null = cores, or more if the run asks for more"
     )
-    object_store_mb: int = Field(512, gt=0, description="shared memory of a local Ray")
+    object_store_mb: int = Field(512, ge=75, description="shared memory of a local Ray; 75 is the least it accepts")
     connect_timeout: float = Field(30.0, gt=0, description="seconds to join a cluster")
     call_timeout: float = Field(300.0, gt=0, description="seconds of control calls (status, credits, acknowledgements)")
     require_auth: Switch | None = Field(

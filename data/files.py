@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from couplet.configs.schema import ConfigError
+
+LEFT_SECONDS = 600.0  # after which a temporary folder of a process that has ended is removed
 
 
 @contextmanager
@@ -43,6 +49,20 @@ def replacing(path: Path, remedy: str = "name another --out", again: str = "star
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """A temporary folder `couplet-PURPOSE-PID-…` for this block; those that killed processes have left are removed."""
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"couplet-{purpose}-*"):
+        pid = left.name.split("-")[-2]
+        with suppress(OSError):  # of another user, or already gone
+            recent = time.time() - left.stat().st_mtime < LEFT_SECONDS  # perhaps of another container
+            if pid.isdigit() and not recent and not Path(f"/proc/{pid}").exists():
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=f"couplet-{purpose}-{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def write_text(path: Path, text: str, remedy: str = "name another --out", again: str = "start again") -> None:

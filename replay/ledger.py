@@ -174,12 +174,13 @@ class Ledger:
         entry = self.entries.get(number)
         return entry is not None and entry.attempt == attempt and entry.state is not State.LEASED
 
-    def lose(self, number: int, attempt: int, *, counted: bool = True) -> State | None:
+    def lose(self, number: int, attempt: int, *, counted: bool = True, alone: bool = True) -> State | None:
         """The holder of an attempt died or timed out: re-issue the group, or quarantine it after `max_attempts` losses.
 
         Args:
             number, attempt: what was lost.
             counted: False if the group certainly did not cause the loss.
+            alone: False if the holder held other groups too: one of those may have caused it, so it is not quarantined.
 
         Returns:
             ISSUED or QUARANTINED, or None if the attempt no longer counts.
@@ -188,7 +189,7 @@ class Ledger:
             return None
         entry = self.entries[number]
         entry.losses += counted
-        if entry.losses >= self.config.max_attempts:
+        if entry.losses >= self.config.max_attempts and alone:
             return self._finish(number, State.QUARANTINED)
         self._reissue(entry)
         return State.ISSUED

@@ -26,6 +26,7 @@ class Judgement(Generic[T]):
         pending: indices of the samples to judge now: all, then those that a fault took; empty at the end.
         verdicts: of every sample that has been judged at least once, faults included.
         failures: how often a fault took a sample, or the worker died.
+        avoid: the worker that judged it last; another judges it again, if there is one.
     """
 
     def __init__(self, subject: T, samples: int, retries: int) -> None:
@@ -33,6 +34,7 @@ class Judgement(Generic[T]):
         self.pending: Sequence[int] = range(samples)
         self.verdicts: list[Verdict] = []
         self.failures = 0
+        self.avoid: int | None = None
         self._retry = Retry(retries + 1, PAUSE)
 
     def record(self, verdicts: Iterable[Verdict]) -> None:

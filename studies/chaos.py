@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "problems": {"train": "katas:rl-lists", "evaluate": "katas:heldout-lists", "limit": 60},
     "sampler": {"steps": 8, "completion_length": 32},
     "optimizer": {"lr": 3.0e-4, "schedule": "constant"},
-    "replay": {"groups_per_step": 2, "completions": 4},
+    "replay": {"groups_per_step": 2, "completions": 4, "timeout": 15.0},
     "learner": {"engine": "torch", "ranks": RANKS, "timeout": 20.0},
     "rollout": {"actors": ACTORS, "timeout": 15.0},
     "reward": {"actors": ACTORS, "timeout": 15.0},
@@ -52,6 +52,13 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"every": 6},
     "ray": {"connect_timeout": 10.0, "call_timeout": 60.0},
 }
+TIME_LIMITS = [
+    (section, name)
+    for section, tree in SETTINGS.items()
+    if isinstance(tree, dict)
+    for name in tree
+    if "timeout" in name
+]
 ADAPT: dict[str, Any] = {  # a policy that finds the format now and then, so that rewards differ
     "name": "start",
     "shape": {"hidden": 48, "layers": 1, "heads": 2, "kv_heads": 2, "ffn": 96},
@@ -77,6 +84,8 @@ class Plan:
         staleness: `replay.max_staleness` of the run; at 0 its losses must be those of an undisturbed run.
         start: folder of the policy; None makes one.
         references: most undisturbed runs.
+        slowness: factor of every time limit, for a busy machine.
+        steps: of the run; None: it is given an end after the last event.
         out: folder of everything.
     """
 
@@ -87,6 +96,8 @@ class Plan:
     staleness: int
     start: Path | None
     references: int
+    slowness: float
+    steps: int | None
     out: Path
 
     def settings(self, name: str, address: str, start: str) -> dict[str, Any]:
@@ -94,7 +105,10 @@ class Plan:
         tree = {key: dict(value) if isinstance(value, dict) else value for key, value in SETTINGS.items()}
         tree |= {"name": name, "runs_dir": str(self.out / "runs"), "seed": self.seed, "model": {"path": start}}
         tree["replay"]["max_staleness"] = self.staleness
+        tree["steps"] = self.steps or SETTINGS["steps"]
         tree["ray"]["address"] = address
+        for section, name in TIME_LIMITS:
+            tree[section][name] *= self.slowness
         return tree
 
 
@@ -104,12 +118,11 @@ def run_chaos(plan: Plan) -> dict[str, Any]:
     out = plan.out
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    start = str(plan.start or _make_start(out))
+    start = str(plan.start or make_start(out))
     environ = environment()
     with ExitStack() as ends:
         machines = Machines(out, environ)
         ends.callback(machines.close)
-        machines.add()
 
         def driver(name: str) -> Driver:
             recipe = out / f"{name}.yaml"
@@ -120,7 +133,7 @@ def run_chaos(plan: Plan) -> dict[str, Any]:
 
         run = driver("chaos")
         events = _disturb(plan, machines, run, began)
-        steps = _finish(run)
+        steps = _finish(plan, run)
         records = read_records(run.folder)
         references: list[Records] = []
         while len(references) < plan.references:
@@ -134,7 +147,7 @@ def run_chaos(plan: Plan) -> dict[str, Any]:
             references.append(read_records(other.folder))
     result = {
         "seed": plan.seed,
-        "machine": _machine(),
+        "machine": machine(),
         "settings": {"max_staleness": plan.staleness, "ranks": RANKS, "actors": ACTORS, "nodes": 2},
         "seconds": round(time.monotonic() - began, 1),
         "events": [event.to_dict() for event in events],
@@ -149,15 +162,15 @@ def run_chaos(plan: Plan) -> dict[str, Any]:
 
 def _disturb(plan: Plan, machines: Machines, run: Driver, began: float) -> list[Event]:
     """Start the run and do events to it until the time for them is over."""
-    run.start()
     wanted = {"rollout": ACTORS, "reward": ACTORS, "learner": RANKS, "queue": 1}
-    chaos = Chaos(machines, run, wanted, plan.seed)
+    chaos = Chaos(machines, run, wanted, plan.seed, plan.slowness, "kill node" in plan.kinds)
     names = schedule(plan.seed, plan.events, plan.kinds)
     events: list[Event] = []
     _say(f"{len(names)} events in at most {CHAOS_SHARE * plan.seconds:.0f} s")
+    chaos.start()
     chaos.wait_for_step(SETTINGS["checkpoint"]["every"])
     for number, name in enumerate(names, start=1):
-        if time.monotonic() - began > CHAOS_SHARE * plan.seconds:
+        if time.monotonic() - began > CHAOS_SHARE * plan.seconds or run.code() is not None:
             _say(f"time is up after {len(events)} events")
             break
         event = chaos.do(name)
@@ -170,14 +183,15 @@ def _disturb(plan: Plan, machines: Machines, run: Driver, began: float) -> list[
     return events
 
 
-def _finish(run: Driver) -> int:
-    """Set the run an end, and wait until it is there. Returns its number of learner steps."""
-    run.signal(signal.SIGTERM)
-    steps = run.last_step()[0] + LAST_STEPS
-    _say(f"the run is to end at step {steps}")
-    run.start("--resume", f"steps={steps}")
+def _finish(plan: Plan, run: Driver) -> int:
+    """Set the run an end unless it has one, and wait until it is there. Returns its number of learner steps."""
+    if plan.steps is None:
+        run.signal(signal.SIGTERM)
+        steps = run.last_step()[0] + LAST_STEPS
+        _say(f"the run is to end at step {steps}")
+        run.start("--resume", f"steps={steps}")
     _wait_for_end(run)
-    return steps
+    return run.last_step()[0]
 
 
 def _wait_for_end(run: Driver) -> None:
@@ -196,7 +210,8 @@ def _differences(plan: Plan, records: Records, references: Sequence[Records]) ->
     return [f"step {wrong[0]} and {len(wrong) - 1} others have another loss than the undisturbed run"] if wrong else []
 
 
-def _make_start(out: Path) -> Path:
+def make_start(out: Path) -> Path:
+    """A tiny policy, in `out`."""
     recipe = out / "start.yaml"
     recipe.write_text(yaml.safe_dump(ADAPT | {"runs_dir": str(out)}))
     _say("making a tiny policy")
@@ -204,7 +219,8 @@ def _make_start(out: Path) -> Path:
     return out / "start" / "policy"
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
@@ -227,6 +243,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--staleness", type=int, default=2, help="at 0 the losses must be those of an undisturbed run")
     parser.add_argument("--start", type=Path, metavar="POLICY", help="default: a tiny one is made")
     parser.add_argument("--undisturbed", type=int, default=3, help="most undisturbed runs to compare with (default: 3)")
+    parser.add_argument("--slowness", type=float, default=1.0, help="factor of time limits, for a busy machine")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="of the run; default: it is given an end after the last event"
+    )
     parser.add_argument("--out", type=Path, default=cli.OUT / "chaos", help=f"default: {cli.OUT / 'chaos'}")
     parser.add_argument("--render", type=Path, nargs="+", metavar="JSON", help="write the table of earlier studies")
     parser.add_argument("--page", type=Path, default=Path("docs/reliability.md"), help="for --render")
@@ -249,6 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.staleness,
             start,
             args.undisturbed,
+            args.slowness,
+            args.steps,
             args.out.absolute(),
         )
         result: Mapping[str, Any] = run_chaos(plan)

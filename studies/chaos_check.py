@@ -163,12 +163,12 @@ def _numbers(records: Records) -> Iterator[str]:
     seen: Counter[int] = Counter()
     names: dict[int, set[str]] = defaultdict(set)
     for row in records.completions:
-        number, group, g = expected.get(row["seed"], (None, None, None))
-        if group is None or (row["epoch"], row["completion"]) != (group.epoch, g):
+        found = expected.get(row["seed"])
+        if found is None or (row["epoch"], row["completion"]) != (found[1].epoch, found[2]):
             yield f"step {row['step']}, {_name(row)}: its seed is not that of any group that was issued"
             continue
-        names[group.problem].add(row["problem_id"])
-        seen[number] += 1
+        names[found[1].problem].add(row["problem_id"])
+        seen[found[0]] += 1
     missing = [number for number in range(ledger["issued"]) if number not in seen]
     if len(missing) != ledger["quarantined"]:
         yield f"groups {missing[:5]} were skipped: {len(missing)} are missing, {ledger['quarantined']} were quarantined"

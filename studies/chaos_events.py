@@ -102,13 +102,19 @@ class Chaos:
         machines, driver: what runs.
         wanted: processes per role.
         seed: of the choice of victims.
+        slowness: factor of the time limits.
+        two_nodes: whether there is a second node.
     """
 
-    def __init__(self, machines: Machines, driver: Driver, wanted: dict[str, int], seed: int) -> None:
+    def __init__(
+        self, machines: Machines, driver: Driver, wanted: dict[str, int], seed: int, slowness: float, two_nodes: bool
+    ) -> None:
         self.machines = machines
         self.driver = driver
         self.wanted = wanted
         self.random = random.Random(f"chaos victims {seed}")
+        self.two_nodes = two_nodes
+        self.limit = RECOVERY_SECONDS * slowness
         self.began = time.monotonic()
 
     def do(self, name: str) -> Event:
@@ -125,16 +131,27 @@ class Chaos:
         else:
             event.pids = self.strike(kind)
         if "driver" in name:
-            self.driver.start("--resume")
+            self.start("--resume")
         while not self.recovered(event.pids):
             self.wait(name, began)
         event.replaced = time.monotonic() - began
         while (last := self.driver.last_step())[1] <= moment + event.replaced:
             self.wait(name, began)
         event.stepped = last[1] - moment
-        if self.machines.second is None:
+        if name == "kill node":
             self.machines.add()
         return event
+
+    def start(self, *options: str) -> None:
+        """Start the driver while the head is the only node, which it then joins, and add the second node."""
+        if self.machines.second is not None:
+            self.machines.kill_second()
+        began = time.monotonic()
+        self.driver.start(*options)
+        while not actors(self.machines)["queue"]:
+            self.wait("waiting for the replay queue", began)
+        if self.two_nodes:
+            self.machines.add()
 
     def wait_for_step(self, step: int) -> None:
         """Return when the run is complete and has done `step` learner steps."""
@@ -193,8 +210,8 @@ class Chaos:
     def wait(self, what: str, began: float) -> None:
         """Sleep a moment. RunFailed: the run has ended, or has not recovered in time."""
         self.driver.require_running()
-        if time.monotonic() - began > RECOVERY_SECONDS:
+        if time.monotonic() - began > self.limit:
             found = {role: len(pids) for role, pids in actors(self.machines).items()}
             step, _ = self.driver.last_step()
-            raise RunFailed(f"{what}: not recovered after {RECOVERY_SECONDS:.0f} s; processes {found}, step {step}")
+            raise RunFailed(f"{what}: not recovered after {self.limit:.0f} s; processes {found}, step {step}")
         time.sleep(POLL)

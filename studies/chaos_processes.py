@@ -7,33 +7,37 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 
+from couplet.data import files
 from couplet.data.metric_table import is_learner_step
 from couplet.studies.cli import LAST_LINES, RunFailed
 
 TITLES = {"rollout": "RolloutActor", "reward": "RewardActor", "queue": "ReplayActor", "learner": "LearnerActor"}
 STARTING = (".__init__", ".build")  # an actor whose title ends so has not started yet
-START_SECONDS = 120.0
+START_SECONDS = 600.0
 CPUS = 6
 QUICK = {  # a dead node is noticed in about 2 s, and Ray waits for a busy machine
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "30000",  # of a node that is busy; one that is gone refuses at once
     "RAY_health_check_failure_threshold": "3",
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_register_timeout_seconds": "120",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_niceness": "0",  # Ray would let everything else on this machine go first
 }
 
 
@@ -56,7 +60,9 @@ class Machines:
         self.folder = folder
         self.environ = environ
         self.started = 0
-        self.temporary = Path(tempfile.mkdtemp(prefix="couplet-chaos-"))  # short, for the paths of Ray's sockets
+        self.ends = ExitStack()
+        self.temporary = self.ends.enter_context(files.scratch("chaos"))  # short, for the paths of Ray's sockets
+        self.temporary.chmod(0o755)  # as /tmp/ray: the sandbox's processes read the code there without privileges
         self.second: subprocess.Popen[bytes] | None = None
         self.head = self._start(
             "--head", f"--port={_free_port()}", "--include-dashboard=false", f"--temp-dir={self.temporary}"
@@ -85,7 +91,7 @@ class Machines:
     def close(self) -> None:
         """End both nodes."""
         _kill(self.processes())
-        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.ends.close()
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         self.started += 1

@@ -15,7 +15,6 @@ from couplet.data.files import write_text
 from couplet.studies.chaos_check import Records
 from couplet.studies.claims import t_quantile
 
-BEGIN, END = "<!-- chaos: generated -->", "<!-- chaos: end -->"
 TARGETS = {  # seconds on an idle machine with two cores
     "kill rollout": 10, "kill reward": 10, "kill queue": 10, "kill learner rank": 20,
     "kill learner rank during broadcast": 20, "kill learner rank during checkpoint": 20, "kill node": 15,
@@ -72,7 +71,7 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
 
 def render(page: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Replace the generated part of a page by the table of these studies."""
-    write_text(page, with_generated(page, f"{page_part(results)}\n", f"{BEGIN}\n", f"{END}\n"))
+    write_text(page, with_generated(page, page_part(results) + "\n"))
 
 
 def page_part(results: Sequence[Mapping[str, Any]]) -> str:

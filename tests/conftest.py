@@ -9,7 +9,12 @@ from tests.ray_limits import give_ray_time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-APART = ("test_closing", "test_learning", "test_nodes")  # tests of actors that start their own Ray, or none
+APART = (
+    "test_chaos",
+    "test_closing",
+    "test_learning",
+    "test_nodes",
+)  # tests of actors that start their own Ray, or none
 
 
 @pytest.hookimpl(optionalhook=True)

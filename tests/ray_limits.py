@@ -18,6 +18,7 @@ LESS_WORK = {
     "RAY_prestart_worker_first_driver": 0,  # Ray would start an idle process per CPU slot
     "RAY_memory_monitor_refresh_ms": 0,  # do not kill actors because another program needs memory
     "RAY_USAGE_STATS_ENABLED": 0,
+    "RAY_worker_niceness": 0,  # 15 by default: on a busy machine an actor would wait for everything else
 }
 
 

@@ -21,13 +21,14 @@ class Batch:
     """The input of one learner step.
 
     `decided` contains finals that the replay queue decided itself (quarantined, filtered) since the last batch;
-    `metrics` describes generation and judging since then.
+    `metrics` describes generation and judging since then; `filtered` are the groups that the queue filtered.
     """
 
     numbers: tuple[int, ...]
     groups: tuple[ScoredGroup, ...]
     decided: dict[int, State] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    filtered: tuple[ScoredGroup, ...] = ()
 
     def finals(self, objective: ObjectiveConfig) -> dict[int, State]:
         """Final state of every group of the batch once its step is done, and of those decided before it."""

@@ -57,6 +57,7 @@ class LocalCluster:
         self.times = PhaseTimes()
         self.telemetry = Telemetry(time.monotonic())
         self._ready: dict[int, ScoredGroup] = {}
+        self._filtered: list[ScoredGroup] = []  # since the last batch
 
     address = None
 
@@ -78,7 +79,9 @@ class LocalCluster:
             self._produce(attempts)
         groups = tuple(self._ready.pop(number) for number in numbers)
         metrics = batch_metrics(groups, self.step) | self.telemetry.report(time.monotonic())
-        return Batch(tuple(numbers), groups, self.ledger.unreported(), metrics | ledger_metrics(self.ledger))
+        filtered, self._filtered = tuple(self._filtered), []
+        metrics |= ledger_metrics(self.ledger)
+        return Batch(tuple(numbers), groups, self.ledger.unreported(), metrics, filtered)
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """One learner step."""
@@ -152,6 +155,8 @@ class LocalCluster:
             self.telemetry.settled(group.row_length, scored.zero_signal)
             valid, solved = int(scored.valid_G.sum()), solved_count(scored.verdicts)
             state = self.ledger.ready(*attempt, now, valid=valid, zero_signal=scored.zero_signal, solved=solved)
+            if state is State.FILTERED:
+                self._filtered.append(scored)
             if state is State.READY:
                 self._ready[attempt.number] = scored
                 self.telemetry.ready(spent)

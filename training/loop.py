@@ -47,7 +47,7 @@ def train(
             if due(step, config.weights.broadcast_every) or evaluating or step == config.steps:
                 cluster.publish()
             folder.log_metrics(step, metrics)
-            folder.log_trajectories(step, batch.groups)
+            folder.log_trajectories(step, (*batch.groups, *batch.filtered))
             observe(step, batch, metrics)
             if due(step, config.checkpoint.every) or step == config.steps:
                 cluster.save()

@@ -7,8 +7,10 @@ import json
 import math
 import os
 import shutil
+import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from couplet.data.trajectory_file import trajectory_table
 from couplet.learner.checkpoint import BEST, latest_checkpoint
 from couplet.training.folder_lock import FolderLock
 from couplet.training.policy_settings import write_decoding
+from couplet.training.tensorboard_file import EventFile
 from couplet.training.trackers import Tracker
 
 ADVICE = {"remedy": "check the run folder", "again": "resume"}  # if it cannot be written
@@ -50,7 +53,7 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.tracker: Tracker | None = None  # receives the metrics too
-        self._tensorboard: Any = None
+        self._tensorboard: EventFile | None = None
         self._lock: FolderLock | None = None
 
     @classmethod
@@ -68,7 +71,7 @@ class RunFolder:
             except OSError as error:
                 raise ConfigError(f"runs_dir = {str(runs)!r}: cannot create {root}: {error.strerror}") from error
         folder = cls._opened(root, config)
-        folder.write_json("run.json", {"code": code_version(), "started": time.time(), "pid": os.getpid()})
+        folder.write_json("run.json", {"code": code_version(), "started": time.time(), **folder.read_json("run.json")})
         return folder
 
     @classmethod
@@ -103,6 +106,7 @@ class RunFolder:
         folder._lock = lock
         folder._require_space()
         folder.write_text("config.yaml", dump(config))
+        folder._begin_process()
         return folder
 
     @property
@@ -128,6 +132,28 @@ class RunFolder:
         known = self.read_json("run.json") if (self.root / "run.json").is_file() else {}
         self.write_json("run.json", {**known, "name": name, "address": address})
 
+    def _begin_process(self) -> None:
+        """Add this process to those of the run in run.json."""
+        known = self.read_json("run.json") if (self.root / "run.json").is_file() else {}
+        own = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time(), "seconds": 0.0, "restarts": {}}
+        self.write_json("run.json", {**known, "pid": os.getpid(), "processes": [*known.get("processes", []), own]})
+
+    def note_process(self, restarts: Mapping[str, int]) -> dict[str, Any]:
+        """Write to run.json how long this process has run and which workers it has lost.
+
+        Returns:
+            `seconds`, `restarts` and the number of `processes` of the run so far.
+        """
+        known = self.read_json("run.json")
+        own = known["processes"][-1]
+        own |= {"seconds": time.time() - own["started"], "restarts": dict(restarts)}
+        self.write_json("run.json", known)
+        lost: Counter[str] = Counter()
+        for process in known["processes"]:
+            lost.update(process["restarts"])
+        seconds = sum(process["seconds"] for process in known["processes"])
+        return {"seconds": seconds, "restarts": dict(lost), "processes": len(known["processes"])}
+
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl, and the same values, by `tag`, to TensorBoard and the tracker.
 
@@ -143,11 +169,9 @@ class RunFolder:
 
     def _to_tensorboard(self, row: Mapping[str, Any]) -> None:
         if self._tensorboard is None:
-            from tensorboard.summary import Writer
-
-            self._tensorboard = Writer(str(self.root / "tensorboard"))
-        for name in row.keys() - {"step", "time"}:
-            self._tensorboard.add_scalar(tag(name), row[name], row["step"], wall_time=row.get("time"))
+            self._tensorboard = EventFile(self.root / "tensorboard", ADVICE)
+        scalars = {tag(name): value for name, value in row.items() if name not in ("step", "time")}
+        self._tensorboard.add(scalars, row["step"], row.get("time", 0.0))
 
     def log_trajectories(self, step: int, groups: Sequence[ScoredGroup]) -> None:
         """Write the groups of one learner step as trajectories/step-N.parquet."""
@@ -174,6 +198,7 @@ class RunFolder:
         evaluated = {read_object(path).get("step") for path in (self.root / "evaluations").glob("*.json")}
         rows = [row for row in self._rows() if row["step"] <= step]
         kept = [row for row in rows if is_learner_step(row) or row["step"] in evaluated]
+        (self.root / "summary.json").unlink(missing_ok=True)  # it is of a run that ended earlier
         self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self._close_tensorboard()
         shutil.rmtree(self.root / "tensorboard", ignore_errors=True)  # its files cannot be cut

@@ -7,12 +7,12 @@ import itertools
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from couplet.configs.schema import SandboxConfig
+from couplet.data.files import scratch
 from couplet.reward.sandbox.faults import TierUnavailable
 from couplet.reward.sandbox.handle import Budget, ChildGone, frame
 from couplet.reward.sandbox.namespaces import SYSTEM_LIBRARIES, package_folders
@@ -98,7 +98,8 @@ def other_packages(allowed: tuple[str, ...]) -> list[str]:
 @contextlib.contextmanager
 def bait(allowed: tuple[str, ...]) -> Iterator[Bait]:
     """Bait that any user of this machine could reach."""
-    with tempfile.TemporaryDirectory(prefix="couplet-canary-") as folder:
+    with scratch("canary") as path:
+        folder = str(path)
         os.chmod(folder, 0o777)
         secret = Path(folder, "secret")
         secret.write_text("secret")

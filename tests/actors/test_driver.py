@@ -27,9 +27,10 @@ def driver(tmp_path, monkeypatch):
         learner=SimpleNamespace(learn=lambda step, groups: {}, restarts=0, payloads=()),
         pool=SimpleNamespace(counts=lambda: {"rollout": 1, "reward": 1}),
         metrics=SimpleNamespace(export=lambda metrics: None),
+        scaling=SimpleNamespace(follow=lambda metrics, workers: None),
         _reconcile=lambda: None,
         _payload=lambda lease: lease.groups,
-        _batch=lambda lease, groups: RayCluster._batch(driver, lease, groups),
+        _batch=lambda lease, groups, waited: RayCluster._batch(driver, lease, groups, waited),
     )
     driver_queue = ReplayActor(driver.config, None, memory)
     driver.queue = SimpleNamespace(

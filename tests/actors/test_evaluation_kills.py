@@ -15,6 +15,7 @@ from couplet.actors.replay_state import Worker
 from couplet.data.verdict import Outcome
 from couplet.evaluation.request import EvalRequest
 from couplet.replay.record import Attempt, Record, State
+from couplet.reward.judgement import Judgement
 from couplet.training.factory import load_prompts
 from couplet.training.loop import train
 from tests.actors.fakes import PoisonRollout, ScriptedLearner, ScriptedReward, ScriptedRollout
@@ -111,8 +112,9 @@ def test_a_job_is_kept_for_another_judge_only_while_that_one_answers(recovering)
     first, second = (Worker("reward", index, None, WorkerInfo(1, "node")) for index in range(2))
     second.recovering = recovering
     ledger = SimpleNamespace(holds=lambda number, attempt: True)
-    judging = Judging(SimpleNamespace(active=lambda role: [first, second], ledger=ledger, tiers=()))
-    job = Job(Attempt(0, 0), None, 0.0, None, avoid=first.index)
+    judging = Judging(SimpleNamespace(active=lambda role: [first, second], ledger=ledger, tiers=(), resting=False))
+    job = Job(Attempt(0, 0), None, 0.0, Judgement(Attempt(0, 0), 4, 3))
+    job.judgement.avoid = first.index
     judging.jobs.append(job)
     assert judging._next_job(first) is (job if recovering else None)
 

@@ -22,6 +22,9 @@ from couplet.training.replay_metrics import Telemetry
 from tests.actors.runs import run_config
 
 PROCESS = WorkerInfo(pid=1, node="node")
+SCHEDULE = SimpleNamespace(
+    request=lambda *order: order, problem=lambda number: SimpleNamespace(problem_id=f"problem {number}")
+)
 
 
 class Handle:
@@ -66,7 +69,7 @@ def test_an_actor_that_owes_an_answer_is_sent_no_more_weights():
 
 def test_an_actor_that_decodes_is_pushed_no_weights(tmp_path):
     async def publish_while_one_decodes():
-        queue = ReplayActor(run_config(tmp_path, "push"), SimpleNamespace(request=lambda *order: order), Memory())
+        queue = ReplayActor(run_config(tmp_path, "push"), SCHEDULE, Memory())
         busy, idle = (Worker("rollout", index, Scripted(), PROCESS) for index in range(2))
         queue.hub.workers["rollout"] = {0: busy, 1: idle}
         queue.generation.weights = PublishedWeights(4, None)
@@ -110,7 +113,7 @@ class Scripted:
 
 async def served(tmp_path, *script):
     """The queue after its one rollout actor has run through `script`, and what that actor was called for."""
-    queue = ReplayActor(run_config(tmp_path, "generation"), SimpleNamespace(request=lambda *order: order), Memory())
+    queue = ReplayActor(run_config(tmp_path, "generation"), SCHEDULE, Memory())
     worker = Worker("rollout", 0, Scripted(*script), PROCESS)
     queue.hub.workers["rollout"][0] = worker
     queue.generation.weights = PublishedWeights(4, None)

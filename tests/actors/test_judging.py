@@ -20,6 +20,7 @@ def judging(*tiers):
         active=lambda role: [worker for worker in workers if not worker.leaving],
         ledger=SimpleNamespace(holds=lambda number, attempt: True),
         tiers=("namespace",),
+        resting=False,
         config=RunConfig(),
     )
     judging = Judging(hub)
@@ -29,7 +30,7 @@ def judging(*tiers):
 
 def test_a_worker_in_a_refused_tier_gets_no_job_while_another_may_judge():
     line, (good, weak) = judging("namespace", "rlimits")
-    line.jobs[0].avoid = good.index  # it failed there, and there is nobody else who may
+    line.jobs[0].judgement.avoid = good.index  # it failed there, and there is nobody else who may
     assert line._next_job(weak) is None
     assert line._next_job(good) is not None
 

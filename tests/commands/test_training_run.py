@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from couplet.commands.display import Display
-from couplet.commands.training_run import _comparison, _Run
+from couplet.commands.training_run import _comparison, _ray_ended, _Run, run_training
 from couplet.configs.load import from_dict
-from couplet.configs.schema import RunConfig
+from couplet.configs.schema import ConfigError, RunConfig
 from couplet.learner.checkpoint import save_checkpoint
 from couplet.training.interruption import Interrupted
 from couplet.training.run_folder import RunFolder
@@ -48,3 +48,46 @@ def test_results_of_other_evaluation_settings_are_compared_as_far_as_they_go():
     summary = {"ar_ness": dict(zip(("before", "after"), (some["ar_ness"] for some in both), strict=True))}
     labels = [row[0] for row in _comparison(config, summary, both)]
     assert labels == ["pass@1, T = 0.2", "pass@1, T = 1", "local AR-ness, T = 0.2", "global AR-ness, T = 0.2"]
+
+
+def test_a_finished_run_that_is_resumed_has_nothing_to_do(tmp_path, monkeypatch, capsys):
+    config = from_dict(RunConfig, {"runs_dir": str(tmp_path), "steps": 3})
+    folder = RunFolder.create(config)
+    save_checkpoint(folder.checkpoints, 3, lambda path: (path / "weights").write_text("w"), {"step": 3})
+    folder.write_json("summary.json", {"steps": 3, "seed": 0})
+    folder.close()
+    monkeypatch.setattr("couplet.commands.training_run.check_inputs", lambda config, local: None)
+    assert run_training(config, resume=True) == {"steps": 3, "seed": 0}
+    assert "has done all of its 3 steps: nothing to do" in capsys.readouterr().out
+
+
+class Left(Exception):
+    """What ends the process in a test."""
+
+
+@pytest.mark.parametrize("finished, code, text", [(False, 75, "start again with: "), (True, 0, "had ended before")])
+def test_a_death_of_ray_itself_is_one_line_with_an_exit_code_of_its_own(run, monkeypatch, capsys, finished, code, text):
+    def leave(number):
+        raise Left(number)
+
+    monkeypatch.setattr("couplet.commands.cli.os._exit", leave)
+    if finished:
+        run.folder.write_json("summary.json", {})
+    with pytest.raises(Left, match=str(code)):
+        _ray_ended(run.folder, "Ray's raylet on this machine ended")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Ray's raylet on this machine ended" in line and text in line
+
+
+def test_a_death_of_ray_itself_names_the_resume_command(run, monkeypatch, capsys):
+    monkeypatch.setattr("couplet.commands.cli.os._exit", lambda number: None)
+    monkeypatch.setattr("sys.argv", ["launch.py", "train", "recipe.yaml"])
+    save_checkpoint(run.folder.checkpoints, 3, lambda path: (path / "weights").write_text("w"), {"step": 3})
+    _ray_ended(run.folder, "Ray's GCS at 10.0.0.1:6379 ended or cannot be reached")
+    assert capsys.readouterr().err.rstrip().endswith("launch.py train recipe.yaml --resume")
+
+
+def test_a_store_too_small_for_ray_is_one_line():
+    with pytest.raises(ConfigError, match=r"ray\.object_store_mb = 10") as error:
+        from_dict(RunConfig, {"ray": {"object_store_mb": 10}})
+    assert len(str(error.value).splitlines()) == 1

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
 from couplet.configs.schema import ConfigError
-from couplet.data.files import replacing, write_json, write_text, writing
+from couplet.data.files import replacing, scratch, write_json, write_text, writing
 
 
 def test_a_file_replaces_the_old_one_when_it_is_whole(tmp_path):
@@ -46,3 +48,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot write .*file/a\.txt: Not a directory; name another --out"):
         write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = "import os; from couplet.data.files import scratch; held = scratch('x'); held.__enter__(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    (left,) = tmp_path.iterdir()
+    with scratch("x") as recent, scratch("y"):
+        assert left.exists()  # it may belong to a process that is not in sight
+        os.utime(left, (0, 0))
+        with scratch("x") as third:
+            assert third.name.startswith(f"couplet-x-{os.getpid()}-")
+            assert recent.exists() and not left.exists()
+    assert list(tmp_path.iterdir()) == []

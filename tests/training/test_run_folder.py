@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,3 +160,20 @@ def test_a_folder_inside_a_jobs_scratch_space_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"runs_dir = 'runs': .* scratch folder .* absolute"):
         RunFolder.create(run_config("/policy", "run", runs_dir="runs"))
     assert RunFolder.create(run_config("/policy", "run", runs_dir=str(tmp_path / "runs"))).root.is_dir()
+
+
+def test_run_json_names_every_process_of_a_run_and_adds_up_what_they_lost(config):
+    first = RunFolder.create(config)
+    first.note_process({"rollout": 2})
+    mark_checkpoint(first, 1)
+    first.write_json("summary.json", {})
+    first.close()
+    second = RunFolder.reopen(config)
+    total = second.note_process({"rollout": 1, "learner": 1})
+    known = second.read_json("run.json")
+    second.rewind(0)
+    second.close()
+    assert [process["pid"] for process in known["processes"]] == [os.getpid()] * 2 and known["code"]
+    assert total["restarts"] == {"rollout": 3, "learner": 1} and total["processes"] == 2
+    assert total["seconds"] == pytest.approx(sum(process["seconds"] for process in known["processes"]))
+    assert not (second.root / "summary.json").exists()  # the run has not ended any more
