@@ -18,7 +18,7 @@ from rich.console import Console
 
 from couplet.configs.errors import UserError
 from couplet.configs.json_file import read_object
-from couplet.configs.load import RECIPES, load
+from couplet.configs.load import RECIPES, load, to_dict
 from couplet.configs.schema import RunConfig
 from couplet.data.files import write_json
 from couplet.data.jsonl import read_jsonl
@@ -134,6 +134,8 @@ def run_arena(
             entry: {"overrides": list(ENTRIES[entry]), "steps": steps[entry], **cost[entry]} for entry in entries
         },
         "noise": noise,
+        "noise_draws": args.noise_draws,
+        "noise_groups": args.noise_groups,
         "runs": rows,
     }
     write_arena(study, out)
@@ -177,11 +179,10 @@ def _noise(
     for seed in args.seeds:
         for entry in NOISY:
             path = runs / f"noise-{entry}-seed{seed}.json"
-            facts = {"start": start, "draws": args.noise_draws, "groups": args.noise_groups}
+            own = (*settings(entry, start, args.overrides), f"seed={seed}")
+            config = load(RunConfig, recipe, (*own, f"replay.groups_per_step={args.noise_groups}"))
+            facts = {"draws": args.noise_draws, "groups": args.noise_groups, "config": to_dict(config)}
             if not path.is_file() or (stored := read_object(path)).get("facts") != facts:
-                own = (*settings(entry, start, args.overrides), f"seed={seed}")
-                own = (*own, f"replay.groups_per_step={args.noise_groups}")
-                config = load(RunConfig, recipe, own)
                 stored = {
                     "facts": facts,
                     "entry": entry,
@@ -192,7 +193,7 @@ def _noise(
                 write_json(path, stored)
                 if console is not None:
                     console.print(f"gradient noise: {entry}, seed {seed}", highlight=False)
-            rows.append(stored)
+            rows.append({key: value for key, value in stored.items() if key != "facts"})
     return rows
 
 

@@ -1,6 +1,6 @@
 """How noisy the gradient of one batch is under each likelihood estimator, and how far from the exact one.
 
-The batch is sampled and judged once; only the masks are drawn anew. On policy the ratio is 1 and every objective has the
+The batch is sampled and judged once; only the masks are drawn again. On policy the ratio is 1 and every objective has the
 same gradient, so only the estimator matters.
 """
 

@@ -84,7 +84,7 @@ def power(claims: Sequence[Mapping[str, Any]]) -> str:
     """What differences these seeds could have shown."""
     halves = [claim["half"] for claim in claims if math.isfinite(claim["half"])]
     if not halves:
-        return "With fewer than two seeds no difference can be told from noise."
+        return "With fewer than two seeds no difference can be distinguished from noise."
     least, most = 100 * min(halves), 100 * max(halves)
     return (
         f"The intervals are ± {least:.1f} to ± {most:.1f} points wide: a true difference below that would, at these "
