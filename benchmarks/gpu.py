@@ -112,9 +112,13 @@ def _sampling(policy: DiffusionPolicy, sizes: Sizes, rate: float, rows: int) -> 
     prompts = [[8 + row] * sizes.prompt for row in range(rows)]
     prompts_BP = torch.tensor(prompts, device=sizes.device)
     ours = _seconds(sizes, lambda: sample(policy, prompts, config, list(range(rows)))) / sizes.steps
-    plain: float | None = None
+    times_plain: float | str | None = None
     if rows in (sizes.batches[0], sizes.batches[-1]):
-        plain = _seconds(sizes, lambda: plain_loop(policy, prompts_BP, config, 0)) / sizes.steps
+        try:
+            plain = _seconds(sizes, lambda: plain_loop(policy, prompts_BP, config, 0)) / sizes.steps
+            times_plain = round(plain / ours, 2)
+        except torch.cuda.OutOfMemoryError:
+            times_plain = "plain is out of memory"
     size = ModelSize.of(policy.config)
     floor = size.forward_flops(rows, sizes.prompt + sizes.canvas, rows * sizes.canvas / 2) / rate
     return {
@@ -123,7 +127,7 @@ def _sampling(policy: DiffusionPolicy, sizes: Sizes, rate: float, rows: int) -> 
         "tokens_per_second": {tokens: round(rows * tokens / ours, 1) for tokens in (1, 2, 4)},
         "floor_tokens_per_second": round(rows / floor, 1),
         "share_of_floor": round(floor / ours, 3),
-        "times_plain": None if plain is None else round(plain / ours, 2),
+        "times_plain": times_plain,
     }
 
 

@@ -1,9 +1,9 @@
 """The replay queue's own work per group: its event loop with fake workers that answer at once, in one process.
 
-The workers are objects with the methods of an actor handle whose answers are futures, so Ray's messages (0.3 to 1 ms of
-the queue's process per call on a server core) come on top; what is measured is issuing, the ledger, the wake-ups of
-the tasks, judging, the lease and the record of the finals. Groups have the size of the 7B recipe: 10 completions of 256
-tokens with behaviour estimates for two draws. Staleness 1; half as many reward workers.
+The workers are objects with the methods of an actor handle whose answers are futures, so Ray's messages come on top; what
+is measured is issuing, the ledger, the wake-ups of the tasks, judging, the lease and the record of the finals. Groups have
+the size of the 7B recipe: 10 completions of 256 tokens with behaviour estimates for two draws.
+Staleness is 1, and there are half as many reward workers as rollout workers.
 """
 
 from __future__ import annotations

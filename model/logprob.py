@@ -96,8 +96,10 @@ class _ChunkedLogprob(torch.autograd.Function):
         for start in range(0, rows, chunk_rows):
             part = slice(start, start + chunk_rows)
             logits_nV = _logits(hidden_NH[part], weight_VH, temperature)
-            log_total_N[part] = torch.logsumexp(logits_nV, dim=1)
-            logp_NK[part] = logits_nV.gather(1, targets_NK[part]) - log_total_N[part, None]
+            wanted_nK, most_n1 = logits_nV.gather(1, targets_NK[part]), logits_nV.amax(dim=1, keepdim=True)
+            # torch.logsumexp, in place of the logits
+            log_total_N[part] = logits_nV.sub_(most_n1).exp_().sum(dim=1).log_().add_(most_n1[:, 0])
+            logp_NK[part] = wanted_nK - log_total_N[part, None]
         ctx.save_for_backward(hidden_NH, weight_VH, targets_NK, log_total_N)
         ctx.chunk_rows, ctx.temperature = chunk_rows, temperature
         return logp_NK
