@@ -131,7 +131,7 @@ def succeeds(attempt):
     except OSError: return False
     return True
 def f(x):
-    targets = [0, 1, 2, '/dev/null', os.__file__]
+    targets = [1, 2, '/dev/null', os.__file__]  # 0 is a file in memory of this program alone
     attempts = [lambda t=t: os.utime(t, (1, 1)) for t in targets] + [lambda t=t: os.chmod(t, 0o600) for t in targets]
     attempts += [lambda t=t: fcntl.flock(t, fcntl.LOCK_EX | fcntl.LOCK_NB) for t in (0, 1, 2)]
     return [succeeds(attempt) for attempt in attempts].count(True)
