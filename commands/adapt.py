@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         from couplet.commands.dry_run import describe_adaptation
 
+        check_inputs(config)
         print(describe_adaptation(config, args.tflops))
         return
     display = Display()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from couplet.commands.adapt import check_inputs
 from couplet.commands.checks import check_settings
 from couplet.configs.load import load
 from couplet.configs.schema import AdaptConfig, ConfigError, RunConfig
@@ -78,12 +77,7 @@ def describe(config: RunConfig, tflops: float | None = None, local: bool = False
 
 
 def describe_adaptation(config: AdaptConfig, tflops: float | None = None) -> str:
-    """Memory per rank, work and time of each stage.
-
-    Raises:
-        UserError: what `adapt` would reject before it starts.
-    """
-    check_inputs(config)
+    """Memory per rank, work and time of each stage; the inputs of `config` have been checked."""
     size, learner = _start_size(config), config.learner
     changing = trained(learner.adapter, size)
     sustained = tflops or (GPU_TFLOPS if learner.gpus else CPU_TFLOPS)
