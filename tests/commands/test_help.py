@@ -23,7 +23,9 @@ MODULES = (
     "couplet.data.metric_table",
     "tests.golden",
 )
-STUDIES = ("couplet.studies.ablations", "couplet.studies.path", "couplet.studies.variance")
+STUDIES = tuple(
+    f"couplet.studies.{name}" for name in ("ablations", "arena", "chaos", "chaos_memory", "path", "variance")
+)
 
 
 def test_every_module_that_is_started_is_known():
