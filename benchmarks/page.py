@@ -135,7 +135,7 @@ def _described(found: Result) -> str:
     machine = found["machine"]
     if isinstance(machine, str):
         return f"Machine: {machine}."
-    return f"Machine: {machine['cpu']}, {machine['cores']} cores, load {machine['load_at_start']} at the start."
+    return f"Machine: {machine['cpu']}, {machine['cores']} cores, load {machine['load_at_start']}."
 
 
 def _table(heads: list[str], rows: Any) -> str:
