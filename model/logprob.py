@@ -100,6 +100,7 @@ class _ChunkedLogprob(torch.autograd.Function):
             # torch.logsumexp, in place of the logits
             log_total_N[part] = logits_nV.sub_(most_n1).exp_().sum(dim=1).log_().add_(most_n1[:, 0])
             logp_NK[part] = wanted_nK - log_total_N[part, None]
+            del logits_nV  # before the next block is made
         ctx.save_for_backward(hidden_NH, weight_VH, targets_NK, log_total_N)
         ctx.chunk_rows, ctx.temperature = chunk_rows, temperature
         return logp_NK
@@ -126,6 +127,7 @@ class _ChunkedLogprob(torch.autograd.Function):
                 grad_weight_VH.addmm_(block_nV.t(), hidden_nH)
             else:
                 grad_weight_VH += torch.mm(block_nV.t(), hidden_nH)
+            del block_nV
         if grad_weight_VH is not None:
             grad_weight_VH = grad_weight_VH.to(weight_VH.dtype)
         return grad_hidden_NH, grad_weight_VH, None, None, None
