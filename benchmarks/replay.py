@@ -91,6 +91,7 @@ class FakeWorker:
         self.generate = FakeMethod(self._group)
         self.score = FakeMethod(lambda *_: ScoreReply(verdicts, 0.0, INFO))
         self.load_weights = FakeMethod(lambda weights: SwapReply(weights.version, 0.0, INFO))
+        self.describe = FakeMethod(lambda: INFO)
 
     def _group(self, requests: Any, weights: PublishedWeights) -> PromptGroup:
         group: PromptGroup = pickle.loads(self.payload)  # as the queue deserialises what arrives
