@@ -24,6 +24,7 @@ PUBLIC = {  # for other tools and for interactive use: DESIGN's public surface, 
     "leave_one_out",
     "local_ar_ness",
     "global_ar_ness",
+    "find_distributions",  # importlib.metadata
     "logits",
     "main",
     "options",
