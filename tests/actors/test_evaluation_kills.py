@@ -127,7 +127,7 @@ def test_an_evaluation_is_of_the_weights_of_its_step(tmp_path):
         cluster.step += 1
         return {}
 
-    nothing = lambda *_: SimpleNamespace(metrics={}, groups=())  # noqa: E731
+    nothing = lambda *_: SimpleNamespace(metrics={}, groups=(), filtered=())  # noqa: E731
     cluster.take, cluster.learn, cluster.save = nothing, learn, nothing
     cluster.publish = lambda: published.append(cluster.step)
     folder = SimpleNamespace(log_metrics=nothing, log_trajectories=nothing)

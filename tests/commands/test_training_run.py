@@ -22,7 +22,7 @@ def run(tmp_path):
     def save():
         return save_checkpoint(folder.checkpoints, 3, lambda path: (path / "weights").write_text("w"), {"step": 3})
 
-    yield _Run(config, SimpleNamespace(step=3, save=save), folder, Display(), held_out=[])
+    yield _Run(config, SimpleNamespace(step=3, save=save, show=lambda metrics: None), folder, Display(), held_out=[])
     folder.close()
 
 

@@ -66,7 +66,9 @@ def test_an_adaptation_logs_every_validation(tmp_path):
     run_adaptation(from_dict(AdaptConfig, {**tree, "stages": stages}), Display())
     rows = [json.loads(line) for line in (tmp_path / "adapt" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "validation_loss" in row] == [3, 6, 9, 12, 15, 18, 21, 24]
-    assert rows[-1]["step"] == 25 and len(rows) == 9
+    steps = [row["step"] for row in rows]
+    assert steps[0] == 1 and steps[-1] == 25 and steps == sorted(set(steps))
+    assert ["validation_loss_start" in row for row in rows] == [True] + [False] * (len(rows) - 1)
 
 
 class Scripted(SupervisedLearner):

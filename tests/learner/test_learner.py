@@ -11,7 +11,7 @@ from couplet.data.seeds import mask_seed
 from couplet.learner.loss import kl_penalty
 from couplet.model.weights import unpack_into
 from tests.learner.toys import gradients, toy_group, toy_groups, toy_learner, toy_policy, weights_of
-from tests.one_group import group_logprobs, inner_logprobs
+from tests.one_group import group_logprobs, inner_bounds
 
 
 def assert_same(left, right, tolerance=0.0):
@@ -28,7 +28,7 @@ def with_behaviour(policy, scored, updates, version, **estimator):
     seeds = [[mask_seed(seed, update) for seed in group.seeds_G] for update in range(1, updates + 1)]
     group_seeds = [mask_seed(group.group_seed, update) for update in range(1, updates + 1)]
     with torch.no_grad():
-        logp_JGC = inner_logprobs(
+        logp_KJGC = inner_bounds(
             policy,
             group.prompt_tokens,
             group.tokens_GC,
@@ -38,7 +38,7 @@ def with_behaviour(policy, scored, updates, version, **estimator):
             EstimatorConfig(**estimator),
             reveal_step_GC=group.reveal_step_GC,
         )
-    behaviour = logp_JGC.transpose(0, 1).numpy()
+    behaviour = logp_KJGC.flatten(0, 1).transpose(0, 1).numpy()
     rewards = [None if math.isnan(reward) else float(reward) for reward in scored.rewards_G]
     index = group.group_id.problem
     return toy_group(index, rewards, version, behaviour=behaviour)

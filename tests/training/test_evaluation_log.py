@@ -81,6 +81,4 @@ def scalars(path):
 
     events = EventAccumulator(str(path))
     events.Reload()
-    names = events.Tags()["tensors"]
-    values = {name: [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors(name)] for name in names}
-    return values
+    return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
