@@ -24,14 +24,14 @@ def test_a_short_storm_loses_nothing(tmp_path, start):
         "--undisturbed",
         "0",
         "--steps",
-        "60",
+        "150",
     ]
     out = tmp_path / "chaos"
     assert chaos.main([*options, "--kinds", ",".join(KINDS), "--start", str(start), "--out", str(out)]) == 0
     result = json.loads((out / "chaos.json").read_text())
-    assert result["violations"] == [] and result["checked"]["steps"] == 60
+    assert result["violations"] == [] and result["checked"]["steps"] == 150
     assert {event["name"] for event in result["events"]} == set(KINDS)
-    assert result["checked"]["completions"] == 60 * 2 * 4
+    assert result["checked"]["completions"] == 150 * 2 * 4
 
 
 @pytest.mark.parametrize("seed", range(5))

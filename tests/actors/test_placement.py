@@ -142,6 +142,9 @@ def test_a_scale_without_resources_leaves_the_numbers_as_they_were(ray_cluster, 
         def roster(self):
             return SimpleNamespace(targets=dict(self.targets), serving={"rollout": [0, 1], "reward": [0]})
 
+        def status(self):
+            return {"autoscale": {"rollout": None, "reward": None}}
+
         def set_targets(self, wanted):
             self.targets |= wanted
             self.history.append(wanted)
