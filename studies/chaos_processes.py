@@ -61,12 +61,8 @@ class Machines:
         self.environ = environ
         self.started = 0
         self.ends = ExitStack()
-        self.temporary = self.ends.enter_context(files.scratch("chaos"))  # short, for the paths of Ray's sockets
-        self.temporary.chmod(0o755)  # as /tmp/ray: the sandbox's processes read the code there without privileges
         self.second: subprocess.Popen[bytes] | None = None
-        self.head = self._start(
-            "--head", f"--port={_free_port()}", "--include-dashboard=false", f"--temp-dir={self.temporary}"
-        )
+        self.head = self._start("--head", f"--port={_free_port()}", "--include-dashboard=false")
         found = re.search(r"--address='([^']+)'", (folder / "node-1.log").read_text())
         assert found is not None, "Ray prints how to join the head"
         self.address = found[1]
@@ -95,8 +91,11 @@ class Machines:
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         self.started += 1
+        temporary = self.ends.enter_context(files.scratch("chaos"))  # short, for the paths of Ray's sockets
+        temporary.chmod(0o755)  # as /tmp/ray: the sandbox's processes read the code there without privileges
         log = self.folder / f"node-{self.started}.log"
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", *options]
+        command += [f"--temp-dir={temporary}"]  # its own: nodes replace what they find of the run's code
         command += [
             f"--num-cpus={CPUS}",
             f"--object-store-memory={128 * 2**20}",
