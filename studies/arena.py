@@ -66,15 +66,8 @@ def settings(entry: str, start: str, overrides: Sequence[str]) -> tuple[str, ...
     return (f"model.path={start}", *ALWAYS, *overrides, *ENTRIES[entry])
 
 
-def with_exact_slices(config: RunConfig) -> RunConfig:
-    """`config` with no more slices than the sampler has steps, as they are counted."""
-    slices = min(config.estimator.slices, config.sampler.steps)
-    return config.replace(estimator=config.estimator.replace(slices=slices))
-
-
 def step_flops(config: RunConfig, size: ModelSize) -> dict[str, float]:
     """Operations of one step: of its rollouts, and of the learner if no group is left out."""
-    config = with_exact_slices(config)
     rollout = config.replay.groups_per_step * group_flops(config, size)
     return {"rollout": rollout, "learn": learn_flops(config, size)}
 

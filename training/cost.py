@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
-from couplet.configs.schema import AdaptConfig, AdapterConfig, LearnerConfig, RunConfig, StageConfig
+from couplet.configs.schema import AdaptConfig, AdapterConfig, EstimatorConfig, LearnerConfig, RunConfig, StageConfig
 from couplet.model.cost import ModelSize, default_chunk_rows
 from couplet.training.simulation import Durations, Layout, Run, Timeline
 
@@ -65,11 +65,17 @@ def learn_flops(config: RunConfig, size: ModelSize) -> float:
 def _views(config: RunConfig, size: ModelSize, updates: int) -> float:
     """Forward passes of one group's likelihood estimate for `updates` draws of views, one of which is shared."""
     canvas, completions = config.sampler.completion_length, config.replay.completions
-    estimator = config.estimator
+    estimator = _estimator(config)
     shared = int(estimator.shares_view)
     views, scores = estimator.views(canvas) * updates, estimator.scores(canvas) * updates
     length = config.problems.max_prompt_tokens + canvas
     return size.forward_flops(shared + views * completions, length, canvas * (shared + scores * completions))
+
+
+def _estimator(config: RunConfig) -> EstimatorConfig:
+    """The run's estimator, with no more slices than the sampler has steps to cut."""
+    estimator = config.estimator
+    return estimator.replace(slices=min(estimator.slices, config.sampler.steps))
 
 
 def trained(adapter: AdapterConfig, size: ModelSize) -> int:
@@ -90,7 +96,7 @@ def _held(adapter: AdapterConfig, size: ModelSize) -> int:
 def learner_memory(config: RunConfig, size: ModelSize) -> dict[str, float]:
     """Bytes on the device of one learner rank."""
     completions = min(config.learner.micro_completions or config.replay.completions, config.replay.completions)
-    views = config.estimator.views(config.sampler.completion_length)
+    views = _estimator(config).views(config.sampler.completion_length)
     rows = (completions * views + 1) * config.learner.micro_groups
     tokens = rows * (config.problems.max_prompt_tokens + config.sampler.completion_length)
     chunk = config.estimator.chunk_rows or _chunk_rows(config.learner, size)
