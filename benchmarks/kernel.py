@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
+
+from couplet.studies.machine import cpu_model
 
 
 def kernel_version() -> str:
@@ -16,12 +16,8 @@ def kernel_version() -> str:
 
 def machine() -> dict[str, object]:
     """The machine on which the figures were measured."""
-    model = "unknown"
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     return {
-        "cpu": model,
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "kernel": kernel_version(),

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from couplet.configs.load import flat
 from couplet.configs.markdown import markdown_table
 from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure, trailing_mean
-from couplet.studies.claims import paired_test, plus_minus, spread
+from couplet.studies.claims import compared, plus_minus, spread
 from couplet.studies.page import page, write_study
 
 BASELINE = "coupled"
@@ -73,7 +73,7 @@ def summary_row(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     keys = [key for key in next(iter(mine.values())) if key.endswith(("_before", "_after"))]
     for key in keys:
         found[key] = spread([row.get(key) for row in mine.values()])
-    found["reward_end"] = spread([_end_reward(row) for row in mine.values()])
+    found["reward_end"] = spread([end_reward(row["reward"]) for row in mine.values()])
     found["seconds"] = spread([row.get("seconds") for row in mine.values()])
     if name != BASELINE and base:
         gap = "pass_at_1_after"
@@ -85,15 +85,13 @@ def judge_claim(
     rows: Sequence[Mapping[str, Any]], claim: str, recipe: str, other: str | None, metric: str
 ) -> dict[str, Any] | None:
     """A claim and the `paired_test` of its difference over seeds; None if its recipes were not run."""
-    mine = {row["seed"]: row for row in rows if row["recipe"] == recipe}
-    others = mine if other is None else {row["seed"]: row for row in rows if row["recipe"] == other}
-    against = f"{metric}_before" if other is None else f"{metric}_after"
-    seeds = [seed for seed in mine if seed in others and f"{metric}_after" in mine[seed]]
-    if not seeds:
-        return None
-    gaps = [float(mine[s][f"{metric}_after"]) - float(others[s][against]) for s in seeds]
+
+    def of(name: str, key: str) -> dict[int, float]:
+        return {row["seed"]: float(row[key]) for row in rows if row["recipe"] == name and key in row}
+
+    others = of(recipe, f"{metric}_before") if other is None else of(other, f"{metric}_after")
     measured = f"{_metric(metric)} after training, {recipe} minus {other or 'before training'}"
-    return {"claim": claim, "measured": measured, **paired_test(gaps)}
+    return compared(claim, measured, of(recipe, f"{metric}_after"), others)
 
 
 def changes(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,6 +159,7 @@ def _metric(name: str) -> str:
     return name.replace("pass_at_", "pass@").replace("_", " ")
 
 
-def _end_reward(row: Mapping[str, Any]) -> float:
-    values = [value for value in row["reward"][-WINDOW:] if value is not None]
+def end_reward(rewards: Sequence[float | None]) -> float:
+    """The mean reward of the last steps of a run."""
+    values = [value for value in rewards[-WINDOW:] if value is not None]
     return float(np.mean(values)) if values else math.nan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from matplotlib.figure import Figure
 
 from couplet.configs.markdown import markdown_table
 from couplet.evaluation.figures import COLOURS, STYLE, legend_below, new_figure
-from couplet.studies.claims import paired_test, plus_minus, spread
+from couplet.studies.ablations_report import end_reward
+from couplet.studies.claims import compared, plus_minus, spread
 from couplet.studies.page import page, write_study
 
 METRIC = "pass_at_1_t1"
+MANY = re.compile(r"pass_at_(?!1_)\d+_(before|after)")  # pass@k with k = `evaluation.samples`
 # Registered before the first run: claim, entry, the entry it is compared with.
 CLAIMS = (
     ("the best new recipe beats the published one at equal cost", "trace", "published"),
@@ -56,22 +59,21 @@ def entry_row(study: Mapping[str, Any], entry: str) -> dict[str, Any]:
     """Means and standard deviations of an entry over seeds, and its paired difference to the reference."""
     rows = [row for row in study["runs"] if row["entry"] == entry]
     keys = ("pass_at_1_before", "pass_at_1_after", f"{METRIC}_before", f"{METRIC}_after", "seconds", "gflops")
-    keys = (*keys, "zero_signal_share", *sorted({k for row in rows for k in row if k.startswith("pass_at_8")}))
+    keys = (*keys, "zero_signal_share", *sorted({key for row in rows for key in row if MANY.fullmatch(key)}))
     found: dict[str, Any] = {"entry": entry, "seeds": len(rows)}
     found |= {key: spread([row.get(key) for row in rows]) for key in keys}
-    found["reward_end"] = spread([_end(row["reward"]) for row in rows])
+    found["reward_end"] = spread([end_reward(row["reward"]) for row in rows])
     return found | {"gap": judged(study["runs"], "", entry, study["reference"])}
 
 
 def judged(rows: Sequence[Mapping[str, Any]], claim: str, entry: str, other: str) -> dict[str, Any] | None:
-    """`paired_test` of the held-out pass@1 at T = 1 after training, entry minus other; None if one was not run."""
+    """Held-out pass@1 at T = 1 after training, entry minus other; None if one was not run."""
     known = [row for row in rows if row.get(f"{METRIC}_after") is not None]
-    values = {(row["entry"], row["seed"]): float(row[f"{METRIC}_after"]) for row in known}
-    seeds = [seed for name, seed in values if name == entry and (other, seed) in values]
-    if entry == other or not seeds:
-        return None
-    gaps = [values[entry, seed] - values[other, seed] for seed in seeds]
-    return {"claim": claim, "measured": f"{entry} minus {other}", **paired_test(gaps)}
+
+    def of(name: str) -> dict[int, float]:
+        return {row["seed"]: float(row[f"{METRIC}_after"]) for row in known if row["entry"] == name}
+
+    return None if entry == other else compared(claim, f"{entry} minus {other}", of(entry), of(other))
 
 
 def noise_row(rows: Sequence[Mapping[str, Any]], entry: str) -> dict[str, Any]:
@@ -112,7 +114,9 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _results(study: Mapping[str, Any]) -> str:
-    heads = ("entry", "steps", "GFLOPs", "pass@1 T=1", "pass@1", "pass@8", "minus published, T=1", "reward", "seconds")
+    many = [key for key in study["table"][0] if MANY.fullmatch(key) and key.endswith("_after")]
+    names = [key.removesuffix("_after").replace("pass_at_", "pass@") for key in many]
+    heads = ("entry", "steps", "GFLOPs", "pass@1 T=1", "pass@1", *names, "minus published, T=1", "reward", "seconds")
     rows = []
     for row in study["table"]:
         gap = row["gap"]
@@ -124,7 +128,7 @@ def _results(study: Mapping[str, Any]) -> str:
                 f"{row['gflops']['mean']:.0f}",
                 plus_minus(row[f"{METRIC}_after"], 1, 100),
                 plus_minus(row["pass_at_1_after"], 1, 100),
-                plus_minus(row.get("pass_at_8_after"), 1, 100),
+                *(plus_minus(row[key], 1, 100) for key in many),
                 interval,
                 plus_minus(row["reward_end"], 2),
                 plus_minus(row["seconds"], 0),
@@ -136,8 +140,3 @@ def _results(study: Mapping[str, Any]) -> str:
 def _noise(study: Mapping[str, Any]) -> str:
     rows = [[row["entry"], *(plus_minus(row[key], 3) for key in NOISE)] for row in study["noise_table"]]
     return markdown_table(("estimator", *NOISE.values()), rows, "lr")
-
-
-def _end(rewards: Sequence[float | None]) -> float:
-    last = [reward for reward in rewards[-5:] if reward is not None]
-    return float(np.mean(last)) if last else math.nan

@@ -11,8 +11,6 @@ A tiny policy is trained on a Ray cluster of two nodes on this machine. A seeded
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shutil
 import signal
 import sys
@@ -23,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from couplet.configs.errors import UserError
@@ -31,11 +28,13 @@ from couplet.configs.json_file import read_object
 from couplet.data.files import write_json
 from couplet.studies import cli
 from couplet.studies.chaos_check import Records, checked, read_records, violations
-from couplet.studies.chaos_events import KINDS, Chaos, Event, schedule
+from couplet.studies.chaos_events import KINDS, RECOVERY_SECONDS, Chaos, Event, schedule
 from couplet.studies.chaos_processes import Driver, Machines, environment
 from couplet.studies.chaos_report import pass_rates, render, summary_lines
+from couplet.studies.machine import machine
 
 CHAOS_SHARE = 0.65  # of the minutes; the rest is for the end and for undisturbed runs
+NAME = "chaos"  # of the disturbed run
 LAST_STEPS = 12  # learner steps after the last event
 RANKS, ACTORS = 2, 2
 SETTINGS: dict[str, Any] = {
@@ -116,6 +115,8 @@ def run_chaos(plan: Plan) -> dict[str, Any]:
     """Do the study; what `chaos.json` holds. RunFailed: a run did not recover, or ended with an error."""
     began = time.monotonic()
     out = plan.out
+    if out.exists() and any(out.iterdir()) and not (out / f"{NAME}.yaml").is_file():
+        raise UserError(f"--out {out}: it holds something else than a chaos study, which would be deleted")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     start = str(plan.start or make_start(out))
@@ -131,7 +132,7 @@ def run_chaos(plan: Plan) -> dict[str, Any]:
             ends.callback(made.kill)
             return made
 
-        run = driver("chaos")
+        run = driver(NAME)
         events = _disturb(plan, machines, run, began)
         steps = _finish(plan, run)
         records = read_records(run.folder)
@@ -143,12 +144,18 @@ def run_chaos(plan: Plan) -> dict[str, Any]:
             other = driver(f"undisturbed-{len(references)}")
             _say(f"undisturbed run {len(references) + 1} of at most {plan.references}, {steps} steps")
             other.start(f"steps={steps}")
-            _wait_for_end(other)
+            _wait_for_end(other, RECOVERY_SECONDS * plan.slowness)
             references.append(read_records(other.folder))
     result = {
         "seed": plan.seed,
         "machine": machine(),
-        "settings": {"max_staleness": plan.staleness, "ranks": RANKS, "actors": ACTORS, "nodes": 2},
+        "settings": {
+            "max_staleness": plan.staleness,
+            "ranks": RANKS,
+            "actors": ACTORS,
+            "nodes": 2,
+            "slowness": plan.slowness,
+        },
         "seconds": round(time.monotonic() - began, 1),
         "events": [event.to_dict() for event in events],
         "checked": checked(records),
@@ -190,12 +197,18 @@ def _finish(plan: Plan, run: Driver) -> int:
         steps = run.last_step()[0] + LAST_STEPS
         _say(f"the run is to end at step {steps}")
         run.start("--resume", f"steps={steps}")
-    _wait_for_end(run)
+    _wait_for_end(run, RECOVERY_SECONDS * plan.slowness)
     return run.last_step()[0]
 
 
-def _wait_for_end(run: Driver) -> None:
+def _wait_for_end(run: Driver, limit: float) -> None:
+    """`RunFailed`: the run ended with an error, or did no learner step for `limit` seconds."""
+    moved, done = time.monotonic(), -1
     while (code := run.code()) is None:
+        if (step := run.last_step()[0]) != done:
+            moved, done = time.monotonic(), step
+        if time.monotonic() - moved > limit:
+            raise cli.RunFailed(f"the run did not end by itself: no learner step for {limit:.0f} s after step {done}")
         time.sleep(0.2)
     if code != 0:
         run.require_running()
@@ -217,16 +230,6 @@ def make_start(out: Path) -> Path:
     _say("making a tiny policy")
     cli.run_couplet(["adapt", str(recipe)], out / "start.log")
     return out / "start" / "policy"
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    memory = round(psutil.virtual_memory().total / 2**30)
-    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": memory, "load": round(os.getloadavg()[0], 1)}
 
 
 def _say(text: str) -> None:

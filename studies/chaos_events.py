@@ -60,7 +60,7 @@ EVALUATION = "Evaluating at step"
 
 
 def schedule(seed: int, count: int, kinds: Sequence[str] = tuple(KINDS)) -> list[str]:
-    """`count` names of `KINDS` in a seeded order: each kind as often as its share says, and at least once."""
+    """`count` names of `KINDS` in a seeded order: each kind as often as its share says, and at least once if they fit."""
     total = sum(KINDS[name].share for name in kinds)
     exact = {name: max(1.0, count * KINDS[name].share / total) for name in kinds}
     names = [name for name in kinds for _ in range(round(exact[name]))]

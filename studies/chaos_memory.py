@@ -18,20 +18,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import psutil
 import yaml
 from matplotlib.figure import Figure
 
 from couplet.configs.markdown import markdown_table
+from couplet.evaluation.figures import STYLE, legend_below, new_figure
 from couplet.studies import cli
-from couplet.studies.chaos import SETTINGS, Plan, machine, make_start
+from couplet.studies.chaos import SETTINGS, Plan, make_start
 from couplet.studies.chaos_processes import Driver, Machines, actors, environment, title_of
-from couplet.studies.page import write_study
+from couplet.studies.machine import cpu_model
+from couplet.studies.page import page, write_study
 
 SECONDS = 5.0  # between two samples
 MEBIBYTE = 2**20
-GROWTH = {"memory": 0.05, "descriptors": 0.05}  # share by which a series may grow over the last half
+GROWTH = 0.05  # share by which a series may grow over the last half
 ALLOWANCE = {"memory": 8.0, "descriptors": 4.0}  # MiB and descriptors that are noise
 
 
@@ -71,37 +74,30 @@ def growth(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
         values = np.array([row.get(name, np.nan) for row in rows])
         before, after = float(np.nanmedian(values[third])), float(np.nanmedian(values[last]))
         kind = name.partition("_")[0]
-        limit = max(GROWTH[kind] * before, ALLOWANCE[kind])
+        limit = max(GROWTH * before, ALLOWANCE[kind])
         found[name] = {"third_quarter": before, "last_quarter": after, "flat": after - before <= limit}
     return found
 
 
-def page(study: Mapping[str, Any]) -> str:
-    """The generated page."""
+def table(study: Mapping[str, Any]) -> str:
+    """Every series as Markdown."""
     rows = [
         [name.replace("_", " of ", 1), f"{found['third_quarter']:.0f}", f"{found['last_quarter']:.0f}", "yes" if found["flat"] else "no"]
         for name, found in study["growth"].items()
     ]  # fmt: skip
-    table = markdown_table(("series", "third quarter", "last quarter", "flat"), rows, "lrrl")
-    return (
-        f"# Memory of a long run\n\n{study['steps']} learner steps in {study['seconds']:.0f} s on {study['machine']}. Memory is "
-        "in MiB and unshared; of `store` it is the shared memory of the object stores. Each value is the median of a quarter "
-        f"of the run.\n\n{table}\n"
-    )
+    return markdown_table(("series", "third quarter", "last quarter", "flat"), rows, "lrrl")
 
 
 def figure(rows: Sequence[Mapping[str, float]]) -> Figure:
     """Memory and descriptors against the learner step."""
-    drawing = Figure(figsize=(9, 4), layout="constrained")
-    for axes, kind in zip(drawing.subplots(1, 2), ("memory", "descriptors")):
-        for name in sorted(name for name in rows[-1] if name.startswith(kind)):
-            axes.plot(
-                [row["step"] for row in rows], [row.get(name, np.nan) for row in rows], label=name.partition("_")[2]
-            )
-        axes.set(
-            xlabel="learner step", title={"memory": "MiB", "descriptors": "file descriptors"}[kind], ylim=(0, None)
-        )
-        axes.legend(fontsize=7)
+    with mpl.rc_context(STYLE):
+        drawing, panels = new_figure(2, columns=2, width=9.0, height=4.0)
+        for axes, (kind, title) in zip(panels, (("memory", "MiB"), ("descriptors", "file descriptors"))):
+            for name in sorted(name for name in rows[-1] if name.startswith(kind)):
+                values = [row.get(name, np.nan) for row in rows]
+                axes.plot([row["step"] for row in rows], values, label=name.partition("_")[2])
+            axes.set(xlabel="learner step", title=title, ylim=(0, None))
+            legend_below(axes, columns=4)
     return drawing
 
 
@@ -137,11 +133,11 @@ def run_long(steps: int, out: Path, start: Path | None) -> dict[str, Any]:
     study = {
         "steps": steps,
         "seconds": time.monotonic() - began,
-        "machine": machine()["cpu"],
+        "machine": cpu_model(),
         "growth": growth(rows),
         "samples": rows,
     }
-    write_study(out, "memory", study, page(study), figure(rows))
+    write_study(out, "memory", study, page("memory", study, series=table(study)), figure(rows))
     return study
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,8 @@ import psutil
 
 from couplet.data import files
 from couplet.data.metric_table import is_learner_step
-from couplet.studies.cli import LAST_LINES, RunFailed
+from couplet.learner.rendezvous import free_port
+from couplet.studies.cli import RunFailed, last_lines
 
 TITLES = {"rollout": "RolloutActor", "reward": "RewardActor", "queue": "ReplayActor", "learner": "LearnerActor"}
 STARTING = (".__init__", ".build")  # an actor whose title ends so has not started yet
@@ -62,7 +62,7 @@ class Machines:
         self.started = 0
         self.ends = ExitStack()
         self.second: subprocess.Popen[bytes] | None = None
-        self.head = self._start("--head", f"--port={_free_port()}", "--include-dashboard=false")
+        self.head = self._start("--head", f"--port={free_port()}", "--include-dashboard=false")
         found = re.search(r"--address='([^']+)'", (folder / "node-1.log").read_text())
         assert found is not None, "Ray prints how to join the head"
         self.address = found[1]
@@ -99,7 +99,7 @@ class Machines:
         command += [
             f"--num-cpus={CPUS}",
             f"--object-store-memory={128 * 2**20}",
-            f"--ray-client-server-port={_free_port()}",
+            f"--ray-client-server-port={free_port()}",
         ]
         command += ["--log-style=record", "--log-color=false"]
         with log.open("wb") as output:
@@ -108,7 +108,7 @@ class Machines:
         while b"Ray runtime started" not in log.read_bytes():
             if node.poll() is not None or time.monotonic() > deadline:
                 _kill(_tree(node))
-                raise RunFailed(f"a Ray node did not start; the last lines of {log}:\n{_last(log)}")
+                raise RunFailed(f"a Ray node did not start; the last lines of {log}:\n{last_lines(log)}")
             time.sleep(0.1)
         return node
 
@@ -160,7 +160,7 @@ class Driver:
     def require_running(self) -> None:
         """`RunFailed` if the driver has ended."""
         if (code := self.code()) is not None:
-            raise RunFailed(f"the run ended with code {code}; the last lines of {self.log}:\n{_last(self.log)}")
+            raise RunFailed(f"the run ended with code {code}; the last lines of {self.log}:\n{last_lines(self.log)}")
 
     def last_step(self) -> tuple[int, float]:
         """The newest learner step that is logged, and when; (0, 0.0) without one."""
@@ -217,13 +217,3 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(processes, timeout=10)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def _last(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])

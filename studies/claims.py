@@ -52,6 +52,14 @@ def paired_test(gaps: Sequence[float]) -> dict[str, Any]:
     return {"gaps": list(gaps), **found, "half": half, "verdict": verdict}
 
 
+def compared(
+    claim: str, measured: str, mine: Mapping[int, float], others: Mapping[int, float]
+) -> dict[str, Any] | None:
+    """A claim and the `paired_test` of two values per seed, `mine` minus `others`; None if no seed has both."""
+    gaps = [value - others[seed] for seed, value in mine.items() if seed in others]
+    return {"claim": claim, "measured": measured, **paired_test(gaps)} if gaps else None
+
+
 def plus_minus(found: Mapping[str, float] | None, digits: int, scale: float = 1.0, sign: str = "") -> str:
     """`mean ± deviation` of a `spread`; a dash if there is none."""
     if found is None or not math.isfinite(found["mean"]):

@@ -71,5 +71,11 @@ def run_couplet(arguments: Sequence[str], log: Path) -> None:
             check=False,
         )
     if done.returncode != 0:
-        last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-        raise RunFailed(f"{arguments[0]} ended with code {done.returncode}; the last lines of {log}:\n{last}")
+        raise RunFailed(
+            f"{arguments[0]} ended with code {done.returncode}; the last lines of {log}:\n{last_lines(log)}"
+        )
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log, for an error."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])

@@ -44,3 +44,9 @@ def test_a_schedule_follows_from_its_seed_and_has_every_kind(seed):
 def test_an_unknown_kind_is_one_error(tmp_path, capsys):
     assert chaos.main(["--kinds", "kill everyone", "--out", str(tmp_path)]) == 2
     assert "--kinds 'kill everyone': known are kill rollout" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_not_deleted(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("kept")
+    assert chaos.main(["--out", str(tmp_path)]) == 2
+    assert (tmp_path / "mine.txt").exists() and "would be deleted" in capsys.readouterr().err

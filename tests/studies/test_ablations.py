@@ -6,34 +6,22 @@ import json
 
 import pytest
 
-from couplet.configs.load import dump, load
+from couplet.configs.load import load
 from couplet.configs.schema import ConfigError, RunConfig
 from couplet.studies.ablations import ABLATIONS, Job, Study, run_ablations, train_in_process
 from couplet.studies.ablations_report import changes, judge_claim
+from tests.studies import fake_train
 
 SCORE = {"coupled": 0.6, "full_mask": 0.4, "lambda2": 0.61, "group_mean": 0.6, "decoupled": 0.5}
 
 
-class FakeTrain:
-    """Writes what a run leaves behind; the score depends on recipe and seed."""
+class FakeTrain(fake_train.FakeTrain):
+    """The score depends on recipe and seed."""
 
-    def __init__(self, breaks_at: str | None = None) -> None:
-        self.done: list[str] = []
-        self.breaks_at = breaks_at
-
-    def __call__(self, job: Job) -> None:
-        if job.name == self.breaks_at:
-            job.folder.mkdir()
-            (job.folder / "config.yaml").write_text("torn")
-            raise RuntimeError("killed")
-        self.done.append(job.name)
-        job.folder.mkdir()
-        (job.folder / "config.yaml").write_text(dump(job.config))
+    def left(self, job: Job):  # type: ignore[no-untyped-def]
         steps = [{"step": s, "reward_mean": 0.1 * s + 0.01 * job.seed, "step_seconds": 1.0} for s in range(1, 7)]
-        (job.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
         after = SCORE[job.recipe.stem] + 0.01 * job.seed
-        summary = {"pass_at_1_before": 0.2, "pass_at_1_after": after, "seconds": 60.0, "seed": job.seed}
-        (job.folder / "summary.json").write_text(json.dumps(summary))
+        return steps, {"pass_at_1_before": 0.2, "pass_at_1_after": after, "seconds": 60.0, "seed": job.seed}
 
 
 def study(tmp_path, train, names, **options):  # type: ignore[no-untyped-def]

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 import couplet.studies.arena as module
-from couplet.configs.load import RECIPES, dump, load
+from couplet.configs.load import RECIPES, load
 from couplet.configs.schema import EstimatorConfig, ObjectiveConfig, RunConfig
 from couplet.studies.ablations import Job
 from couplet.studies.arena import ENTRIES, REFERENCE, parser, run_arena, settings, step_flops
 from couplet.studies.arena_noise import gradient_noise
 from couplet.studies.arena_report import CLAIMS, power
 from tests.learner.toys import toy_groups, toy_policy
+from tests.studies import fake_train
 
 SCORE = {"published": 0.3, "coupled": 0.4, "trace": 0.5}
 
 
-class FakeTrain:
-    """Writes what a run leaves behind."""
+class FakeTrain(fake_train.FakeTrain):
+    """The score depends on entry and seed."""
 
-    def __init__(self, breaks_at: str | None = None) -> None:
-        self.done: list[str] = []
-        self.breaks_at = breaks_at
-
-    def __call__(self, job: Job) -> None:
-        if job.name == self.breaks_at:
-            raise RuntimeError("killed")
-        self.done.append(job.name)
-        job.folder.mkdir()
-        (job.folder / "config.yaml").write_text(dump(job.config))
+    def left(self, job: Job):  # type: ignore[no-untyped-def]
         last, after = job.config.steps, SCORE[job.name.partition("-")[0]] + 0.01 * job.seed
         rows = [{"step": 0, "time": 5.0, "eval/pass_at_1_t1": 0.2}]
         rows += [{"step": s, "time": 5.0 + s, "reward_mean": 1.0, "zero_signal_share": 0.5} for s in range(1, last + 1)]
         rows += [{"step": last, "time": 6.0 + last, "eval/pass_at_1_t1": after}]
-        (job.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         names = ("pass_at_1", "pass_at_1_t1", "pass_at_8")
         summary = {f"{name}_{when}": value for name in names for when, value in (("before", 0.2), ("after", after))}
-        (job.folder / "summary.json").write_text(json.dumps(summary | {"seconds": 9.0, "seed": job.seed}))
+        return rows, summary | {"seconds": 9.0, "seed": job.seed}
 
 
 @pytest.fixture(scope="module")
