@@ -42,10 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _process(name: str, toy: bool, rounds: int | None) -> int:
     print(f"--- {name}", flush=True)
-    module = ["benchmarks.sandbox"] if name == "sandbox" else ["benchmarks", name]
-    words = [*(["--toy"] if toy else []), *([f"--rounds={rounds}"] if rounds else [])]
-    words = [] if name == "sandbox" else words
-    return subprocess.run([sys.executable, "-m", *module, *words], cwd=HERE.parent, check=False).returncode
+    words = ["-c", f"from benchmarks.__main__ import _measure; _measure({name!r}, {toy}, {rounds})"]
+    if name == "sandbox":
+        options = [*(["--toy"] if toy else []), *([f"--rounds={rounds}"] if rounds else [])]
+        words = ["-m", "benchmarks.sandbox", *options]
+    return subprocess.run([sys.executable, *words], cwd=HERE.parent, check=False).returncode
 
 
 def _measure(name: str, toy: bool, rounds: int | None) -> None:

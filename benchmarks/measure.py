@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -93,4 +92,4 @@ def _resident_kib(field: str) -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return float(line.split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # no Linux
+    raise RuntimeError(f"/proc/self/status has no {field}")

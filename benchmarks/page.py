@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS
+from couplet.configs.generated import with_generated
 from couplet.configs.markdown import markdown_table
 from couplet.data.files import write_text
 
@@ -117,24 +117,17 @@ TABLES: dict[str, Callable[[Result], str]] = {
 
 def write_page(page: Path = PAGE, results: Path = RESULTS) -> None:
     """Fill each `<!-- NAME -->` … `<!-- end -->` of the page."""
-    text = page.read_text(encoding="utf-8")
     for name, table in TABLES.items():
         stored = results / f"{name}.json"
         body = "Not measured: no result is stored."
         if stored.is_file():
             found = json.loads(stored.read_text(encoding="utf-8"))
             body = f"{table(found)}\n\n{_described(found)}"
-        marks = re.compile(rf"<!-- {name} -->\n.*?<!-- end -->", re.DOTALL)
-        if not marks.search(text):
-            raise ValueError(f"{page} has no part <!-- {name} --> … <!-- end -->")
-        text = marks.sub(lambda _, n=name, b=body: f"<!-- {n} -->\n{b}\n<!-- end -->", text)  # type: ignore[misc]
-    write_text(page, text)
+        write_text(page, with_generated(page, body + "\n", f"<!-- {name} -->\n", "<!-- end -->\n"))
 
 
 def _described(found: Result) -> str:
     machine = found["machine"]
-    if isinstance(machine, str):
-        return f"Machine: {machine}."
     return f"Machine: {machine['cpu']}, {machine['cores']} cores, load {machine['load_at_start']}."
 
 

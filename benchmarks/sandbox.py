@@ -188,8 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sandbox", description=__doc__, formatter_class=kind)
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE", help="JSON file (default: the tracked one)")
+    parser.add_argument("--toy", action="store_true", help="one round, nothing written: does it still run?")
     args = parser.parse_args(argv)
-    result = measure(args.rounds)
+    result = measure(1 if args.toy else args.rounds)
+    if args.toy:
+        print(result)
+        return 0
     write_json(args.out, result)
     print(json.dumps(result, indent=2))
     return 0 if result["kept"] else 1

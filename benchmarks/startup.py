@@ -1,6 +1,6 @@
 """From the command to the help, the dry run and the first learner step: wall and CPU seconds of fresh processes.
 
-The run is the tiny recipe with an initial policy that was tuned for two steps, so that no time of tuning counts.
+The run is the tiny recipe with an initial policy that was tuned for one step, so that no time of tuning counts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ def until(command: list[str], written: Path | None = None) -> dict[str, float]:
     """Wall and CPU seconds until the process and its children end, or until `written` has a line; then they are stopped."""
     started = time.monotonic()
     used = 0.0
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors) as process,
+    ):
         watched = psutil.Process(process.pid)
         while process.poll() is None and not (written and written.is_file() and "learn_seconds" in written.read_text()):
             try:
@@ -43,7 +46,8 @@ def until(command: list[str], written: Path | None = None) -> dict[str, float]:
         if process.poll() is None:
             process.terminate()
         elif process.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {process.stderr.read() if process.stderr else ''}")
+            errors.seek(0)
+            raise RuntimeError(f"{' '.join(command)}: {errors.read()}")
     return {"wall": round(wall, 1), "cpu": round(used, 1)}
 
 
@@ -59,7 +63,7 @@ def measure(toy: bool = False) -> dict[str, object]:
         return {"stages": stages}
     stages.append({"until": "the plan (`--dry-run`)", **until(launch("train", "configs/tiny.yaml", "--dry-run"))})
     with tempfile.TemporaryDirectory() as folder:
-        few = ("stages.0.steps=1", "stages.1.steps=1", f"runs_dir={folder}")
+        few = ("stages.0.steps=1", f"runs_dir={folder}")
         subprocess.run(
             launch("adapt", "configs/tiny_adapt.yaml", *few), cwd=ROOT, check=True, stdout=subprocess.DEVNULL
         )

@@ -11,8 +11,14 @@ END = "<!-- End of what is generated. -->\n"
 
 
 def with_generated(page: Path, text: str, begin: str = BEGIN, end: str = END) -> str:
-    """The text of `page` with `text` between the lines `begin` and `end`; without an `end`, up to the end of the page."""
-    before, _, old = page.read_text(encoding="utf-8").partition(begin)
+    """The text of `page` with `text` between the lines `begin` and `end`; without an `end`, up to the end of the page.
+
+    Raises:
+        ValueError: the page has no line `begin`.
+    """
+    before, begun, old = page.read_text(encoding="utf-8").partition(begin)
+    if not begun:
+        raise ValueError(f"{page} has no part {begin.strip()}")
     _, found, after = old.partition(end)
     return f"{before}{begin}\n{text}" + (f"\n{end}{after}" if found else "")
 

@@ -76,7 +76,7 @@ def _rows(kind: type[BaseModel], prefix: str) -> list[list[str]]:
         if not prefix and section:
             continue
         key = f"{prefix}.{name}" if prefix else name
-        if section and issubclass(section, Section) and section.place() == key:
+        if section and issubclass(section, Section) and section.place() not in RunConfig.model_fields:
             rows += _rows(section, key)
         else:
             rows.append([f"`{key}`", _type(field.annotation), _default(field), field.description or ""])

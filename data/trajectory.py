@@ -115,3 +115,9 @@ def answer_length(tokens_C: Sequence[int] | np.ndarray, end_ids: Collection[int]
     """Number of tokens up to and including the first end token; all of them if there is none."""
     ends = np.flatnonzero(np.isin(np.asarray(tokens_C), list(end_ids)))
     return int(ends[0]) + 1 if ends.size else len(tokens_C)
+
+
+def answer_tokens(tokens_C: np.ndarray, end_ids: Collection[int]) -> list[int]:
+    """The tokens before the first end token; all of them if there is none."""
+    answer: list[int] = tokens_C[: answer_length(tokens_C, end_ids)].tolist()
+    return answer[:-1] if answer and answer[-1] in end_ids else answer

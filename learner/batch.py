@@ -100,6 +100,7 @@ def shard(
     micro_groups: int = 1,
     micro_completions: int | None = None,
     device: torch.device | str = "cpu",
+    bounds: int = 1,
 ) -> list[MicroBatch]:
     """The micro-batches of `rank`: equally many on every rank, the last ones of zero weight if a rank has fewer groups.
 
@@ -109,6 +110,7 @@ def shard(
         pad_id: fills prompts of unequal length on the left.
         micro_groups: groups per micro-batch.
         micro_completions: completions of a group per micro-batch; None = all. View 0 is then computed once per part.
+        bounds: estimates per token and draw that the groups carry (`estimator.bounds`).
     """
     weights_PGC = token_weights(
         torch.from_numpy(batch.loss_mask_PGC.reshape(-1, batch.loss_mask_PGC.shape[2])),
@@ -125,7 +127,7 @@ def shard(
     for start in range(0, most, micro_groups):
         rows = own[start : start + micro_groups]
         for columns in parts:
-            micro.append(_micro_batch(batch, rows, columns, weights_PGC, objective, pad_id, device))
+            micro.append(_micro_batch(batch, rows, columns, weights_PGC, objective, pad_id, device, bounds))
     return micro
 
 
@@ -137,6 +139,7 @@ def _micro_batch(
     objective: ObjectiveConfig,
     pad_id: int,
     device: torch.device | str,
+    bounds: int,
 ) -> MicroBatch:
     padding = not rows
     rows = rows or [0]
@@ -148,7 +151,7 @@ def _micro_batch(
     behaviour = None
     if all(group.behaviour_GJC is not None for group in groups):
         stacked_PGJC = np.stack([np.asarray(group.behaviour_GJC)[columns] for group in groups])
-        behaviour = _behaviour(stacked_PGJC, upper_PG, objective.mask_draws).to(device)
+        behaviour = _behaviour(stacked_PGJC, upper_PG, objective.mask_draws, bounds).to(device)
     return MicroBatch(
         tokens=replace(
             GroupTokens.of(
@@ -173,15 +176,15 @@ def _micro_batch(
     )
 
 
-def _behaviour(stacked_PGJC: np.ndarray, upper_PG: Tensor, draws: int) -> Tensor:
+def _behaviour(stacked_PGJC: np.ndarray, upper_PG: Tensor, draws: int, bounds: int) -> Tensor:
     """float32 [J, P, G, C]; if there are two bounds per draw, the second one where `upper_PG`."""
-    if stacked_PGJC.shape[2] not in (draws, 2 * draws):
+    if stacked_PGJC.shape[2] != bounds * draws:
         raise ValueError(
             f"behaviour log-probabilities for {stacked_PGJC.shape[2]} draws of masks, the objective has {draws}: "
             "objective.inner_updates, or one with objective.fresh_masks: false"
         )
     found_JPGC = torch.from_numpy(np.ascontiguousarray(stacked_PGJC.transpose(2, 0, 1, 3))).float()
-    if len(found_JPGC) == draws:
+    if bounds == 1:
         return found_JPGC
     return torch.where(upper_PG[..., None], found_JPGC[draws:], found_JPGC[:draws])
 

@@ -83,6 +83,7 @@ class Learner:
             learner.micro_groups,
             learner.micro_completions,
             self._engine.device,
+            self._estimator.bounds,
         )
         metrics = batch.metrics | {"lr": self._engine.learning_rate}
         updates_before = self._engine.updates
@@ -156,12 +157,12 @@ class Learner:
         own = self._own_logprobs(batch, micro)
         reference = self._reference_logprobs(micro)
         rows: list[Tensor] = []
-        shares: list[tuple[float, float]] = []
+        contributions: list[Tensor] = []  # of each inner update, [completions, C]
         losses: list[Tensor] = []
         norms: list[float] = []
         for update in range(self._objective.inner_updates):
             total = torch.zeros((), device=self._engine.device)
-            contributions: list[Tensor] = []
+            parts: list[Tensor] = []
             for index, part in enumerate(micro):
                 draw = self._draw(update)
                 new_PGC = self._logprobs(part, slice(draw, draw + 1))[0]
@@ -169,16 +170,18 @@ class Learner:
                     own[index] = new_PGC.detach()[None]  # the old ones of every later update
                 result = self._loss(part, update, new_PGC, own[index], reference[index])
                 (contribution_PGC,) = torch.autograd.grad(result.loss, new_PGC, retain_graph=True)
-                contributions.append(contribution_PGC.flatten(0, 1))
+                parts.append(contribution_PGC.flatten(0, 1))
                 self._engine.backward(result.loss, last=index == len(micro) - 1)
                 total += result.loss.detach()
                 counted = part.weights_PGC > 0
                 rows.append(torch.stack([values[counted].float() for values in result[1:]], dim=1))
             losses.append(total)
-            shares.append(largest_shares(self._engine.gather(torch.cat(contributions))))
+            contributions.append(torch.cat(parts))
             norms.append(self._engine.step())
         # One row per loss token and inner update: ratio, clipped, KL.
         tokens = self._engine.gather(torch.cat(rows))
+        every_NJC = self._engine.gather(torch.stack(contributions, dim=1))
+        shares = [largest_shares(update_NC) for update_NC in every_NJC.unbind(dim=1)]
         losses_J = self._engine.gather(torch.stack(losses)[None]).sum(dim=0)
         return _token_metrics(tokens) | _update_metrics(losses_J.tolist(), norms) | _share_metrics(shares)
 

@@ -88,7 +88,8 @@ def trace(rows: Canvases, cfg: EstimatorConfig) -> Views:
         raise ValueError("estimator.name: trace needs the reveal step of each token, which these trajectories lack")
     step_BC = rows.reveal_step_BC
     steps_B = step_BC.amax(dim=1) + 1
-    edges_BK = slice_edges(steps_B, min(cfg.slices, max(1, int(steps_B.max()))), rows.seeds_B)
+    most = max(2, int(steps_B.max()))  # one view at least, so that every rank makes both calls of the policy
+    edges_BK = slice_edges(steps_B, min(cfg.slices, most), rows.seeds_B)
     masks = [(step_BC >= edge_B[:, None]) | (step_BC < 0) for edge_B in edges_BK.unbind(dim=1)]
     starts = [step_BC >= 0, *((step_BC >= edge_B[:, None]) for edge_B in edges_BK.unbind(dim=1))]
     ends = [*starts[1:], torch.zeros_like(starts[0])]
@@ -117,7 +118,7 @@ def elbo(rows: Canvases, cfg: EstimatorConfig) -> Views:
         for mask_BC in (rank_BC < masked_B1, rank_BC >= masked_B1 - 1):
             masks.append(mask_BC)
             weights.append(mask_BC * (rows.canvas / mask_BC.sum(dim=1, keepdim=True) / (2 * cfg.pairs)))
-    return _views(rows, masks, weights)
+    return _views(rows, masks, weights, first_BC=torch.zeros_like(weights[0]))
 
 
 def left_to_right(rows: Canvases, cfg: EstimatorConfig) -> Views:

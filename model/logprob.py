@@ -121,13 +121,11 @@ class _ChunkedLogprob(torch.autograd.Function):
             block_nV = block_nV.to(weight_VH.dtype)
             if grad_hidden_NH is not None:
                 grad_hidden_NH[part] = torch.mm(block_nV, weight_VH)
-            if grad_weight_VH is None:
-                continue
-            if grad_weight_VH.dtype == block_nV.dtype:
+            if grad_weight_VH is not None and grad_weight_VH.dtype == block_nV.dtype:
                 grad_weight_VH.addmm_(block_nV.t(), hidden_nH)
-            else:
+            elif grad_weight_VH is not None:
                 grad_weight_VH += torch.mm(block_nV.t(), hidden_nH)
-            del block_nV
+            del block_nV  # before the next block is made
         if grad_weight_VH is not None:
             grad_weight_VH = grad_weight_VH.to(weight_VH.dtype)
         return grad_hidden_NH, grad_weight_VH, None, None, None

@@ -310,13 +310,13 @@ class DiffusionPolicy(nn.Module):
             else:
                 parameter.fill_(1.0)
 
-    @torch.no_grad()
     def pad_vocabulary(self, multiple: int) -> None:
         """Grow embeddings and head to a multiple of `multiple` rows; the new ones are the mean of the others."""
         padded = -(-self.config.vocab_size // multiple) * multiple
         if padded > self.config.vocab_size:
             self._grow(padded, {})
 
+    @torch.no_grad()
     def _grow(self, vocab_size: int, fresh: Mapping[str, int]) -> None:
         """Grow embeddings and head to `vocab_size` rows and give the `fresh` tokens their first rows."""
         tables: list[nn.Module] = [self.model.embed_tokens]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from couplet.configs.schema import SamplerConfig
-from couplet.data.trajectory import answer_length
+from couplet.data.trajectory import answer_length, answer_tokens
 from couplet.model.policy import DiffusionPolicy
 from couplet.rollout.ar_ness import global_ar_ness, reveal_order
 from couplet.rollout.sampler import Completion, sample
@@ -77,10 +77,8 @@ def fill(
     texts, counted_C = [], np.zeros(len(canvas), dtype=bool)
     for start in starts:
         tokens = found.tokens[start : start + length]
-        kept = answer_length(tokens, end)
-        counted_C[start : start + kept] = True
-        answer = tokens[:kept].tolist()
-        texts.append(decode(answer[:-1] if answer[-1] in end else answer))
+        counted_C[start : start + answer_length(tokens, end)] = True
+        texts.append(decode(answer_tokens(tokens, end)))
     order = reveal_order(found.tokens, found.reveal_step, end, "canvas", given_C)
     logprob = path_logprob(policy, prompt, suffix, found, counted_C)
     return Filled(length, tuple(texts), logprob, global_ar_ness(order, 1))

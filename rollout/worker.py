@@ -13,7 +13,7 @@ import torch
 
 from couplet.configs.schema import EstimatorConfig, SamplerConfig
 from couplet.data.seeds import mask_seed
-from couplet.data.trajectory import PromptGroup, RolloutRequest, answer_length
+from couplet.data.trajectory import PromptGroup, RolloutRequest, answer_length, answer_tokens
 from couplet.model.likelihood import GroupTokens, batch_bounds
 from couplet.model.policy import DiffusionPolicy
 from couplet.model.weights import Manifest, unpack_into
@@ -167,9 +167,7 @@ class RolloutWorker:
         return np.concatenate(parts)
 
     def _text(self, tokens_C: np.ndarray) -> str:
-        length = answer_length(tokens_C, self._policy.token_ids.end)
-        answer = tokens_C[:length].tolist()
-        return self._decode(answer[:-1] if answer and answer[-1] in self._policy.token_ids.end else answer)
+        return self._decode(answer_tokens(tokens_C, self._policy.token_ids.end))
 
     def _metrics(self, completions: Sequence[Completion], loss_mask_GC: np.ndarray, seconds: float) -> dict[str, float]:
         """Entropies (nats) of drawn tokens and of the order, AR-ness, tokens per second of the whole canvas."""

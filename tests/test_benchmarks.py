@@ -69,7 +69,7 @@ def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
     filled = path.read_text()
     assert "old" not in filled and filled.count("Not measured") == len(page.TABLES)
     assert filled.count("before") == len(page.TABLES)
-    stored = {"machine": "m", "payload_kb": 1.0, "cases": []}
+    stored = {"machine": {"cpu": "m", "cores": 2, "load_at_start": 0.5}, "payload_kb": 1.0, "cases": []}
     (tmp_path / "replay.json").write_text(json.dumps(stored))
     page.write_page(path, tmp_path)
     assert "One group is 1.0 kB." in path.read_text()

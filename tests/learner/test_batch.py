@@ -125,3 +125,12 @@ def test_each_reward_is_normalised_by_itself_before_the_sum():
     assert step_batch([scored], ObjectiveConfig(advantage="group_mean")).advantages_PG[0].sum() == pytest.approx(
         0, abs=1e-6
     )
+
+
+@pytest.mark.parametrize(("draws", "bounds"), [(2, 1), (1, 2)])
+def test_estimates_of_another_number_of_bounds_are_refused(draws, bounds):
+    """Two draws of an estimator with one bound are not one draw with two."""
+    group = toy_group(0, (0.0, 1.0), behaviour=np.zeros((2, draws, 6), dtype=np.float32))
+    objective = ObjectiveConfig(inner_updates=1)
+    with pytest.raises(ValueError, match=f"for {draws} draws of masks, the objective has 1"):
+        shard(step_batch([group], objective), objective, PAD, bounds=bounds)

@@ -129,3 +129,16 @@ def test_a_group_without_reveal_steps_is_refused(policy):
         group_logprobs(
             policy, PROMPT, np.ones((1, 4), int), np.ones((1, 4), bool), [1], EstimatorConfig(name="trace"), 0
         )
+
+
+def test_completions_of_a_single_step_need_a_second_view_too(policy):
+    """Ranks must make equally many calls of the policy, whatever their trajectories are."""
+    steps = np.zeros((2, CANVAS), dtype=np.int64)
+    views = ESTIMATORS["trace"](
+        Canvases(CANVAS, [1, 2], [1, 2], torch.from_numpy(steps)), EstimatorConfig(name="trace", slices=4)
+    )
+    assert views.masks_BVC.shape[1] == 1 and not views.weights_BVC.any()
+    tokens = np.random.default_rng(0).integers(1, 6, (2, CANVAS))
+    for row, tokens_C in enumerate(tokens.tolist()):
+        expected = along(policy, tokens_C, steps[row].tolist())
+        np.testing.assert_allclose(trace_logprobs(policy, tokens, steps, 4)[row], expected, atol=1e-5)
